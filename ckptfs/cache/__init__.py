@@ -1,0 +1,1 @@
+"""Local state on disk: the cache directory, pending versions, kept objects."""

@@ -1,0 +1,169 @@
+"""The cache directory of one store on one machine: where everything local lives, and who may use it.
+
+    live/               the live tree: real files, shown by the mount
+    journal             what changed in the live tree since the last capture (capture/journal.py)
+    session.json        the writer's identity for the upload process; its epoch decides whose pending versions may go on
+    pending/            captured versions that are not durable yet (cache/pending.py)
+    aside/              captured versions that can never enter history
+    unsaved/<time>/     what a crash or a restore left unsaved
+    orphans/            files that are open but have no name any more
+    objects/            immutable objects of the store, kept (cache/objects.py)
+    contents/           files of old versions that were read
+    lock, upload.lock   flock of the mount process and of the upload process
+
+Invariant: whoever changes live/, journal or session.json holds `lock`; it is never deleted, so its inode identifies it.
+"""
+
+import fcntl
+import json
+import os
+import re
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from ckptfs.errors import CacheError
+from ckptfs.hashing import hash_bytes
+
+_SUBDIRECTORIES = ("live", "pending", "aside", "unsaved", "orphans", "objects", "contents")
+
+
+def boot_id() -> str:
+    """Return the running kernel's boot id: the identity of this machine until it restarts."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def store_directory_name(url: str) -> str:
+    """Return the name of a store's directory inside a cache directory: readable, and unique by hash."""
+    readable = re.sub(r"[^A-Za-z0-9.]+", "-", url.split("://", 1)[-1]).strip("-.")[-40:]
+    return f"{readable or 'store'}-{hash_bytes(url.encode()).hex()[:12]}"
+
+
+class CacheDirectory:
+    """Paths and lock of one store's local state.
+
+    Args:
+        root: The directory of this store, inside the user's cache directory.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.live = root / "live"
+        self.journal = root / "journal"
+        self.session = root / "session.json"
+        self.pending = root / "pending"
+        self.aside = root / "aside"
+        self.unsaved = root / "unsaved"
+        self.orphans = root / "orphans"
+        self.objects = root / "objects"
+        self.contents = root / "contents"
+        self.lock_path = root / "lock"
+        self.upload_lock_path = root / "upload.lock"
+        self.log = root / "mount.log"
+        self._lock_fd = -1
+
+    def prepare(self) -> None:
+        """Create what is missing. Raises CacheError."""
+        try:
+            # 0700: the live tree holds files of all users of the mount under the daemon's account
+            self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for name in _SUBDIRECTORIES:
+                (self.root / name).mkdir(exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise CacheError(
+                f"cannot use {self.root} as the cache directory: {error.strerror}",
+                hint="choose another with --cache-dir",
+            ) from error
+
+    def lock(self) -> None:
+        """Take the directory for this process until it ends. Raises CacheError if another process has it."""
+        try:
+            fd = os.open(self.lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise CacheError(f"cannot open {self.lock_path}: {error.strerror}") from error
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            pid = os.read(fd, 32).decode(errors="replace").strip()
+            os.close(fd)
+            raise CacheError(
+                f"the cache directory {self.root} is in use by pid {pid or '?'}",
+                hint="unmount that mount first, or choose another directory with --cache-dir",
+            ) from error
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        self._lock_fd = fd
+
+    def unlock(self) -> None:
+        """Give the directory up."""
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+
+    @property
+    def lock_id(self) -> str:
+        """`<st_dev>:<st_ino>` of the lock file (FORMAT.md 6)."""
+        status = os.stat(self.lock_path)
+        return f"{status.st_dev}:{status.st_ino}"
+
+    def stop_upload_process(self) -> None:
+        """End an upload process that outlived its mount process; being crash-only, it loses nothing."""
+        try:
+            fd = os.open(self.upload_lock_path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return
+        try:
+            # 5 s: a killed process gives its lock up as soon as it leaves a system call
+            for _ in range(500):
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    return
+                except BlockingIOError:
+                    _kill_if_ours(os.pread(fd, 32, 0).decode(errors="replace").strip(), self.root)
+                    time.sleep(0.01)
+            raise CacheError(f"an upload process still holds {self.upload_lock_path}")
+        finally:
+            os.close(fd)
+
+    def read_session(self) -> dict[str, Any]:
+        """Return the last session's identity, or {} if there is none that can be read."""
+        try:
+            session = json.loads(self.session.read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return session if isinstance(session, dict) else {}
+
+    def write_session(self, session: dict[str, Any]) -> None:
+        """Replace the session's identity atomically."""
+        temporary = self.session.with_suffix(".tmp")
+        temporary.write_text(json.dumps(session))
+        temporary.rename(self.session)
+
+
+def lock_is_free(lock: str, lock_id: str) -> bool:
+    """Tell whether a lock file of this machine is the one named and nobody holds it (FORMAT.md 6)."""
+    try:
+        fd = os.open(lock, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        status = os.fstat(fd)
+        if f"{status.st_dev}:{status.st_ino}" != lock_id:
+            return False
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+
+
+def _kill_if_ours(pid: str, root: Path) -> None:
+    """Kill a process if its command line names this cache directory: a pid alone may have been reused."""
+    try:
+        command = Path(f"/proc/{int(pid)}/cmdline").read_bytes().split(b"\0")
+    except (OSError, ValueError):
+        return
+    if os.fsencode(root) in command:
+        os.kill(int(pid), signal.SIGKILL)

@@ -1,0 +1,79 @@
+"""A store whose immutable objects are kept on local disk: commit records and manifest segments are fetched once.
+
+Safe because such objects are never rewritten (FORMAT.md 1) and are checked by hash when they are decoded.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ckptfs.store.base import ObjectInfo, Store
+
+_KEPT_PREFIXES = ("c/", "m/")
+
+
+class CachingStore:
+    """Wraps a store; see store/base.py for the methods."""
+
+    def __init__(self, store: Store, directory: Path) -> None:
+        self._store = store
+        self._directory = directory
+
+    @property
+    def url(self) -> str:
+        """The wrapped store's."""
+        return self._store.url
+
+    def get(self, key: str) -> bytes:
+        """As the wrapped store, but an immutable object comes from disk when it was seen before."""
+        if not key.startswith(_KEPT_PREFIXES):
+            return self._store.get(key)
+        path = self._directory / key.replace("/", "_")
+        try:
+            return path.read_bytes()
+        except OSError:
+            pass
+        body = self._store.get(key)
+        self._keep(path, body)
+        return body
+
+    def forget(self, key: str) -> None:
+        """Drop a kept object, so that the next get asks the store."""
+        (self._directory / key.replace("/", "_")).unlink(missing_ok=True)
+
+    def _keep(self, path: Path, body: bytes) -> None:
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        try:
+            temporary.write_bytes(body)
+            temporary.rename(path)
+        except OSError:
+            # a full disk must not make reading fail
+            temporary.unlink(missing_ok=True)
+
+    def get_range(self, key: str, offset_bytes: int, size_bytes: int) -> bytes:
+        """As the wrapped store."""
+        return self._store.get_range(key, offset_bytes, size_bytes)
+
+    def put(self, key: str, body: bytes) -> None:
+        """As the wrapped store."""
+        self._store.put(key, body)
+
+    def create(self, key: str, body: bytes) -> None:
+        """As the wrapped store."""
+        self._store.create(key, body)
+
+    def list(self, prefix: str, *, after: str = "", limit: int | None = None) -> Iterator[ObjectInfo]:
+        """As the wrapped store."""
+        return self._store.list(prefix, after=after, limit=limit)
+
+    def delete(self, key: str) -> None:
+        """As the wrapped store."""
+        self._store.delete(key)
+
+    def delete_many(self, keys: Sequence[str]) -> None:
+        """As the wrapped store."""
+        self._store.delete_many(keys)
+
+    def close(self) -> None:
+        """As the wrapped store."""
+        self._store.close()

@@ -1,0 +1,143 @@
+"""Pending versions: captured on local disk, not yet durable in the store (FORMAT.md 7).
+
+A pending version appears by rename and is complete from then on; it is the only interface between the mount process,
+which makes it, and the upload process, which discards it once its commit record exists.
+
+    <version>.<generation>          closed: the upload process may take it
+    <version>.<generation>.open     the touch that made it has not ended; after a crash it counts as captured
+
+Invariants:
+    N1  `data/<index>` holds the captured bytes at every moment: before a live file that is hard-linked here is changed,
+        a private copy is renamed over `data/<index>`
+    N2  a higher generation of a version replaces the lower one
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ckptfs.format.manifest import Part
+from ckptfs.format.part import decode_part, encode_part
+from ckptfs.format.pending import PendingHeader, decode_pending, encode_pending
+
+_NAME = re.compile(r"(\d{10})\.(\d{4})(\.open)?")
+
+
+@dataclass(frozen=True, slots=True)
+class PendingVersion:
+    """One captured version on local disk."""
+
+    directory: Path
+    generation: int
+    header: PendingHeader
+
+    @property
+    def version(self) -> int:
+        """Its number."""
+        return self.header.version
+
+    @property
+    def is_open(self) -> bool:
+        """True while the touch that made it goes on."""
+        return self.directory.suffix == ".open"
+
+    def part(self) -> Part:
+        """Return what changed since the version before, with local extents. Raises CorruptObjectError."""
+        return decode_part((self.directory / "manifest").read_bytes(), local=True)
+
+    def data_path(self, index: int) -> Path:
+        """Return the path of a LocalData extent's bytes."""
+        return self.directory / "data" / str(index)
+
+
+def write_pending(draft: Path, pending_root: Path, generation: int, header: PendingHeader, part: Part) -> PendingVersion:
+    """Complete a draft directory (its `data/` is there already) and make it a pending, open version.
+
+    Nothing is fsynced: captured outlives processes, not the machine (docs/adr/0003).
+
+    Raises:
+        OSError: The disk is full or failing; the draft is left to the caller.
+    """
+    (draft / "manifest").write_bytes(encode_part(part, local=True))
+    (draft / "version.json").write_bytes(encode_pending(header))
+    directory = pending_root / f"{header.version:010d}.{generation:04d}.open"
+    draft.rename(directory)
+    return PendingVersion(directory, generation, header)
+
+
+def close_pending(pending: PendingVersion) -> PendingVersion:
+    """Hand an open version to the upload process."""
+    if not pending.is_open:
+        return pending
+    closed = pending.directory.with_suffix("")
+    pending.directory.rename(closed)
+    return PendingVersion(closed, pending.generation, pending.header)
+
+
+def list_pending(pending_root: Path) -> list[PendingVersion]:
+    """Return the pending versions in ascending order, of each the highest generation; the others are removed.
+
+    Raises:
+        CorruptObjectError: A description does not decode.
+    """
+    newest: dict[int, tuple[int, Path]] = {}
+    for version, generation, directory in sorted(_directories(pending_root)):
+        if version in newest:
+            shutil.rmtree(newest[version][1], ignore_errors=True)
+        newest[version] = (generation, directory)
+    found = []
+    for _, (generation, directory) in sorted(newest.items()):
+        try:
+            header = decode_pending((directory / "version.json").read_bytes())
+        except FileNotFoundError:
+            continue  # discarded, or closed, since it was listed
+        found.append(PendingVersion(directory, generation, header))
+    return found
+
+
+def discard_pending(pending: PendingVersion) -> None:
+    """Remove a version that is durable or replaced. Its name goes first, so that no half of it is ever listed."""
+    doomed = pending.directory.parent / f"discarded-{pending.directory.name}"
+    try:
+        pending.directory.rename(doomed)
+    except FileNotFoundError:
+        return
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def sweep_pending(pending_root: Path) -> None:
+    """Remove drafts and half-removed versions that a crash left."""
+    for entry in os.scandir(pending_root):
+        if not _NAME.fullmatch(entry.name):
+            shutil.rmtree(entry.path, ignore_errors=True)
+
+
+def sync_pending(pending: PendingVersion) -> None:
+    """Make a pending version outlive the machine's next restart: fsync all of it, then say so."""
+    for path in [*(pending.directory / "data").iterdir(), pending.directory / "manifest", pending.directory / "version.json"]:
+        _fsync(path)
+    (pending.directory / "synced").touch()
+    for path in (pending.directory / "data", pending.directory, pending.directory.parent):
+        _fsync(path)
+
+
+def is_synced(pending: PendingVersion) -> bool:
+    """True if sync_pending completed for it."""
+    return (pending.directory / "synced").exists()
+
+
+def _directories(pending_root: Path) -> Iterator[tuple[int, int, Path]]:
+    for entry in os.scandir(pending_root):
+        if match := _NAME.fullmatch(entry.name):
+            yield int(match[1]), int(match[2]), Path(entry.path)
+
+
+def _fsync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
