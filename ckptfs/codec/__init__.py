@@ -1,0 +1,1 @@
+"""Frames: one chunk, compressed when that pays, and back. Pure."""

@@ -1,0 +1,1 @@
+"""The mounted filesystem: operations, control files, and the mount process."""

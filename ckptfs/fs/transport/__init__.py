@@ -1,0 +1,1 @@
+"""Transports: what carries requests of the kernel to the operations and back."""

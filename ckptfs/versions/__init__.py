@@ -1,0 +1,1 @@
+"""History: reading versions, committing new ones, and the rules that keep it to one writer."""

@@ -1,0 +1,1 @@
+"""ckptfsd: the supervisor of mounts."""
