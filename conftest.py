@@ -1,5 +1,6 @@
 """Rules for every test of the repository: which tools may be missing, and which log lines may be left unexplained.
 
+Rules:
     K1  with CI=true a test that skips itself fails: a tool missing there would hide what it tests
     K2  an ERROR record in the log that no test expected fails the test (`expects_errors` says that one is part of it)
 """

@@ -1,0 +1,53 @@
+# make demo   the main job, on real input, from an empty machine (about a minute once the packages are there)
+# make test   everything: static checks and all tests
+# make check  the static checks alone
+# Each makes .venv and installs what it needs; a second run finds it done and is quick.
+
+VENV    := .venv
+BIN     := $(VENV)/bin
+SOURCES := ckptfs daemon demo tests conftest.py
+PYTEST_ARGS ?=
+
+.PHONY: demo test check format picture install-deps clean
+
+demo: $(VENV)/.demo
+	@scripts/system-packages demo
+	$(BIN)/python -m demo.run
+
+test: check
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(VENV)/.test
+	@scripts/system-packages test
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.test
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+# docs/demo.svg, drawn from what a real run of the demo prints
+picture: $(VENV)/.demo
+	@scripts/system-packages demo
+	$(BIN)/python -m demo.picture docs/demo.svg
+
+install-deps: $(VENV)/.test
+	@scripts/system-packages test
+
+# pip is asked again only when the list of dependencies changed
+$(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[demo]'
+	@touch $@
+
+$(VENV)/.test: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,dev]'
+	@touch $@ $(VENV)/.demo
+
+$(VENV)/bin/python:
+	@scripts/system-packages demo
+	"$$(scripts/python)" -m venv $(VENV)
+
+clean:
+	rm -rf $(VENV) dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
