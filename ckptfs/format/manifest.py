@@ -53,7 +53,7 @@ class LocalData(NamedTuple):
     """Pending versions only: the whole content is in `data/<index>` (FORMAT.md 7)."""
 
     size_bytes: int
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nothing needs
 
 
 class ParentFile(NamedTuple):
