@@ -7,8 +7,10 @@ A decoder works through the tables in their order only after their lengths, as t
 length of the data: nothing is allocated for numbers that the data do not back.
 """
 
+import gc
 import struct
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -57,7 +59,7 @@ def encode_part(part: Part, *, local: bool = False) -> bytes:
 
     Args:
         part: Its value.
-        local: True for the part of a pending version: local extents, no chunks.
+        local: True for the part of a pending version, which may have local extents.
 
     Raises:
         CorruptObjectError: The value breaks a rule of the format, or does not fit it.
@@ -189,7 +191,28 @@ def decode_part(data: bytes, *, local: bool = False) -> Part:
         UnsupportedFormatError: A newer ckptfs wrote it.
         CorruptObjectError: The bytes are not such a part.
     """
-    tables = _split(data, local)
+    with _collector_paused():
+        part = _decode(_split(data, local))
+    check_part(part, local=local)
+    return part
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Keep the garbage collector from going through the new values again and again: none of them is garbage.
+
+    100,000 entries of one chunk: 0.45 s with it, 0.75 s without.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _decode(tables: _Tables) -> Part:
     parent_paths = _parent_paths(tables)
     entries, position = _entries(tables, _extents(tables, _chunks(tables), parent_paths))
     tombstones = []
@@ -198,9 +221,7 @@ def decode_part(data: bytes, *, local: bool = False) -> Part:
         position += size
     if position + sum(map(len, parent_paths)) != len(tables.heap):
         raise CorruptObjectError("a manifest part's names and values are not as long as its heap")
-    part = Part(tuple(entries), tuple(tombstones))
-    check_part(part, local=local)
-    return part
+    return Part(tuple(entries), tuple(tombstones))
 
 
 def _split(data: bytes, local: bool) -> _Tables:
@@ -222,8 +243,6 @@ def _split(data: bytes, local: bool) -> _Tables:
         if position > len(data):
             raise CorruptObjectError(f"a manifest part of {len(data)} bytes, whose tables would end at {position}")
     entries, tombstones, extents, chunks, packs, xattrs = tables
-    if local and (chunks or packs):
-        raise CorruptObjectError("a local manifest part with chunks")
     heap_start = position
     if local:
         heap_start += sum(1 for _ in _local_indexes(extents)) * _LOCAL_ROW.size

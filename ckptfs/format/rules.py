@@ -19,7 +19,7 @@ MAX_FILE_BYTES = (1 << 63) - 1
 MAX_PATH_BYTES = 0xFFFF
 
 _STORED = frozenset((Chunk, Hole))
-_LOCAL = frozenset((Hole, LocalData, ParentFile))
+_LOCAL = frozenset((Chunk, Hole, LocalData, ParentFile))
 _DEVICES = frozenset((Kind.CHARACTER, Kind.BLOCK))
 
 _inode = attrgetter(*(item.name for item in fields(Entry) if item.name != "path"))
@@ -31,7 +31,7 @@ def check_part(part: Part, *, local: bool) -> None:
 
     Args:
         part: n entries and tombstones; takes O(n) time.
-        local: True for the part of a pending version, which has local extents instead of chunks.
+        local: True for the part of a pending version, which may have local extents as well.
     """
     paths = [entry.path for entry in part.entries]
     _check_paths(paths)
@@ -121,7 +121,7 @@ def _check_local(entry: Entry) -> None:
     for extent in entry.extents:
         if isinstance(extent, ParentFile) and (not extent.path or not _are_sound([extent.path])):
             raise CorruptObjectError(f"{entry.path!r} is said to be {extent.path[:300]!r} of the version before")
-        if not isinstance(extent, Hole) and len(entry.extents) > 1:
+        if isinstance(extent, (LocalData, ParentFile)) and len(entry.extents) > 1:
             raise CorruptObjectError(f"{entry.path!r} has a local extent that is not its only one")
 
 
