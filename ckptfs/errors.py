@@ -58,6 +58,13 @@ class FencedError(CkptfsError):
     hint = "unmount here; `ckptfs recover` lists what did not enter history"
 
 
+class DivergedError(CkptfsError):
+    """History went another way than the version builds on: it cannot enter history any more, but the next one can."""
+
+    errno = errno.ESTALE
+    hint = "`ckptfs recover` lists what did not enter history"
+
+
 class HeldError(CkptfsError):
     """The store is mounted read-write by a holder that is alive."""
 
@@ -129,6 +136,10 @@ class UnsafeStoreError(StoreError):
 
     errno = errno.EOPNOTSUPP
     hint = "use a store that honours If-None-Match; or, with one writer only for ever, --unsafe-single-writer"
+
+
+class CondemnedError(StoreError):
+    """A version names an object that `ckptfs prune` has condemned; upload its bytes again under a new key."""
 
 
 # Format errors.

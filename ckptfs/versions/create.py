@@ -1,0 +1,89 @@
+"""A store as a whole: what makes a place a ckptfs store, and whether it keeps two writers apart."""
+
+import secrets
+import time
+
+from ckptfs.errors import AlreadyExistsError, InvalidInputError, NotFoundError, UnsafeStoreError
+from ckptfs.format.header import StoreFormat, decode_format, encode_format
+from ckptfs.format.keys import COMMIT_PREFIX, FORMAT_KEY, LEASE_KEY, PACK_PREFIX, SEGMENT_PREFIX
+from ckptfs.store.base import Store
+from ckptfs.versions.naming import naming
+from ckptfs.versions.retry import Retry
+
+
+def read_format(store: Store) -> StoreFormat:
+    """Return a store's format.json. One GET.
+
+    Raises:
+        InvalidInputError: There is none: the place is no ckptfs store.
+        UnsupportedFormatError: A newer ckptfs made it, or it needs a feature that this one lacks.
+        CorruptObjectError: It is damaged.
+    """
+    try:
+        body = store.get(FORMAT_KEY)
+    except NotFoundError as error:
+        raise InvalidInputError(
+            f"{store.url} is not a ckptfs store",
+            hint="is the address right? the first read-write `ckptfs mount` of an empty place makes it a store",
+        ) from error
+    with naming(FORMAT_KEY):
+        return decode_format(body)
+
+
+def ensure_format(store: Store, retry: Retry) -> StoreFormat:
+    """Return the store's format.json, writing it first where there is no store yet.
+
+    Raises:
+        InvalidInputError: There are objects under the store's own keys, but no format.json: a damaged store, or
+            something else's data.
+        UnsupportedFormatError: As read_format.
+    """
+    try:
+        return read_format(store)
+    except InvalidInputError:
+        refuse_if_used(store)
+    made = StoreFormat(store_id=secrets.token_hex(16), time_ns=time.time_ns())
+    body = encode_format(made)
+    try:
+        retry.call(lambda: store.create(FORMAT_KEY, body))
+    except AlreadyExistsError:
+        pass  # another's, or ours after a lost reply: either way what is there counts
+    return read_format(store)
+
+
+def refuse_if_used(store: Store) -> None:
+    """Raise InvalidInputError if a place without format.json holds an object under a key of the format."""
+    for prefix in (COMMIT_PREFIX, SEGMENT_PREFIX, PACK_PREFIX, LEASE_KEY):
+        for info in store.list(prefix, limit=1):
+            if prefix == LEASE_KEY != info.key:
+                continue
+            try:
+                store.get(FORMAT_KEY)
+            except NotFoundError as error:
+                raise InvalidInputError(
+                    f"{store.url} holds {info.key!r} but no {FORMAT_KEY}: it is not a ckptfs store, or a damaged one",
+                    hint=f"choose an empty place for a new store; a damaged one needs its {FORMAT_KEY} back",
+                ) from error
+            return  # another has made the store since
+
+
+def probe_create_only(store: Store, retry: Retry) -> None:
+    """Check that the store refuses to create an object that exists. One GET, one refused PUT.
+
+    format.json is created again with its own bytes, so that a store that overwrites it changes nothing.
+
+    Raises:
+        UnsafeStoreError: It overwrote the object.
+    """
+    body = store.get(FORMAT_KEY)
+    try:
+        retry.call(lambda: store.create(FORMAT_KEY, body))
+    except AlreadyExistsError:
+        return
+    raise UnsafeStoreError(f"{store.url} overwrote {FORMAT_KEY} although asked only to create it")
+
+
+def ensure_safe(store: Store, retry: Retry, *, unsafe_single_writer: bool) -> None:
+    """Probe the store unless the user vouches for there being one writer only. Raises UnsafeStoreError."""
+    if not unsafe_single_writer:
+        probe_create_only(store, retry)

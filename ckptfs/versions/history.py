@@ -1,0 +1,199 @@
+"""History: reading what has been committed.
+
+Every commit record carries the newest version number, and where the newest save, tag and gc records are; so the newest
+record alone answers most questions, and any version is found by binary search over the contiguous numbers of the
+records. Only `versions` takes time in proportion to the length of history.
+
+Records never change, so those read lately are kept in memory. A History is safe for use by several threads.
+"""
+
+import re
+from collections.abc import Iterator
+
+from ckptfs.errors import CorruptObjectError, InvalidInputError, NoSuchVersionError, NotFoundError
+from ckptfs.format.commit import CommitKind, CommitRecord, decode_commit, is_tag_name
+from ckptfs.format.keys import COMMIT_PREFIX, commit_key, commit_seq
+from ckptfs.format.manifest import Part, Tree, merge
+from ckptfs.format.rules import check_tree
+from ckptfs.store.base import Store
+from ckptfs.versions import ranges
+from ckptfs.versions.create import read_format
+from ckptfs.versions.naming import naming
+from ckptfs.versions.recent import RecentRecords
+from ckptfs.versions.tree import load_parts
+from ckptfs.versions.walk import first_with_version, walk_saves
+
+LATEST = "latest"
+
+_NUMBER = re.compile(r"[0-9]{1,19}")
+"""19 digits: version numbers fit in 63 bits."""
+
+
+class History:
+    """The versions of one store."""
+
+    def __init__(self, store: Store, store_id: str) -> None:
+        self.store = store
+        self.store_id = store_id
+        self._recent = RecentRecords()
+
+    def newest(self) -> CommitRecord | None:
+        """Return the newest commit record of any kind, None if there is none. One LIST, and a GET if it is new to us.
+
+        Raises:
+            CorruptObjectError: It is damaged.
+        """
+        for info in self.store.list(COMMIT_PREFIX, limit=1):
+            return self.record(commit_seq(info.key))
+        return None
+
+    def record(self, seq: int) -> CommitRecord:
+        """Return the commit record of a number up to the newest. At most one GET.
+
+        Raises:
+            CorruptObjectError: It is missing or damaged.
+        """
+        return self._read(seq)[0]
+
+    def probe(self, seq: int) -> CommitRecord | None:
+        """Return the commit record of a number, or None if history does not go so far. At most one GET.
+
+        Raises:
+            CorruptObjectError: It is damaged.
+        """
+        known = self._recent.get(seq)
+        if known is None:
+            try:
+                known = self._fetch(seq)
+            except NotFoundError:
+                return None
+        return known[0]
+
+    def remember(self, record: CommitRecord, inline: bytes) -> None:
+        """Keep a record that was just committed, so that it need not be read back."""
+        self._recent.add(record, inline)
+
+    def head(self, *, newest: CommitRecord | None = None) -> CommitRecord | None:
+        """Return the save record of the newest version, None if there is no version.
+
+        Args:
+            newest: The record to go by, if it is at hand; else the newest is looked up.
+        """
+        newest = newest or self.newest()
+        return self.record(newest.head) if newest is not None and newest.head else None
+
+    def version(self, number: int, *, newest: CommitRecord | None = None) -> CommitRecord:
+        """Return a version's save record. O(log n) GETs over n records.
+
+        Raises:
+            NoSuchVersionError: It was never committed, or has been dropped.
+        """
+        newest = newest or self.newest()
+        if newest is None or not 1 <= number <= newest.version:
+            raise NoSuchVersionError(
+                f"{self.store.url} has no version {number}, the newest is {_newest_version(newest)}"
+            )
+        if ranges.contains(newest.gaps, number):
+            raise NoSuchVersionError(f"{self.store.url} has no version {number}: it was captured but never committed")
+        if ranges.contains(self.dropped(newest=newest), number):
+            raise NoSuchVersionError(f"{self.store.url} has no version {number} any more: it was pruned")
+        at_head = number == newest.version
+        record = self.record(newest.head if at_head else first_with_version(self.record, number, newest))
+        if record.kind is not CommitKind.SAVE or record.version != number:
+            raise CorruptObjectError(
+                f"{commit_key(record.seq)}: expected version {number}, this is a {record.kind} of {record.version}"
+            )
+        return record
+
+    def resolve(self, spec: str | int, *, newest: CommitRecord | None = None) -> CommitRecord:
+        """Return the save record of a version given as a number, a tag, or `latest`.
+
+        Raises:
+            InvalidInputError: It can be neither.
+            NoSuchVersionError: There is no such version or tag.
+        """
+        newest = newest or self.newest()
+        if isinstance(spec, int) or _NUMBER.fullmatch(spec):
+            return self.version(int(spec), newest=newest)
+        if spec == LATEST:
+            head = self.head(newest=newest)
+            if head is None:
+                raise NoSuchVersionError(f"{self.store.url} has no version yet", hint="touch .save in a mount of it")
+            return head
+        if not is_tag_name(spec):
+            raise InvalidInputError(f"{spec[:120]!r} is neither a version number, nor a tag, nor {LATEST!r}")
+        number = self.tags(newest=newest).get(spec)
+        if number is None:
+            raise NoSuchVersionError(f"{self.store.url} has no tag {spec!r}")
+        return self.version(number, newest=newest)
+
+    def versions(self) -> Iterator[CommitRecord]:
+        """Yield the save records of all versions there are, newest first. GETs run in parallel, a bounded number ahead.
+
+        Raises:
+            CorruptObjectError: A record is missing or damaged, or contradicts its neighbour.
+        """
+        newest = self.newest()
+        if newest is not None and newest.head:
+            yield from walk_saves(self.record, newest, self.dropped(newest=newest))
+
+    def numbers(self) -> list[int]:
+        """Return the numbers of all versions there are, ascending. No more requests than the newest record costs."""
+        newest = self.newest()
+        if newest is None:
+            return []
+        missing = ranges.union(newest.gaps, self.dropped(newest=newest))
+        return list(ranges.outside(missing, newest.version))[::-1]
+
+    def tags(self, *, newest: CommitRecord | None = None) -> dict[str, int]:
+        """Return the tags and the version that each names."""
+        newest = newest or self.newest()
+        return dict(self.record(newest.tags).tag_map) if newest is not None and newest.tags else {}
+
+    def dropped(self, *, newest: CommitRecord | None = None) -> ranges.Ranges:
+        """Return the numbers of the versions that have been pruned."""
+        newest = newest or self.newest()
+        return self.record(newest.gc).dropped if newest is not None and newest.gc else ()
+
+    def load_parts(self, record: CommitRecord) -> list[Part]:
+        """Return the manifest parts of a save record, in order. See tree.load_parts."""
+        return load_parts(self.store, record, lambda seq: self._read(seq)[1])
+
+    def tree(self, record: CommitRecord) -> Tree:
+        """Return all entries of a version.
+
+        Raises:
+            CorruptObjectError: A part is missing or damaged, or the parts make no tree.
+        """
+        tree = merge(self.load_parts(record))
+        with naming(commit_key(record.seq)):
+            check_tree(tree)
+        return tree
+
+    def _read(self, seq: int) -> tuple[CommitRecord, bytes]:
+        try:
+            return self._recent.get(seq) or self._fetch(seq)
+        except NotFoundError as error:
+            raise CorruptObjectError(f"{commit_key(seq)}: commit record {seq} is missing") from error
+
+    def _fetch(self, seq: int) -> tuple[CommitRecord, bytes]:
+        key = commit_key(seq)
+        data = self.store.get(key)
+        with naming(key):
+            record, inline = decode_commit(data, seq=seq)
+        self._recent.add(record, inline)
+        return record, inline
+
+
+def open_history(store: Store) -> History:
+    """Return the history of a store. One GET.
+
+    Raises:
+        InvalidInputError: The place is no ckptfs store.
+        UnsupportedFormatError: A newer ckptfs made it.
+    """
+    return History(store, read_format(store).store_id)
+
+
+def _newest_version(newest: CommitRecord | None) -> int:
+    return newest.version if newest is not None else 0
