@@ -59,9 +59,11 @@ def check_same(decoded: "DataclassInstance", value: "DataclassInstance", what: s
 def check_json(value: object, what: str) -> None:
     """Raise unless a value is made of JSON's types, finite, with string keys, nested at most MAX_DEPTH deep."""
     level = [value]
-    for _ in range(MAX_DEPTH + 1):
+    for depth in range(MAX_DEPTH + 1):
         below: list[object] = []
         for item in level:
+            if depth == MAX_DEPTH and isinstance(item, dict | list):
+                raise CorruptObjectError(f"{what} nests more than {MAX_DEPTH} deep")
             if isinstance(item, dict):
                 if not all(type(key) is str for key in item):
                     raise CorruptObjectError(f"{what} has a JSON key that is no string")
@@ -73,10 +75,7 @@ def check_json(value: object, what: str) -> None:
                     raise CorruptObjectError(f"{what} has the number {item}, which JSON lacks")
             elif item is not None and not isinstance(item, str | int):
                 raise CorruptObjectError(f"{what} has a {type(item).__name__}, which JSON lacks")
-        if not below:
-            return
         level = below
-    raise CorruptObjectError(f"{what} nests more than {MAX_DEPTH} deep")
 
 
 def take_int(body: dict[str, Any], key: str, what: str, *, low: int = 0, high: int = MAX_INT) -> int:

@@ -205,7 +205,7 @@ def decode_part(data: bytes, *, local: bool = False) -> Part:
 def _collector_paused() -> Iterator[None]:
     """Keep the garbage collector from going through the new values again and again: none of them is garbage.
 
-    100,000 entries of one chunk: 0.45 s with it, 0.75 s without.
+    100,000 entries of one chunk decode in 0.50 s like this, in 0.75 s with the collector at work.
     """
     was_enabled = gc.isenabled()
     gc.disable()

@@ -41,6 +41,8 @@ def check_part(part: Part, *, local: bool) -> None:
         raise CorruptObjectError(f"{both!r} is both an entry and a tombstone of one part")
     if part.tombstones and part.tombstones[0] == b"":
         raise CorruptObjectError("a tombstone for the root directory")
+    if paths and not paths[0] and part.entries[0].kind is not Kind.DIRECTORY:
+        raise CorruptObjectError("the root is no directory")
     allowed = _LOCAL if local else _STORED
     for entry in part.entries:
         if entry.kind is Kind.FILE:
@@ -92,7 +94,7 @@ def _check_paths(paths: Sequence[bytes]) -> None:
 def _are_sound(paths: Sequence[bytes]) -> bool:
     """Tell whether no path is absolute, or has an empty, `.` or `..` component or a NUL.
 
-    All paths are searched as one text, 20 times faster than one by one: "/" and NUL between two of them make every
+    All paths are searched as one text, 7 times faster than one by one: "/" and NUL between two of them make every
     component stand between slashes, and show up as more NULs than there are gaps.
     """
     if not paths:
@@ -138,11 +140,8 @@ def _check_special(entry: Entry) -> None:
         raise CorruptObjectError(f"{entry.path!r} is no file, but has {entry.size_bytes} bytes")
     if entry.rdev and entry.kind not in _DEVICES:
         raise CorruptObjectError(f"{entry.path!r} is no device, but has a device number")
-    if entry.kind is Kind.DIRECTORY:
-        if entry.link_id:
-            raise CorruptObjectError(f"{entry.path!r} is a directory with a hard link")
-    elif not entry.path:
-        raise CorruptObjectError("the root is no directory")
+    if entry.kind is Kind.DIRECTORY and entry.link_id:
+        raise CorruptObjectError(f"{entry.path!r} is a directory with a hard link")
 
 
 def _check_xattrs(entry: Entry) -> None:
