@@ -1,0 +1,200 @@
+"""The capture: one moment of the live tree becomes a pending version.
+
+Runs with the gate closed. It walks the change set, never the tree; it links files, never copies them. Cost: one lstat, one listxattr and
+at most one link(2) for each changed path.
+
+Invariants:
+    K1  when capture() returned, `pending/<version>.<generation>.open` is complete and the journal says so
+    K2  when it raised, live tree, change set and earlier captures are as before
+"""
+
+import os
+import secrets
+import shutil
+import stat
+import time
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ckptfs.cache.pending import PendingVersion, close_pending, discard_pending, write_pending
+from ckptfs.capture.changes import Changes, ChangeSet, LinkGroups
+from ckptfs.capture.guards import Guards, Slot
+from ckptfs.capture.scan import make_entry
+from ckptfs.capture.sizes import NOT_A_FILE, Sizes
+from ckptfs.format.manifest import Entry, Extent, Kind, LocalData, ParentFile, Part
+from ckptfs.format.pending import Note, PendingHeader
+
+Undo = dict[bytes, int | None]
+
+
+@dataclass(slots=True)
+class Captured:
+    """One capture that this mount made and that is not known to be durable."""
+
+    pending: PendingVersion
+    slot: Slot
+    changes: ChangeSet
+    undo: Undo
+    """What `Capturer.sizes` held before, for the paths that changed."""
+    linked_bytes: int
+    """Bytes of the live tree that it keeps on disk."""
+
+
+@dataclass(slots=True)
+class Capturer:
+    """Captures of one live tree.
+
+    Args:
+        root_fd: The live tree's root directory.
+        pending_root: Where pending versions go.
+        changes: The change set, shared with the operations.
+        links: The names of inodes with several.
+        guards: Told about every inode that a pending version shares.
+        sizes: Of the newest captured version.
+        version: The newest captured version's number.
+        commit_id: Its commit id.
+        boot: The machine's boot id.
+    """
+
+    root_fd: int
+    pending_root: Path
+    changes: Changes
+    links: LinkGroups
+    guards: Guards
+    sizes: Sizes
+    version: int
+    commit_id: str
+    boot: str
+    link_ids: dict[int, int] = field(default_factory=dict)
+    """Inode to the link id that the versions know it by."""
+
+    def capture(self, note: Note, torn: Collection[int] = (), replace: Captured | None = None) -> Captured:
+        """Make the live tree of this moment a version.
+
+        Args:
+            note: What the save marker's text meant.
+            torn: Inodes that may hold a mixture of moments; said in their entries.
+            replace: The newest capture, whose touch still goes on: it is taken again, under the same number.
+
+        Raises:
+            OSError: No room or no inode left (ENOSPC), or the disk is failing.
+        """
+        changes = self.changes.current
+        if replace is not None:
+            changes = changes.after(replace.changes)
+            replace.undo = self._swap(replace.undo)
+        version = self.version if replace is not None else self.version + 1
+        draft = self.pending_root / f"draft-{secrets.token_hex(8)}"
+        try:
+            (draft / "data").mkdir(parents=True, mode=0o700)
+            part, shared = self._describe(changes, draft, torn)
+            undo = self._resize(part)
+            try:
+                generation = replace.pending.generation + 1 if replace is not None else 1
+                header = self._header(version, note)
+                self.changes.journal.intend(version, header.commit_id)
+                pending = write_pending(draft, self.pending_root, generation, header, part)
+            except BaseException:
+                self._swap(undo)
+                raise
+        except BaseException:
+            if replace is not None:
+                replace.undo = self._swap(replace.undo)
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
+        self.changes.journal.captured(version, header.commit_id)
+        self.changes.take()
+        self.version, self.commit_id = version, header.commit_id
+        slot = Slot(pending.directory)
+        if replace is not None:
+            self.guards.release(replace.slot)
+            discard_pending(replace.pending)
+        for ino, index, size_bytes in shared:
+            self.guards.add(ino, slot, index, size_bytes)
+        return Captured(pending, slot, changes, undo, sum(size_bytes for _, _, size_bytes in shared))
+
+    def close(self, captured: Captured) -> None:
+        """The touch has ended: hand the version to the upload process."""
+        captured.pending = close_pending(captured.pending)
+        captured.slot.directory = captured.pending.directory
+
+    def _header(self, version: int, note: Note) -> PendingHeader:
+        return PendingHeader(
+            version=version,
+            commit_id=secrets.token_hex(16),
+            captured_ns=time.time_ns(),
+            note=note,
+            files=self.sizes.files,
+            bytes=self.sizes.total_bytes,
+            boot=self.boot,
+        )
+
+    def _describe(
+        self, changes: ChangeSet, draft: Path, torn: Collection[int]
+    ) -> tuple[Part, list[tuple[int, int, int]]]:
+        """Return the changed entries and tombstones, and (inode, index, size) of every link made in the draft."""
+        indexes: dict[int, int] = {}
+        shared: list[tuple[int, int, int]] = []
+        entries: dict[bytes, Entry] = {}
+        tombstones: list[bytes] = []
+        waiting = sorted(changes.paths, reverse=True)
+        while waiting:
+            path = waiting.pop()
+            if path in entries:
+                continue
+            try:
+                status = os.stat(path or b".", dir_fd=self.root_fd, follow_symlinks=False)
+            except (FileNotFoundError, NotADirectoryError):
+                if path in self.sizes.by_path:
+                    tombstones.append(path)
+                continue
+            ino = status.st_ino
+            extents: tuple[Extent, ...] = ()
+            link_id = 0
+            if stat.S_ISREG(status.st_mode):
+                extents = self._content(path, status, changes, draft, indexes, shared)
+            if names := self.links.names(ino):
+                link_id = self.link_ids.setdefault(ino, secrets.randbits(63) | 1)
+                waiting.extend(name for name in names if name not in entries)
+            entries[path] = make_entry(
+                self.root_fd, path, status, extents=extents, link_id=link_id, torn=ino in torn
+            )
+        ordered = tuple(entry for _, entry in sorted(entries.items()))
+        return Part(ordered, tuple(sorted(tombstones))), shared
+
+    def _content(
+        self,
+        path: bytes,
+        status: os.stat_result,
+        changes: ChangeSet,
+        draft: Path,
+        indexes: dict[int, int],
+        shared: list[tuple[int, int, int]],
+    ) -> tuple[Extent, ...]:
+        """Return a file's content: its parent's if no byte was written, else a new link in the draft."""
+        ino, size_bytes = status.st_ino, status.st_size
+        if size_bytes == 0:
+            return ()
+        if ino not in changes.content:
+            origin = changes.origins.get(ino, path)
+            return (ParentFile(size_bytes, origin),) if isinstance(origin, bytes) else origin
+        if ino not in indexes:
+            index = indexes[ino] = len(indexes)
+            os.link(path, draft / "data" / str(index), src_dir_fd=self.root_fd, follow_symlinks=False)
+            shared.append((ino, index, size_bytes))
+        return (LocalData(size_bytes, indexes[ino]),)
+
+    def _resize(self, part: Part) -> Undo:
+        """Bring `sizes` to the part's version; return what undoes it."""
+        undo: Undo = {}
+        for path in part.tombstones:
+            undo[path] = self.sizes.replace(path, None)
+        for entry in part.entries:
+            size = entry.size_bytes if entry.kind is Kind.FILE else NOT_A_FILE
+            undo[entry.path] = self.sizes.replace(entry.path, size)
+        return undo
+
+    def _swap(self, undo: Undo) -> Undo:
+        """Undo a change of `sizes`; return what does it again."""
+        return {path: self.sizes.replace(path, size) for path, size in undo.items()}

@@ -1,0 +1,136 @@
+"""What differs between the live tree and the newest captured version: the set that a capture walks.
+
+Every change of the live tree goes through the mount, so the set is exact, and it is written to the journal before the change is made.
+Paths are relative to the mount's root, without a leading slash; the root is b"".
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from ckptfs.capture.journal import Journal
+from ckptfs.format.manifest import Extent
+
+_ATTRIBUTES, _CONTENT, _NAME = 1, 2, 4
+
+
+Origin = bytes | tuple[Extent, ...]
+"""A path in the version before; or, after a restore, the stored content itself."""
+
+
+@dataclass(slots=True)
+class ChangeSet:
+    """The changes between two captures."""
+
+    paths: dict[bytes, int] = field(default_factory=dict)
+    """Path to what of it may differ (bits)."""
+    content: set[int] = field(default_factory=set)
+    """Inodes whose bytes may differ."""
+    origins: dict[int, Origin] = field(default_factory=dict)
+    """Where an inode's unchanged bytes are, if not under its own path in the version before."""
+
+    def after(self, earlier: "ChangeSet") -> "ChangeSet":
+        """Return this set's changes on top of an earlier set's, as one set relative to the earlier set's base."""
+        paths = dict(earlier.paths)
+        for path, bits in self.paths.items():
+            paths[path] = paths.get(path, 0) | bits
+        origins = dict(earlier.origins)
+        for ino, origin in self.origins.items():
+            origins.setdefault(ino, origin)
+        return ChangeSet(paths, earlier.content | self.content, origins)
+
+
+class Changes:
+    """The current change set, kept with the journal.
+
+    Called inside the gate. Concurrent marks of one path may write its journal record twice; that is harmless.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self.current = ChangeSet()
+        self.epoch = 1
+        """Grows with every capture: an open file that was marked in this epoch need not be marked again."""
+
+    def mark_content(self, path: bytes, ino: int) -> None:
+        """A file's bytes are about to change."""
+        bits = self.current.paths.get(path, 0)
+        if not bits & _CONTENT:
+            self.journal.content(path)
+            self.current.paths[path] = bits | _CONTENT
+        self.current.content.add(ino)
+
+    def mark_name(self, path: bytes) -> None:
+        """A name is about to come, go or change its inode."""
+        bits = self.current.paths.get(path, 0)
+        if not bits & _NAME:
+            self.journal.name(path)
+            self.current.paths[path] = bits | _NAME
+
+    def mark_attributes(self, path: bytes) -> None:
+        """Mode, owner, times or xattrs are about to change."""
+        if path not in self.current.paths:
+            self.journal.attributes(path)
+            self.current.paths[path] = _ATTRIBUTES
+
+    def moved(self, ino: int, origin: bytes) -> None:
+        """An inode loses or shares the path under which the version before knows it."""
+        self.current.origins.setdefault(ino, origin)
+
+    def restored(self, ino: int, content: tuple[Extent, ...]) -> None:
+        """An inode was given stored content that the version before need not have under its path."""
+        self.current.content.discard(ino)
+        self.current.origins[ino] = content
+
+    def forget_inode(self, ino: int) -> None:
+        """An inode has no name any more; its number may come back with other bytes."""
+        self.current.origins.pop(ino, None)
+        self.current.content.discard(ino)
+
+    def take(self) -> ChangeSet:
+        """Return the changes and start over: they have been captured."""
+        taken, self.current = self.current, ChangeSet()
+        self.epoch += 1
+        return taken
+
+
+class LinkGroups:
+    """The names of inodes that have several."""
+
+    def __init__(self) -> None:
+        self._names: dict[int, set[bytes]] = {}
+
+    def count(self, ino: int) -> int:
+        """Return how many names a named inode has."""
+        return len(self._names.get(ino, b"1"))
+
+    def names(self, ino: int) -> frozenset[bytes]:
+        """Return all names of an inode that has several, else nothing."""
+        return frozenset(self._names.get(ino, ()))
+
+    def link(self, ino: int, old: bytes, new: bytes) -> None:
+        """An inode known as `old` gets the further name `new`."""
+        self._names.setdefault(ino, {old}).add(new)
+
+    def unlink(self, ino: int, path: bytes) -> bool:
+        """A name goes away. Returns True if it was the inode's last."""
+        names = self._names.get(ino)
+        if names is None:
+            return True
+        names.discard(path)
+        if len(names) == 1:
+            del self._names[ino]
+        return False
+
+    def rename(self, ino: int, old: bytes, new: bytes) -> None:
+        """A name changes."""
+        if ino in self._names:
+            self._names[ino].discard(old)
+            self._names[ino].add(new)
+
+    def clear(self) -> None:
+        """Forget all: the tree is being replaced."""
+        self._names.clear()
+
+    def groups(self) -> Iterator[tuple[int, frozenset[bytes]]]:
+        """Yield inode and names of every group."""
+        return ((ino, frozenset(names)) for ino, names in self._names.items())

@@ -1,0 +1,221 @@
+"""Starting a mount: in this process (serve), or in one of its own that this one waits for (start).
+
+    start -> python -m ckptfs.fs.launch OPTIONS -> serve
+
+The child says on its standard output, in one JSON line, that the mount is ready or why not; then it lets go of the terminal and logs to the cache directory.
+"""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from ckptfs.errors import CkptfsError, MountError, ReadOnlyError
+from ckptfs.fs.mountpoint import detach, is_mounted, prepare_mountpoint
+from ckptfs.fs.options import MountOptions
+from ckptfs.fs.reading import ReadingMount
+from ckptfs.fs.writing import WritingMount
+
+log = logging.getLogger("ckptfs")
+
+# after a detach: a mount that nobody uses ends its loop at once
+_LOOP_END_S = 2.0
+
+
+def start(options: MountOptions) -> int:
+    """Mount in a process of its own. Returns its pid when the mount is ready.
+
+    Raises:
+        CkptfsError: What kept it from mounting, as its process said it.
+    """
+    _check(options)
+    command = [sys.executable, "-m", "ckptfs.fs.launch", json.dumps(_to_json(options))]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True)
+    if process.stdout is None:
+        raise MountError("the mount process has no standard output")
+    line = process.stdout.readline()
+    process.stdout.close()
+    try:
+        answer = json.loads(line)
+    except ValueError:
+        code = process.wait()
+        raise MountError(f"the mount process ended before it was ready (exit code {code})") from None
+    if "error" in answer:
+        process.wait()
+        error = CkptfsError(str(answer["error"]), hint=answer["hint"])
+        error.errno = int(answer["errno"])
+        raise error
+    return int(answer["pid"])
+
+
+def serve(options: MountOptions, ready: Callable[[Path], None] = lambda log_path: None) -> int:
+    """Mount in this process; return an exit code when the mount has ended.
+
+    Args:
+        ready: Called when the mount is there, with the path for logs.
+
+    Raises:
+        CkptfsError: What keeps it from mounting.
+    """
+    _check(options)
+    os.umask(0)  # the kernel has applied the program's already
+    prepare_mountpoint(options.mountpoint)
+    mount = ReadingMount(options) if options.read_only or options.version else WritingMount(options)
+    return _Service(options, mount, ready).run()
+
+
+class _Service:
+    """Runs the transport in a thread, so that this one can hear signals."""
+
+    def __init__(
+        self, options: MountOptions, mount: ReadingMount | WritingMount, ready: Callable[[Path], None]
+    ) -> None:
+        self._options = options
+        self._mount = mount
+        self._ready = ready
+        self._wake = threading.Event()
+        self._is_mounted = threading.Event()
+        self._stop_asked = threading.Event()
+        self._stop_draining = threading.Event()
+        self._failure: BaseException | None = None
+
+    def run(self) -> int:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._on_signal)
+        transport = threading.Thread(target=self._serve, name="transport", daemon=True)
+        transport.start()
+        self._wait(lambda: self._is_mounted.is_set() or not transport.is_alive())
+        if not self._is_mounted.is_set():
+            self._finish()
+            if isinstance(self._failure, CkptfsError):
+                raise self._failure
+            raise MountError(f"could not mount on {self._options.mountpoint}: {self._failure}")
+        self._ready(self._mount.cache.log)
+        self._mount.began()
+        log.info("mounted store=%s mountpoint=%s", self._mount.store_url, self._options.mountpoint)
+        self._wait(lambda: self._stop_asked.is_set() or not transport.is_alive())
+        if self._stop_asked.is_set() and transport.is_alive():
+            if isinstance(self._mount, WritingMount):
+                self._mount.before_detach()
+            if is_mounted(self._options.mountpoint):
+                detach(self._options.mountpoint)
+            transport.join(_LOOP_END_S)
+        self._finish()
+        return 0
+
+    def _wait(self, is_over: Callable[[], bool]) -> None:
+        while not is_over():
+            # the time-out lets a signal handler run even where a wait is not interrupted by one
+            self._wake.wait(1.0)
+            self._wake.clear()
+
+    def _serve(self) -> None:
+        # one importer of fusepy, loaded only when it is used: without libfuse it does not load
+        try:
+            from ckptfs.fs.transport.fusepy import serve as serve_fusepy
+
+            serve_fusepy(
+                self._mount.operations,
+                self._options.mountpoint,
+                name=self._mount.store_url,
+                allow_other=self._options.allow_other,
+                read_only=isinstance(self._mount, ReadingMount),
+                ready=self._on_mounted,
+            )
+        except OSError as error:
+            self._failure = MountError(f"cannot load libfuse 2: {error}", hint="apt-get install fuse3 libfuse2")
+        except BaseException as error:
+            self._failure = error
+        finally:
+            self._wake.set()
+
+    def _on_mounted(self) -> None:
+        self._is_mounted.set()
+        self._wake.set()
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        if self._stop_asked.is_set():
+            self._stop_draining.set()
+        self._stop_asked.set()
+        self._wake.set()
+
+    def _finish(self) -> None:
+        if isinstance(self._mount, ReadingMount):
+            self._mount.finish()
+            return
+        ending = self._mount.finish(self._stop_draining)
+        if ending.pending:
+            log.error(
+                "unmounted with %d version(s) not durable (%s): they are kept in %s, and the next mount with this cache directory finishes them",
+                ending.pending,
+                ending.reason,
+                self._mount.cache.root,
+            )
+        else:
+            log.info("unmounted mountpoint=%s", self._options.mountpoint)
+
+
+def _check(options: MountOptions) -> None:
+    if options.transport == "passthrough":
+        raise MountError("this ckptfs has no passthrough transport", hint="use --transport auto or fusepy")
+    if options.version is not None and options.save_on_exit:
+        raise ReadOnlyError("a mount of an old version is read-only: --save-on-exit does not go with --version")
+
+
+def _to_json(options: MountOptions) -> dict[str, Any]:
+    values = {field.name: getattr(options, field.name) for field in fields(MountOptions)}
+    return {name: os.fspath(value) if isinstance(value, Path) else value for name, value in values.items()}
+
+
+def _from_json(values: dict[str, Any]) -> MountOptions:
+    paths = {"mountpoint": Path(values["mountpoint"]), "cache_dir": Path(values["cache_dir"])}
+    return MountOptions(**{**values, **paths})
+
+
+def _answer(fields_: dict[str, Any]) -> None:
+    line = json.dumps(fields_).encode() + b"\n"
+    os.write(1, line)
+
+
+def main(argument: str) -> int:
+    """The process of one mount, started by `start`."""
+    options = _from_json(json.loads(argument))
+    configure_logging(options.verbose)
+
+    def ready(log_path: Path) -> None:
+        fd = os.open(log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        os.dup2(fd, 2)
+        _answer({"pid": os.getpid()})
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        os.dup2(null, 1)
+
+    try:
+        return serve(options, ready)
+    except CkptfsError as error:
+        _answer({"error": error.fact, "hint": error.hint, "errno": error.errno})
+    except Exception as error:
+        log.exception("could not mount")
+        _answer({"error": f"{type(error).__name__}: {error}", "hint": None, "errno": 5})
+    return 1
+
+
+def configure_logging(verbose: bool) -> None:
+    """Send log lines to standard error."""
+    level = logging.DEBUG if verbose else logging.INFO
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("ckptfs").setLevel(level)
+
+
+if __name__ == "__main__":
+    # os._exit: libfuse's threads must not run into an interpreter that is being torn down
+    code = main(sys.argv[1])
+    logging.shutdown()
+    os._exit(code)

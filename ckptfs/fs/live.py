@@ -1,0 +1,307 @@
+"""The live tree: a directory of real files, and every operation that changes or reads its names and attributes.
+
+POSIX semantics, quotas and ENOSPC are the local filesystem's own; this module adds what the mount needs to know: what changed (capture/changes.py),
+who shares bytes with a pending version (capture/guards.py) and which files have no data yet (hydrate.py). Reading and writing of open files is in
+open_files.py.
+
+Paths are bytes, relative to the root, without a leading slash; b"" is the root. Every change is made inside the gate, after it was marked.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+
+from ckptfs.capture.changes import Changes, LinkGroups
+from ckptfs.capture.gate import Gate
+from ckptfs.capture.guards import Guards
+from ckptfs.capture.scan import descriptor_path
+from ckptfs.fs.attributes import Attributes, Caller, from_status
+from ckptfs.fs.hydrate import Hydrator
+
+
+def parent_of(path: bytes) -> bytes:
+    """Return the path of the directory that holds a name."""
+    return path.rpartition(b"/")[0]
+
+
+class LiveTree:
+    """Names and attributes of the live tree.
+
+    Args:
+        root_fd: Its root directory.
+        spare_fd: A directory outside the tree on the same filesystem, for files that are open but have no name.
+        gate, changes, links, guards, hydrator: Shared with capture and open files.
+    """
+
+    def __init__(
+        self,
+        root_fd: int,
+        spare_fd: int,
+        *,
+        gate: Gate,
+        changes: Changes,
+        links: LinkGroups,
+        guards: Guards,
+        hydrator: Hydrator,
+    ) -> None:
+        self.root_fd = root_fd
+        self.spare_fd = spare_fd
+        self.gate = gate
+        self.changes = changes
+        self.links = links
+        self.guards = guards
+        self.hydrator = hydrator
+        self.on_nameless: Callable[[int], None] = lambda ino: None
+        """Told of every inode that loses its last name, inside the gate."""
+        self.on_renamed: Callable[[int, bytes], None] = lambda ino, path: None
+        """Told of every file's new name, inside the gate."""
+
+    # reading
+
+    def lstat(self, path: bytes) -> os.stat_result:
+        """Return a path's own status, as the backing file has it."""
+        return os.stat(path or b".", dir_fd=self.root_fd, follow_symlinks=False)
+
+    def attributes(self, path: bytes) -> Attributes:
+        """Return a path's attributes as the mount shows them."""
+        return self.shown(self.lstat(path))
+
+    def shown(self, status: os.stat_result, nlink: int | None = None) -> Attributes:
+        """Return attributes of a backing file with what is ours to say: link count, and a stub's times and blocks."""
+        if not stat.S_ISREG(status.st_mode):
+            # pending versions hard-link files only: the backing count is right for all else
+            return from_status(status, status.st_nlink)
+        attributes = from_status(status, self.links.count(status.st_ino) if nlink is None else nlink)
+        stub = self.hydrator.get(status.st_ino)
+        if stub is not None:
+            attributes = attributes._replace(mtime_ns=stub.mtime_ns, blocks=stub.data_blocks)
+        return attributes
+
+    def readlink(self, path: bytes) -> bytes:
+        """Return a symlink's target."""
+        return os.readlink(path, dir_fd=self.root_fd)
+
+    def names(self, path: bytes) -> list[bytes]:
+        """Return the names in a directory, without `.` and `..`."""
+        return os.listdir(descriptor_path(self.root_fd, path))
+
+    def statfs(self) -> os.statvfs_result:
+        """Return the room of the filesystem that holds the live tree."""
+        return os.fstatvfs(self.root_fd)
+
+    def getxattr(self, path: bytes, name: bytes) -> bytes:
+        """Return an extended attribute."""
+        return os.getxattr(descriptor_path(self.root_fd, path), name, follow_symlinks=False)
+
+    def listxattr(self, path: bytes) -> list[bytes]:
+        """Return the names of all extended attributes."""
+        names = os.listxattr(descriptor_path(self.root_fd, path), follow_symlinks=False)
+        return [os.fsencode(name) for name in names]
+
+    # new names
+
+    def mkdir(self, path: bytes, mode: int, caller: Caller) -> None:
+        """Make a directory."""
+        with self.gate:
+            self._mark_new(path)
+            os.mkdir(path, mode, dir_fd=self.root_fd)
+            self.give_to(path, mode, caller)
+
+    def mknod(self, path: bytes, mode: int, device: int, caller: Caller) -> None:
+        """Make a file, fifo, socket or device."""
+        with self.gate:
+            self._mark_new(path)
+            os.mknod(path, mode, device, dir_fd=self.root_fd)
+            if stat.S_ISREG(mode):
+                self.changes.mark_content(path, self.lstat(path).st_ino)
+            self.give_to(path, stat.S_IMODE(mode), caller)
+
+    def symlink(self, path: bytes, target: bytes, caller: Caller) -> None:
+        """Make a symlink."""
+        with self.gate:
+            self._mark_new(path)
+            os.symlink(target, path, dir_fd=self.root_fd)
+            self.give_to(path, None, caller)
+
+    def link(self, source: bytes, path: bytes) -> None:
+        """Give an inode a further name."""
+        with self.gate:
+            self._mark_new(path)
+            self.changes.mark_attributes(source)
+            os.link(source, path, src_dir_fd=self.root_fd, dst_dir_fd=self.root_fd, follow_symlinks=False)
+            status = self.lstat(source)
+            if stat.S_ISREG(status.st_mode):
+                self.links.link(status.st_ino, source, path)
+                self.changes.moved(status.st_ino, source)
+
+    def give_to(self, path: bytes, mode: int | None, caller: Caller) -> None:
+        """Make a new inode the caller's, with the group that a set-group-id directory hands down."""
+        if caller.uid == os.geteuid() and caller.gid == os.getegid():
+            return
+        above = self.lstat(parent_of(path))
+        gid = -1 if above.st_mode & stat.S_ISGID else caller.gid
+        os.chown(path, caller.uid, gid, dir_fd=self.root_fd, follow_symlinks=False)
+        if mode is not None and mode & (stat.S_ISUID | stat.S_ISGID):
+            # chown takes these bits away
+            os.chmod(path, mode, dir_fd=self.root_fd)
+
+    # names that go or change
+
+    def unlink(self, path: bytes) -> None:
+        """Remove a name that is no directory's."""
+        with self.gate:
+            status = self.lstat(path)
+            self.changes.mark_name(path)
+            self.changes.mark_attributes(parent_of(path))
+            os.unlink(path, dir_fd=self.root_fd)
+            self.lost_name(status, path)
+
+    def rmdir(self, path: bytes) -> None:
+        """Remove an empty directory."""
+        with self.gate:
+            self.changes.mark_name(path)
+            self.changes.mark_attributes(parent_of(path))
+            os.rmdir(path, dir_fd=self.root_fd)
+
+    def rename(self, old: bytes, new: bytes) -> None:
+        """Rename, replacing what has the new name."""
+        with self.gate:
+            status = self.lstat(old)
+            try:
+                replaced = self.lstat(new)
+            except FileNotFoundError:
+                replaced = None
+            if replaced is not None and replaced.st_ino == status.st_ino:
+                return  # two names of one inode: POSIX wants nothing done
+            self._mark_rename(old, new, status)
+            os.rename(old, new, src_dir_fd=self.root_fd, dst_dir_fd=self.root_fd)
+            if replaced is not None:
+                self.lost_name(replaced, new)
+            self._follow_rename(old, new, status)
+
+    def move_out(self, path: bytes, name: bytes, *, keep_name: bool) -> None:
+        """Keep an open file that loses this name reachable in the spare directory.
+
+        Args:
+            keep_name: The name is about to be replaced by a rename, and must be there until then.
+        """
+        with self.gate:
+            status = self.lstat(path)
+            if keep_name:
+                os.link(path, name, src_dir_fd=self.root_fd, dst_dir_fd=self.spare_fd, follow_symlinks=False)
+                return
+            self.changes.mark_name(path)
+            self.changes.mark_attributes(parent_of(path))
+            os.rename(path, name, src_dir_fd=self.root_fd, dst_dir_fd=self.spare_fd)
+            self.lost_name(status, path)
+
+    def move_in(self, name: bytes, path: bytes) -> None:
+        """Undo a move_out: give a file in the spare directory a name of the tree."""
+        with self.gate:
+            self._mark_new(path)
+            self.changes.mark_content(path, os.stat(name, dir_fd=self.spare_fd, follow_symlinks=False).st_ino)
+            os.rename(name, path, src_dir_fd=self.spare_fd, dst_dir_fd=self.root_fd)
+
+    def lost_name(self, status: os.stat_result, path: bytes) -> None:
+        """Draw the consequences of a removed name. Called inside the gate."""
+        if stat.S_ISREG(status.st_mode) and self.links.unlink(status.st_ino, path):
+            self.hydrator.forget(status.st_ino)
+            self.changes.forget_inode(status.st_ino)
+            self.on_nameless(status.st_ino)
+
+    def _mark_new(self, path: bytes) -> None:
+        self.changes.mark_name(path)
+        self.changes.mark_attributes(parent_of(path))
+
+    def _mark_rename(self, old: bytes, new: bytes, status: os.stat_result) -> None:
+        self._mark_new(old)
+        self._mark_new(new)
+        if stat.S_ISREG(status.st_mode):
+            self.changes.moved(status.st_ino, old)
+        elif stat.S_ISDIR(status.st_mode):
+            for below, ino, is_file in self.walk(old):
+                self.changes.mark_name(below)
+                self.changes.mark_name(new + below[len(old) :])
+                if is_file:
+                    self.changes.moved(ino, below)
+
+    def _follow_rename(self, old: bytes, new: bytes, status: os.stat_result) -> None:
+        moved = [(old, status.st_ino)]
+        if stat.S_ISDIR(status.st_mode):
+            moved = [(old + below[len(new) :], ino) for below, ino, is_file in self.walk(new) if is_file]
+        for path, ino in moved:
+            path_now = new + path[len(old) :]
+            self.links.rename(ino, path, path_now)
+            self.on_renamed(ino, path_now)
+            stub = self.hydrator.get(ino)
+            if stub is not None:
+                stub.path = path_now
+
+    def walk(self, top: bytes) -> Iterator[tuple[bytes, int, bool]]:
+        """Yield (path, inode, is a regular file) of everything below a directory, parents first."""
+        waiting = [top]
+        while waiting:
+            directory = waiting.pop()
+            with os.scandir(descriptor_path(self.root_fd, directory)) as entries:
+                for entry in entries:
+                    path = directory + b"/" + entry.name if directory else entry.name
+                    yield path, entry.inode(), entry.is_file(follow_symlinks=False)
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(path)
+
+    # attributes
+
+    def chmod(self, path: bytes, mode: int) -> None:
+        """Set the permission bits."""
+        with self.gate:
+            self.changes.mark_attributes(path)
+            os.chmod(path or b".", mode, dir_fd=self.root_fd)
+
+    def chown(self, path: bytes, uid: int, gid: int) -> None:
+        """Set owner and group; -1 leaves one as it is."""
+        with self.gate:
+            self.changes.mark_attributes(path)
+            os.chown(path or b".", uid, gid, dir_fd=self.root_fd, follow_symlinks=False)
+
+    def utimens(self, path: bytes, atime_ns: int | None, mtime_ns: int | None) -> None:
+        """Set times; None leaves one as it is."""
+        with self.gate:
+            self.changes.mark_attributes(path)
+            status = self.lstat(path)
+            stub = self.hydrator.get(status.st_ino) if stat.S_ISREG(status.st_mode) else None
+            before_ns = stub.mtime_ns if stub is not None else status.st_mtime_ns
+            times = (status.st_atime_ns if atime_ns is None else atime_ns, before_ns if mtime_ns is None else mtime_ns)
+            os.utime(path or b".", ns=times, dir_fd=self.root_fd, follow_symlinks=False)
+            if stub is not None:
+                stub.mtime_ns = times[1]
+
+    def setxattr(self, path: bytes, name: bytes, value: bytes, flags: int) -> None:
+        """Set an extended attribute."""
+        with self.gate:
+            self.changes.mark_attributes(path)
+            os.setxattr(descriptor_path(self.root_fd, path), name, value, flags, follow_symlinks=False)
+
+    def removexattr(self, path: bytes, name: bytes) -> None:
+        """Remove an extended attribute."""
+        with self.gate:
+            self.changes.mark_attributes(path)
+            os.removexattr(descriptor_path(self.root_fd, path), name, follow_symlinks=False)
+
+    def truncate(self, path: bytes, size_bytes: int) -> None:
+        """Set a file's size by its name."""
+        status = self.lstat(path)
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if size_bytes:
+            self.hydrator.ensure(status.st_ino, path)
+        with self.hydrator.held(status.st_ino), self.gate:
+            self.before_truncate(path, status.st_ino, size_bytes)
+            os.truncate(descriptor_path(self.root_fd, path), size_bytes)
+
+    def before_truncate(self, path: bytes, ino: int, size_bytes: int) -> None:
+        """Mark and protect a file whose bytes from a size on are about to go. Called inside the gate."""
+        self.changes.mark_content(path, ino)
+        self.guards.protect(ino, size_bytes)
+        if size_bytes == 0:
+            self.hydrator.forget(ino)

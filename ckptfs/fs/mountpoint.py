@@ -1,0 +1,96 @@
+"""The mount point: is it free, and letting go of a mount, without ever entering one that may hang."""
+
+import ctypes
+import errno
+import os
+import shutil
+import stat
+import subprocess
+from pathlib import Path
+
+from ckptfs.errors import MountError
+
+FILESYSTEM_TYPE = "fuse.ckptfs"
+_MNT_DETACH = 2
+# a mount whose process is gone answers at once (ENOTCONN); one that does not answer in 5 s hangs
+_PROBE_TIMEOUT_S = 5.0
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def prepare_mountpoint(mountpoint: Path) -> None:
+    """Make sure that a mount point can be mounted on; a dead mount of ours is taken away first.
+
+    Raises:
+        MountError: It is missing, is no directory, or a live mount of ours is there.
+    """
+    if is_mounted(mountpoint):
+        if _answers(mountpoint):
+            raise MountError(
+                f"{mountpoint} is already mounted", hint=f"`ckptfs status {mountpoint}` tells what it is; unmount it first"
+            )
+        detach(mountpoint)
+    try:
+        status = os.stat(mountpoint)
+    except FileNotFoundError as error:
+        raise MountError(f"{mountpoint} does not exist", hint=f"make it first: mkdir -p {mountpoint}") from error
+    except OSError as error:
+        raise MountError(f"cannot look at {mountpoint}: {error.strerror}") from error
+    if not stat.S_ISDIR(status.st_mode):
+        raise MountError(f"{mountpoint} is not a directory", hint="a mount point is a directory, best an empty one")
+
+
+def is_mounted(mountpoint: Path) -> bool:
+    """True if the uppermost mount at exactly this path is one of ours; looks at the kernel's table only."""
+    wanted = os.path.abspath(mountpoint)
+    top = ""
+    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+        # 36 35 98:0 /root /mount/point options shared:1 - type source super-options
+        before, _, after = line.partition(" - ")
+        if _unescape(before.split(" ")[4]) == wanted:
+            top = after.split(" ")[0]
+    return top == FILESYSTEM_TYPE
+
+
+def unmount(mountpoint: Path) -> None:
+    """Unmount; refused while somebody uses it. Raises MountError."""
+    _unmount(mountpoint, 0, "-u")
+
+
+def detach(mountpoint: Path) -> None:
+    """Take a mount out of the tree at once; who has files open there keeps them. Raises MountError."""
+    _unmount(mountpoint, _MNT_DETACH, "-uz")
+
+
+def _unmount(mountpoint: Path, flags: int, option: str) -> None:
+    if os.geteuid() == 0:
+        if _libc.umount2(os.fsencode(mountpoint), flags) == 0:
+            return
+        number = ctypes.get_errno()
+        if number == errno.EBUSY:
+            raise MountError(f"{mountpoint} is in use", hint=f"`fuser -vm {mountpoint}` lists the processes that use it")
+        raise MountError(f"could not unmount {mountpoint}: {os.strerror(number)}")
+    program = shutil.which("fusermount3") or shutil.which("fusermount")
+    if program is None:
+        raise MountError("neither fusermount3 nor fusermount is installed", hint="apt-get install fuse3")
+    result = subprocess.run([program, option, "--", str(mountpoint)], capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        why = result.stderr.strip().rpartition(": ")[2] or f"exit code {result.returncode}"
+        raise MountError(f"could not unmount {mountpoint}: {why}")
+
+
+def _answers(mountpoint: Path) -> bool:
+    probe = subprocess.Popen(["stat", "--", str(mountpoint)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        return probe.wait(_PROBE_TIMEOUT_S) == 0
+    except subprocess.TimeoutExpired:
+        # not waited for: it may hang in the mount beyond SIGKILL; a mount that hangs is not ours to take away
+        probe.kill()
+        return True
+
+
+def _unescape(field: str) -> str:
+    """Return a field of the table with its octal escapes undone."""
+    for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+        field = field.replace(code, character)
+    return field

@@ -1,0 +1,422 @@
+"""The filesystem: what every operation does, whatever transport it came through.
+
+Each path belongs to one of three: the control names (control.py), `.versions/` (versions_directory.py), or the tree, which is the live tree of a read-write
+mount or a version's tree of a read-only one. Here the paths are told apart; what is done is in the modules of the three.
+
+Paths are bytes, relative to the mount's root, without a leading slash. Every method may raise OSError with an errno, and nothing else (door.py).
+"""
+
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from ckptfs.errors import CkptfsError, ReadOnlyError
+from ckptfs.fs.attributes import Attributes, Caller, virtual_file
+from ckptfs.fs.control import Control, below_versions, control_of
+from ckptfs.fs.door import through_door
+from ckptfs.fs.live import LiveTree
+from ckptfs.fs.marker import NOTE_LIMIT_BYTES, SaveMarker, Touch
+from ckptfs.fs.open_files import FileHandle, OpenFiles
+from ckptfs.fs.syscalls import is_exclusive_create, process_of
+from ckptfs.fs.tree_view import TreeView
+from ckptfs.fs.versions_directory import VersionsDirectory
+
+# Above what any local filesystem numbers its inodes, below the versions' (tree_view.py)
+_CONTROL_INODE = (1 << 62) - 1024
+
+
+class Restorer(Protocol):
+    """What `.restore` needs of the mount."""
+
+    def check(self, spec: str) -> None:
+        """Raise NoSuchVersionError or InvalidInputError if a version cannot be restored."""
+
+    def restore(self, spec: str) -> None:
+        """Make the live tree a version."""
+
+
+@dataclass(slots=True, eq=False)
+class ControlHandle:
+    """An open control file."""
+
+    control: Control
+    text: bytes
+    """What reading it gives: fixed when it was opened, so that one reader sees one state."""
+    touch: Touch | None = None
+    """Of `.save` open for writing."""
+    written: bytearray = field(default_factory=bytearray)
+    """To `.restore`."""
+
+
+@dataclass(slots=True, eq=False)
+class ViewHandle:
+    """An open file of a version."""
+
+    fd: int
+    attributes: Attributes
+
+
+Handle = FileHandle | ControlHandle | ViewHandle
+
+
+@dataclass(slots=True, kw_only=True)
+class Writable:
+    """What a read-write mount has and a read-only one has not."""
+
+    live: LiveTree
+    open_files: OpenFiles
+    marker: SaveMarker
+    restorer: Restorer
+    check_save_allowed: Callable[[], None]
+
+
+@dataclass(slots=True, kw_only=True)
+class Operations:
+    """The operations of one mount.
+
+    Args:
+        writable: None for a read-only mount, which shows `view()`.
+        texts: What reading `.save`, `.status` and `.restore` gives.
+    """
+
+    versions: VersionsDirectory
+    texts: dict[Control, Callable[[], bytes]]
+    writable: Writable | None = None
+    view: Callable[[], TreeView] | None = None
+    cache_root_status: Callable[[], os.statvfs_result]
+
+    # attributes and names
+
+    @through_door
+    def attributes(self, path: bytes, caller: Caller, handle: Handle | None = None) -> Attributes:
+        """Return a path's attributes; of an open file also when it has no name any more."""
+        if isinstance(handle, FileHandle):
+            return self._writable().open_files.attributes(handle)
+        if isinstance(handle, ViewHandle):
+            return handle.attributes
+        below = below_versions(path)
+        if below is not None:
+            return self.versions.attributes(below)
+        control = control_of(path)
+        if control is None:
+            return self._tree().attributes(path)
+        if control is Control.SAVE and handle is None and is_exclusive_create(caller.pid):
+            raise _error(errno.ENOENT)
+        return self._control_attributes(path, control)
+
+    @through_door
+    def readlink(self, path: bytes) -> bytes:
+        """Return a symlink's target."""
+        below = below_versions(path)
+        if below is not None:
+            return self.versions.readlink(below)
+        self._refuse_control(path, errno.EINVAL)
+        return self._tree().readlink(path)
+
+    @through_door
+    def names(self, path: bytes) -> list[bytes]:
+        """Return the names in a directory, without the reserved ones."""
+        below = below_versions(path)
+        if below is not None:
+            return self.versions.names(below)
+        self._refuse_control(path, errno.ENOTDIR)
+        return self._tree().names(path)
+
+    @through_door
+    def statfs(self) -> os.statvfs_result:
+        """Return the room of the filesystem that holds the cache."""
+        return self.cache_root_status()
+
+    @through_door
+    def getxattr(self, path: bytes, name: bytes) -> bytes:
+        """Return an extended attribute."""
+        if name == b"security.capability":
+            # asked before every write, to drop it; no file here has any (setxattr refuses)
+            raise _error(errno.ENODATA)
+        below = below_versions(path)
+        if below is None and control_of(path) is None and self.writable is not None:
+            return self.writable.live.getxattr(path, name)
+        try:
+            return self._fixed_xattrs(path, below)[name]
+        except KeyError:
+            raise _error(errno.ENODATA) from None
+
+    @through_door
+    def listxattr(self, path: bytes) -> list[bytes]:
+        """Return the names of all extended attributes."""
+        below = below_versions(path)
+        if below is None and control_of(path) is None and self.writable is not None:
+            return self.writable.live.listxattr(path)
+        return list(self._fixed_xattrs(path, below))
+
+    @through_door
+    def setxattr(self, path: bytes, name: bytes, value: bytes, flags: int) -> None:
+        """Set an extended attribute."""
+        live = self._changeable(path, errno.EOPNOTSUPP)
+        if name.startswith(b"security."):
+            raise _error(errno.EOPNOTSUPP)
+        live.setxattr(path, name, value, flags)
+
+    @through_door
+    def removexattr(self, path: bytes, name: bytes) -> None:
+        """Remove an extended attribute."""
+        self._changeable(path, errno.ENODATA).removexattr(path, name)
+
+    @through_door
+    def chmod(self, path: bytes, mode: int) -> None:
+        """Set the permission bits; on a control file it does nothing."""
+        if control_of(path) is None:
+            self._changeable(path).chmod(path, mode)
+
+    @through_door
+    def chown(self, path: bytes, uid: int, gid: int) -> None:
+        """Set owner and group; on a control file it does nothing."""
+        if control_of(path) is None:
+            self._changeable(path).chown(path, uid, gid)
+
+    @through_door
+    def utimens(self, path: bytes, atime_ns: int | None, mtime_ns: int | None, caller: Caller) -> None:
+        """Set times, None for one that stays. On `.save` it is a touch."""
+        control = control_of(path)
+        if control is Control.SAVE:
+            writable = self._writable()
+            writable.check_save_allowed()
+            writable.marker.set_times(process_of(caller.pid))
+        elif control is None:
+            self._changeable(path).utimens(path, atime_ns, mtime_ns)
+
+    # names that come, go or change
+
+    @through_door
+    def mkdir(self, path: bytes, mode: int, caller: Caller) -> None:
+        """Make a directory."""
+        self._changeable(path, errno.EEXIST).mkdir(path, mode, caller)
+
+    @through_door
+    def mknod(self, path: bytes, mode: int, device: int, caller: Caller) -> None:
+        """Make a file, fifo, socket or device."""
+        self._changeable(path, errno.EEXIST).mknod(path, mode, device, caller)
+
+    @through_door
+    def symlink(self, path: bytes, target: bytes, caller: Caller) -> None:
+        """Make a symlink."""
+        self._changeable(path, errno.EEXIST).symlink(path, target, caller)
+
+    @through_door
+    def link(self, source: bytes, path: bytes) -> None:
+        """Give an inode a further name."""
+        self._changeable(source, errno.EPERM)
+        self._changeable(path, errno.EEXIST).link(source, path)
+
+    @through_door
+    def unlink(self, path: bytes) -> None:
+        """Remove a name; removing `.save` succeeds and does nothing."""
+        if control_of(path) is not Control.SAVE:
+            self._changeable(path, errno.EPERM).unlink(path)
+
+    @through_door
+    def rmdir(self, path: bytes) -> None:
+        """Remove an empty directory."""
+        self._changeable(path, errno.EPERM).rmdir(path)
+
+    @through_door
+    def rename(self, old: bytes, new: bytes) -> None:
+        """Rename; a file renamed to `.save` is a touch, its text the note."""
+        live = self._changeable(old, errno.EPERM)
+        if control_of(new) is Control.SAVE:
+            self._touch_by_rename(live, old)
+        else:
+            self._changeable(new, errno.EPERM).rename(old, new)
+
+    @through_door
+    def truncate(self, path: bytes, size_bytes: int, handle: Handle | None = None) -> None:
+        """Set a file's size."""
+        control = control_of(path)
+        if isinstance(handle, FileHandle):
+            self._writable().open_files.truncate(handle, path, size_bytes)
+        elif control is Control.SAVE and handle is None:
+            writable = self._writable()
+            writable.check_save_allowed()
+            writable.marker.put(b"")
+        elif control is None:
+            self._changeable(path).truncate(path, size_bytes)
+
+    # open files
+
+    @through_door
+    def create(self, path: bytes, flags: int, mode: int, caller: Caller) -> Handle:
+        """Make and open a file."""
+        if control_of(path) is Control.SAVE:
+            return self._open_control(path, Control.SAVE, flags, caller)
+        self._changeable(path, errno.EEXIST)
+        return self._writable().open_files.create(path, flags, mode, caller)
+
+    @through_door
+    def open(self, path: bytes, flags: int, caller: Caller) -> Handle:
+        """Open a file."""
+        below = below_versions(path)
+        if below is not None:
+            return ViewHandle(self.versions.open(below, flags), self.versions.attributes(below))
+        control = control_of(path)
+        if control is not None:
+            return self._open_control(path, control, flags, caller)
+        if self.writable is not None:
+            return self.writable.open_files.open(path, flags)
+        view = self._view()
+        return ViewHandle(view.open(path, flags), view.attributes(path))
+
+    @through_door
+    def read_into(self, handle: Handle, buffer: memoryview, offset_bytes: int) -> int:
+        """Fill a buffer from an open file; return how many bytes there were."""
+        if isinstance(handle, ControlHandle):
+            piece = handle.text[offset_bytes : offset_bytes + len(buffer)]
+            buffer[: len(piece)] = piece
+            return len(piece)
+        return os.preadv(handle.fd, [buffer], offset_bytes)
+
+    @through_door
+    def write(self, handle: Handle, path: bytes | None, data: memoryview, offset_bytes: int) -> int:
+        """Write to an open file; `path` is its name now, None if it has none any more."""
+        if isinstance(handle, FileHandle):
+            return self._writable().open_files.write(handle, path, data, offset_bytes)
+        if isinstance(handle, ViewHandle):
+            raise _error(errno.EBADF)
+        if handle.touch is not None:
+            return self._writable().marker.write(handle.touch, data, offset_bytes)
+        if offset_bytes + len(data) > NOTE_LIMIT_BYTES:
+            raise _error(errno.EFBIG)
+        handle.written[offset_bytes : offset_bytes + len(data)] = data
+        # a shell does not look at what closing said, so a version that is not there is refused here
+        self._writable().restorer.check(_spec(handle))
+        return len(data)
+
+    @through_door
+    def allocate(self, handle: Handle, path: bytes | None, mode: int, offset_bytes: int, size_bytes: int) -> None:
+        """fallocate(2)."""
+        if not isinstance(handle, FileHandle):
+            raise _error(errno.EOPNOTSUPP)
+        self._writable().open_files.allocate(handle, path, mode, offset_bytes, size_bytes)
+
+    @through_door
+    def flush(self, handle: Handle) -> None:
+        """A descriptor is being closed: this is what makes close(2) of `.save` capture."""
+        if not isinstance(handle, ControlHandle):
+            return
+        if handle.touch is not None:
+            self._writable().marker.flush(handle.touch)
+        elif handle.written:
+            spec = _spec(handle)
+            handle.written.clear()
+            self._writable().restorer.restore(spec)
+
+    @through_door
+    def release(self, handle: Handle) -> None:
+        """The last descriptor of a handle is closed."""
+        if isinstance(handle, FileHandle):
+            self._writable().open_files.close(handle)
+        elif isinstance(handle, ViewHandle):
+            os.close(handle.fd)
+        elif handle.touch is not None:
+            self._writable().marker.release(handle.touch)
+
+    @through_door
+    def fsync(self, handle: Handle, data_only: bool) -> None:
+        """Write back to the local disk; on `.save`, wait until all captured versions are durable."""
+        if isinstance(handle, FileHandle):
+            self._writable().open_files.sync(handle, data_only)
+        elif isinstance(handle, ControlHandle) and handle.control is Control.SAVE and self.writable is not None:
+            self.writable.marker.sync(handle.touch)
+
+    # telling paths apart
+
+    def _tree(self) -> LiveTree | TreeView:
+        return self.writable.live if self.writable is not None else self._view()
+
+    def _view(self) -> TreeView:
+        if self.view is None:
+            raise CkptfsError("a mount has neither a live tree nor a version to show")
+        return self.view()
+
+    def _writable(self) -> Writable:
+        if self.writable is None:
+            raise ReadOnlyError("the mount is read-only")
+        return self.writable
+
+    def _changeable(self, path: bytes, control_errno: int = errno.EPERM) -> LiveTree:
+        """Return the live tree if a path may be changed there; a reserved name gives the errno."""
+        if below_versions(path) is not None and path != Control.VERSIONS.value:
+            raise _error(errno.EROFS)
+        self._refuse_control(path, control_errno)
+        return self._writable().live
+
+    def _refuse_control(self, path: bytes, number: int) -> None:
+        if control_of(path) is not None:
+            raise _error(number)
+
+    def _fixed_xattrs(self, path: bytes, below: bytes | None) -> dict[bytes, bytes]:
+        if below is not None:
+            return self.versions.xattrs(below)
+        return {} if control_of(path) is not None else self._view().xattrs(path)
+
+    # control files
+
+    def _control_attributes(self, path: bytes, control: Control) -> Attributes:
+        directory = path.rpartition(b"/")[0]
+        owner = self._tree().attributes(directory)
+        if not stat.S_ISDIR(owner.mode):
+            raise _error(errno.ENOTDIR)
+        # who may make files in the directory may save
+        mode = 0o444 if control is Control.STATUS else 0o444 | owner.mode & 0o222
+        # room for what reading gives: some programs read no further than the size
+        size_bytes = len(self.texts[control]()) if control in self.texts else 0
+        return virtual_file(_CONTROL_INODE + list(Control).index(control), mode, owner, size_bytes)
+
+    def _open_control(self, path: bytes, control: Control, flags: int, caller: Caller) -> ControlHandle:
+        self._control_attributes(path, control)  # the directory must be there
+        handle = ControlHandle(control, self.texts[control]())
+        if flags & os.O_ACCMODE == os.O_RDONLY:
+            return handle
+        writable = self._writable()
+        if control is Control.STATUS:
+            raise _error(errno.EACCES)
+        if control is Control.SAVE:
+            # said at open, for `: > .save` in a shell does not look at what closing said
+            writable.check_save_allowed()
+            handle.touch = writable.marker.begin(process_of(caller.pid))
+        return handle
+
+    def _touch_by_rename(self, live: LiveTree, old: bytes) -> None:
+        """Take a file away and make its text the note of a touch; a capture that fails puts it back."""
+        writable = self._writable()
+        writable.check_save_allowed()
+        status = live.lstat(old)
+        if not stat.S_ISREG(status.st_mode):
+            raise _error(errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.EINVAL)
+        if status.st_size > NOTE_LIMIT_BYTES:
+            raise _error(errno.EFBIG)
+        live.hydrator.ensure(status.st_ino, old)
+        handle = writable.open_files.open(old, os.O_RDONLY)
+        try:
+            text = os.pread(handle.fd, NOTE_LIMIT_BYTES, 0)
+        finally:
+            writable.open_files.close(handle)
+        spare = b"note-" + secrets.token_hex(8).encode()
+        live.move_out(old, spare, keep_name=False)
+        try:
+            writable.marker.put(text)
+        except BaseException:
+            live.move_in(spare, old)
+            raise
+        os.unlink(spare, dir_fd=live.spare_fd)
+
+
+def _spec(handle: ControlHandle) -> str:
+    return bytes(handle.written).decode("utf-8", "replace").strip().strip("\0").strip()
+
+
+def _error(number: int) -> OSError:
+    return OSError(number, os.strerror(number))

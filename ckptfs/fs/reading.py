@@ -1,0 +1,142 @@
+"""A read-only mount: shows one version from its manifest, or follows the newest. It takes no lease and writes nothing to the store."""
+
+import logging
+import os
+import threading
+from typing import Any
+
+from ckptfs.cache.directory import CacheDirectory, store_directory_name
+from ckptfs.errors import CkptfsError
+from ckptfs.format.commit import CommitRecord
+from ckptfs.fs.contents import ContentCache, prefetch
+from ckptfs.fs.control import Control, save_text, status_text, version_object
+from ckptfs.fs.options import MountOptions
+from ckptfs.fs.operations import Operations
+from ckptfs.fs.tree_view import TreeView
+from ckptfs.fs.uploads import VersionState
+from ckptfs.fs.versions_directory import VersionsDirectory
+from ckptfs.store.caching import CachingStore
+from ckptfs.store.open import open_store
+from ckptfs.transfer.fetch import Fetcher
+from ckptfs.versions.history import History, open_history
+
+log = logging.getLogger(__name__)
+
+# one LIST of one key each time: cheap enough to be seconds behind a writer
+_FOLLOW_S = 1.0
+
+
+class ReadingMount:
+    """One read-only mount.
+
+    Raises:
+        CkptfsError: There is no such store or version.
+    """
+
+    def __init__(self, options: MountOptions) -> None:
+        self._options = options
+        self._store = open_store(options.store)
+        store_id = open_history(self._store).store_id
+        self._cache = CacheDirectory(options.cache_dir / store_directory_name(self._store.url))
+        self._cache.prepare()
+        objects = self._cache.objects / store_id
+        objects.mkdir(exist_ok=True, mode=0o700)
+        self._history = History(CachingStore(self._store, objects), store_id)
+        self._contents = ContentCache(self._cache.contents, Fetcher(self._store), options.cache_size_bytes)
+        self._versions = VersionsDirectory(self._history, self._contents)
+        self._over = threading.Event()
+        self._record = self._wanted()
+        self._view = self._make_view(self._record)
+        self.operations = Operations(
+            versions=self._versions,
+            texts={
+                Control.SAVE: lambda: save_text(self._state()),
+                Control.STATUS: lambda: status_text(self.status),
+                Control.RESTORE: lambda: b"%d\n" % self._view.version,
+            },
+            view=lambda: self._view,
+            cache_root_status=lambda: os.statvfs(self._cache.root),
+        )
+
+    @property
+    def cache(self) -> CacheDirectory:
+        """Its cache directory, shared with other mounts of the store."""
+        return self._cache
+
+    @property
+    def store_url(self) -> str:
+        """The store's address in canonical form."""
+        return self._store.url
+
+    def began(self) -> None:
+        """The mount is there: fetch ahead, and follow if asked."""
+        if self._options.prefetch:
+            self._prefetch()
+        if self._options.follow:
+            threading.Thread(target=self._follow, name="follow", daemon=True).start()
+
+    def finish(self) -> None:
+        """The mount is gone."""
+        self._over.set()
+        self._store.close()
+
+    def status(self) -> dict[str, Any]:
+        """Return the fields of `.status`."""
+        state = self._state()
+        return {
+            "store": self._store.url,
+            "mountpoint": os.fspath(self._options.mountpoint),
+            "pid": os.getpid(),
+            "cache": os.fspath(self._cache.root),
+            "transport": "fusepy",
+            "read_only": True,
+            "follow": self._options.follow,
+            "version": self._view.version,
+            "newest": version_object(state) if state is not None else None,
+            "pending": [],
+            "error": None,
+        }
+
+    def _wanted(self) -> CommitRecord | None:
+        return self._history.resolve(self._options.version) if self._options.version else self._history.head()
+
+    def _make_view(self, record: CommitRecord | None) -> TreeView:
+        # the root of an empty store is an empty directory
+        return TreeView(self._history.tree(record) if record else {}, record.version if record else 0, self._contents)
+
+    def _state(self) -> VersionState | None:
+        record = self._record
+        if record is None:
+            return None
+        return VersionState(
+            record.version,
+            "durable",
+            note=record.note,
+            files=record.files,
+            bytes=record.bytes,
+            bytes_uploaded=record.bytes_added,
+        )
+
+    def _prefetch(self) -> None:
+        view = self._view
+
+        def run() -> None:
+            prefetch(self._contents, view.files(), lambda: self._over.is_set() or self._view is not view)
+
+        threading.Thread(target=run, name="prefetch", daemon=True).start()
+
+    def _follow(self) -> None:
+        while not self._over.wait(_FOLLOW_S):
+            try:
+                record = self._wanted()
+                if record is None or (self._record is not None and record.seq == self._record.seq):
+                    continue
+                view = self._make_view(record)
+            except CkptfsError as error:
+                log.warning("could not follow error=%r", error.fact)
+                continue
+            self._record, self._view = record, view
+            self._versions.changed()
+            log.info("followed version=%d", view.version)
+            if self._options.prefetch:
+                self._prefetch()

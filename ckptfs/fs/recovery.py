@@ -1,0 +1,149 @@
+"""Taking up local state when a read-write mount begins: which pending versions may go on, and what the live tree is to become.
+
+The cases are in docs/CONCURRENCY.md ("Taking up a cache directory").
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ckptfs.cache.directory import CacheDirectory
+from ckptfs.cache.pending import PendingVersion, close_pending, discard_pending, is_synced, list_pending, sweep_pending
+from ckptfs.capture.journal import JournalState
+from ckptfs.errors import CorruptObjectError, NoSuchVersionError
+from ckptfs.format.commit import CommitKind, CommitRecord
+from ckptfs.fs.align import Aligner, Alignment, Doubts, Target, doubts_of_known, doubts_of_unknown, with_pending
+from ckptfs.versions.history import History
+from ckptfs.versions.writer import Writer
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Taken:
+    """What a mount begins with."""
+
+    head: CommitRecord | None
+    """Of the newest version in the store."""
+    pending: list[PendingVersion]
+    """What is to be uploaded on top of it."""
+    target: Target
+    version: int
+    """The newest captured version: the live tree's."""
+    commit_id: str
+
+
+def is_our_lineage(session: dict[str, Any], writer: Writer) -> bool:
+    """True if nobody wrote to the store between the last session of this cache directory and this one.
+
+    Args:
+        session: As the last session left it.
+        writer: Of this session.
+    """
+    if session.get("store_id") != writer.history.store_id:
+        return False
+    last = session.get("epoch")
+    if last == writer.epoch - 1:
+        return True
+    # a session that died between its fence and writing that down
+    claim = session.get("claim")
+    if last != writer.epoch - 2 or not isinstance(claim, dict):
+        return False
+    fence = _fence_of(writer.history, writer.epoch - 1)
+    return fence is not None and (fence.host, fence.pid) == (claim.get("host"), claim.get("pid"))
+
+
+def take_up(cache: CacheDirectory, history: History, *, ours: bool, boot: str) -> Taken:
+    """Decide about the pending versions of a cache directory.
+
+    Those that can enter history stay; the others are moved to aside/ and said.
+
+    Args:
+        ours: Whether they may (is_our_lineage).
+        boot: The machine's boot id: after a restart, only what was synced is what was captured.
+    """
+    sweep_pending(cache.pending)
+    head = history.head()
+    version, commit_id = (head.version, head.commit_id) if head is not None else (0, "")
+    kept: list[PendingVersion] = []
+    broken: str | None = None if ours else "another writer took the store over"
+    for pending in _all_pending(cache):
+        if pending.version <= version and not kept:
+            if _commit_id_of(history, pending.version) == pending.header.commit_id:
+                discard_pending(pending)
+                continue
+            broken = broken or "another version has its number"
+        if broken is None and pending.header.boot != boot and not is_synced(pending):
+            broken = "the machine restarted before its data were on disk"
+        if broken is None and pending.version != version + 1:
+            broken = f"version {version + 1} is missing"
+        if broken is not None:
+            move_aside(cache, pending, broken)
+            continue
+        kept.append(close_pending(pending))
+        version, commit_id = pending.version, pending.header.commit_id
+    tree = history.tree(head) if head is not None else {}
+    return Taken(head, kept, with_pending(tree, kept), version, commit_id)
+
+
+def align_live_tree(
+    aligner: Aligner, taken: Taken, state: JournalState | None, *, boot: str, root_fd: int, walk: Callable[[], set[bytes]]
+) -> Alignment:
+    """Make the live tree the newest captured version.
+
+    Args:
+        state: What the journal says, None if there is none.
+        walk: Returns all paths of the live tree.
+    """
+    tree = taken.target.tree
+    if state is None:
+        present = walk()
+        return aligner.align(taken.target, Doubts(present | set(tree), present))
+    if state.intended == (taken.version, taken.commit_id):
+        state.adopt_intended()
+    if (state.version, state.commit_id, state.boot) == (taken.version, taken.commit_id, boot):
+        doubts = doubts_of_known(state, tree, root_fd)
+    else:
+        doubts = doubts_of_unknown(state, tree, root_fd, walk(), journal_is_whole=state.boot == boot)
+    result = aligner.align(taken.target, doubts)
+    aligner.refresh_attributes(taken.target, (state.attributes | doubts.suspect) - (doubts.doubtful - doubts.suspect))
+    return result
+
+
+def move_aside(cache: CacheDirectory, pending: PendingVersion, why: str) -> None:
+    """Keep a version that can never enter history."""
+    target = cache.aside / pending.directory.name
+    number = 1
+    while target.exists():
+        number += 1
+        target = cache.aside / f"{pending.directory.name}-{number}"
+    pending.directory.rename(target)
+    log.warning("kept aside version=%d reason=%r directory=%s", pending.version, why, target)
+
+
+def _all_pending(cache: CacheDirectory) -> list[PendingVersion]:
+    try:
+        return list_pending(cache.pending)
+    except CorruptObjectError:
+        # rare and local: keep all for a person to look at, and go on with what the store has
+        for entry in cache.pending.iterdir():
+            entry.rename(cache.aside / f"damaged-{entry.name}")
+        log.exception("pending versions are damaged directory=%s", cache.aside)
+        return []
+
+
+def _commit_id_of(history: History, version: int) -> str | None:
+    try:
+        return history.version(version).commit_id
+    except NoSuchVersionError:
+        return None
+
+
+def _fence_of(history: History, epoch: int) -> CommitRecord | None:
+    record = history.newest()
+    while record is not None and record.seq > 1 and record.epoch >= epoch:
+        if record.kind is CommitKind.FENCE and record.epoch == epoch:
+            return record
+        record = history.record(record.seq - 1)
+    return record if record is not None and record.kind is CommitKind.FENCE and record.epoch == epoch else None

@@ -1,0 +1,143 @@
+"""`.restore`: the live tree of a running mount becomes a version.
+
+What differs is made anew as stubs, so it takes no time in proportion to bytes; what was never saved is set aside. History is not touched: the next save makes
+a new version of what the live tree then is.
+"""
+
+import errno
+import logging
+import os
+import threading
+from collections.abc import Callable
+
+from ckptfs.capture.capture import Capturer
+from ckptfs.errors import FencedError, NoSuchVersionError, NotDurableError
+from ckptfs.format.commit import CommitRecord
+from ckptfs.format.manifest import Entry, Kind, Tree
+from ckptfs.fs.align import Aligner, Alignment, Doubts, Target
+from ckptfs.fs.live import LiveTree
+from ckptfs.fs.uploads import Uploads
+from ckptfs.versions.history import LATEST, History
+
+log = logging.getLogger(__name__)
+
+
+class LiveRestorer:
+    """Restores versions into one live tree.
+
+    Args:
+        adopt: Called inside the closed gate with what was aligned, to bring link groups and stubs in line.
+        sync_timeout_s: How long a version that is still being uploaded is waited for.
+    """
+
+    def __init__(
+        self,
+        *,
+        history: History,
+        live: LiveTree,
+        capturer: Capturer,
+        uploads: Uploads,
+        make_aligner: Callable[[], Aligner],
+        adopt: Callable[[Target, Alignment], None],
+        sync_timeout_s: float,
+    ) -> None:
+        self._history = history
+        self._live = live
+        self._capturer = capturer
+        self._uploads = uploads
+        self._make_aligner = make_aligner
+        self._adopt = adopt
+        self._sync_timeout_s = sync_timeout_s
+        self._lock = threading.Lock()
+
+    def check(self, spec: str) -> None:
+        """Raise NoSuchVersionError or InvalidInputError if there is no such version."""
+        if spec and not self._is_pending(spec):
+            self._history.resolve(spec)
+
+    def restore(self, spec: str) -> None:
+        """Make the live tree a version. Raises NoSuchVersionError, NotDurableError, CorruptObjectError, StoreError."""
+        if not spec:
+            return
+        with self._lock:
+            if spec == LATEST or self._is_pending(spec):
+                self._wait_durable()
+            record = self._history.resolve(spec)
+            wanted = self._history.tree(record)
+            base = self._base_tree()
+            with self._live.gate.exclusive():
+                self._replace(base, wanted)
+            log.info("restored version=%d base_version=%d", record.version, self._capturer.version)
+
+    def _is_pending(self, spec: str) -> bool:
+        return spec.isdigit() and any(state.version == int(spec) for state in self._uploads.waiting())
+
+    def _wait_durable(self) -> None:
+        try:
+            self._uploads.wait_durable(self._sync_timeout_s)
+        except FencedError as error:
+            raise NotDurableError(f"the newest version never became durable: {error.fact}") from error
+
+    def _base_tree(self) -> Tree:
+        """Return the tree of the newest captured version, against which the next capture is made."""
+        self._wait_durable()
+        newest = self._capturer.version
+        return self._history.tree(self._record(newest)) if newest else {}
+
+    def _record(self, number: int) -> CommitRecord:
+        try:
+            return self._history.version(number)
+        except NoSuchVersionError as error:
+            raise OSError(errno.EIO, error.fact) from error
+
+    def _replace(self, base: Tree, wanted: Tree) -> None:
+        live = self._live
+        changed = {path for path in base.keys() | wanted.keys() if base.get(path) != wanted.get(path)}
+        dirty = set(live.changes.current.paths)
+        only_attributes = {
+            path for path in changed - dirty if _same_content(base.get(path), wanted.get(path))
+        }
+        doubtful = (changed | dirty) - only_attributes
+        doubtful |= _link_partners(doubtful, wanted) | _link_partners(doubtful, base)
+        only_attributes -= doubtful
+        precious = {path for path in dirty if not self._is_unfilled(path)}
+        for path in sorted(doubtful | only_attributes):
+            live.changes.mark_name(path)
+        self._let_go(doubtful)
+        aligner = self._make_aligner()
+        target = Target(wanted)
+        result = aligner.align(target, Doubts(doubtful, precious))
+        aligner.refresh_attributes(target, only_attributes)
+        self._adopt(target, result)
+        for path, ino in result.made.items():
+            live.changes.restored(ino, wanted[path].extents)
+
+    def _is_unfilled(self, path: bytes) -> bool:
+        try:
+            return self._live.lstat(path).st_ino in self._live.hydrator
+        except OSError:
+            return False
+
+    def _let_go(self, paths: set[bytes]) -> None:
+        """Forget the inodes that leave the tree; open handles keep them."""
+        for path in paths:
+            try:
+                status = self._live.lstat(path)
+            except OSError:
+                continue
+            self._live.lost_name(status, path)
+
+
+def _same_content(old: Entry | None, new: Entry | None) -> bool:
+    if old is None or new is None or old.kind is not new.kind:
+        return False
+    if old.kind is Kind.DIRECTORY:
+        return True
+    return old.kind is Kind.FILE and not old.link_id and not new.link_id and old.extents == new.extents
+
+
+def _link_partners(paths: set[bytes], tree: Tree) -> set[bytes]:
+    groups = {tree[path].link_id for path in paths if path in tree} - {0}
+    return {path for path, entry in tree.items() if entry.link_id in groups} if groups else set()
+
+

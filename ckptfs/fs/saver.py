@@ -1,0 +1,126 @@
+"""Saving: what lies between a touch of the marker and a captured version.
+
+Order of a save: is it allowed; is there room for another pending version; pull dirty mapped pages in; close the gate; capture; open the gate.
+"""
+
+import errno
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+
+from ckptfs.capture.capture import Captured, Capturer
+from ckptfs.capture.gate import Gate
+from ckptfs.errors import FencedError
+from ckptfs.format.pending import Note
+from ckptfs.fs.launder import Launderer
+from ckptfs.fs.open_files import OpenFiles
+from ckptfs.fs.uploads import Uploads
+
+log = logging.getLogger(__name__)
+
+
+class LiveSaver:
+    """Captures of a live tree; the marker's Saver.
+
+    Args:
+        launderer: Pulls dirty pages of mapped files out of the kernel; None for a transport that needs none.
+        max_pending_bytes: Local disk that pending versions may keep before a save waits.
+        sync_timeout_s: How long wait_durable waits.
+    """
+
+    def __init__(
+        self,
+        *,
+        gate: Gate,
+        capturer: Capturer,
+        open_files: OpenFiles,
+        uploads: Uploads,
+        launderer: Callable[[], Launderer | None],
+        max_pending_bytes: int,
+        sync_timeout_s: float,
+    ) -> None:
+        self._gate = gate
+        self._capturer = capturer
+        self._open_files = open_files
+        self._uploads = uploads
+        self._launderer = launderer
+        self._max_pending_bytes = max_pending_bytes
+        self._sync_timeout_s = sync_timeout_s
+        self._lock = threading.Lock()
+        self.blocked_since: float | None = None
+        """Wall clock time since when a save waits for room; None when none does."""
+
+    def check_allowed(self) -> None:
+        """Raise FencedError if no save can ever succeed again."""
+        fenced = self._uploads.fenced
+        if fenced is not None:
+            raise FencedError(fenced)
+
+    def has_changes(self) -> bool:
+        """True if the live tree may differ from the newest capture; what is dirty in mappings is brought here to know."""
+        if not self._capturer.changes.current.paths:
+            self._launder()
+        return bool(self._capturer.changes.current.paths)
+
+    def capture(self, note: Note, replace: Captured | None) -> Captured:
+        """Capture the live tree. Raises FencedError and OSError (ENOSPC, EIO)."""
+        with self._lock:
+            self.check_allowed()
+            if replace is None:
+                self._wait_for_room()
+            started_s = time.monotonic()
+            torn = self._launder()
+            with self._gate.exclusive():
+                closed_s = time.monotonic()
+                captured = self._capturer.capture(note, torn, replace)
+                done_s = time.monotonic()
+            self._uploads.captured(captured.pending, captured.slot, captured.linked_bytes)
+            log.info(
+                "captured version=%d changed=%d files=%d bytes=%d torn=%d laundered_ms=%.1f stalled_ms=%.1f",
+                captured.pending.version,
+                len(captured.changes.paths),
+                captured.pending.header.files,
+                captured.pending.header.bytes,
+                len(torn),
+                1000 * (closed_s - started_s),
+                1000 * (done_s - closed_s),
+            )
+            return captured
+
+    def close(self, captured: Captured) -> None:
+        """Hand a version to the upload process."""
+        self._capturer.close(captured)
+        self._uploads.wake()
+
+    def wait_durable(self) -> None:
+        """Return when all captured versions are durable. Raises NotDurableError, FencedError."""
+        try:
+            self._uploads.wait_durable(self._sync_timeout_s)
+        except FencedError as error:
+            # a sync says EIO where a save says EROFS: the data are here and cannot be made durable
+            raise OSError(errno.EIO, error.fact) from error
+
+    def _wait_for_room(self) -> None:
+        def blocked() -> None:
+            self.blocked_since = time.time()
+
+        try:
+            self._uploads.wait_for_room(self._max_pending_bytes, blocked)
+        finally:
+            self.blocked_since = None
+
+    def _launder(self) -> set[int]:
+        """Bring dirty mapped pages into the live files; return the inodes for which that failed."""
+        launderer = self._launderer()
+        inodes = self._open_files.mappable_inodes()
+        if launderer is None or not inodes:
+            return set()
+        failed = set(inodes)
+        for path, ino in self._open_files.names_of(inodes):
+            if launderer.launder(path):
+                failed.discard(ino)
+            else:
+                log.warning("could not flush mapped pages path=%r", os.fsdecode(path))
+        return failed

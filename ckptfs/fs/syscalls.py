@@ -1,0 +1,50 @@
+"""What the kernel does not say in a request: which system call the program is in, and to which process a thread belongs.
+
+The program sleeps in its system call while we answer, so /proc/<tid>/syscall tells it exactly. Where it may not be read (another pid namespace, a
+security module), the answer is "unknown" and the caller takes the ordinary way.
+"""
+
+import os
+import platform
+from pathlib import Path
+
+# number: index of the flags argument (asm/unistd.h)
+_OPENS = {"x86_64": {2: 1, 257: 2}, "aarch64": {56: 2}}.get(platform.machine(), {})
+_RENAMES = {"x86_64": {82, 264, 316}, "aarch64": {38, 276}}.get(platform.machine(), set())
+
+
+def is_exclusive_create(thread: int) -> bool:
+    """True if a thread is in open(2) with O_CREAT and O_EXCL: its lookup must not find the file that it wants to make."""
+    call = _system_call(thread)
+    if not call or call[0] not in _OPENS:
+        return False
+    flags = call[1 + _OPENS[call[0]]]
+    return flags & (os.O_CREAT | os.O_EXCL) == os.O_CREAT | os.O_EXCL
+
+
+def is_rename(thread: int) -> bool:
+    """True if a thread is in one of the rename calls."""
+    call = _system_call(thread)
+    return bool(call) and call[0] in _RENAMES
+
+
+def process_of(thread: int) -> int:
+    """Return the process id of a thread, 0 if it cannot be known."""
+    try:
+        for line in Path(f"/proc/{thread}/status").read_text().splitlines():
+            if line.startswith("Tgid:"):
+                return int(line.split()[1])
+    except (OSError, ValueError):
+        pass
+    return 0
+
+
+def _system_call(thread: int) -> list[int]:
+    """Return number and arguments of a sleeping thread's system call; nothing if unknown."""
+    if thread <= 0:
+        return []
+    try:
+        words = Path(f"/proc/{thread}/syscall").read_text().split()
+        return [int(words[0]), *(int(word, 16) for word in words[1:7])]
+    except (OSError, ValueError, IndexError):
+        return []

@@ -1,0 +1,318 @@
+"""The portable transport: libfuse 2 through fusepy; any kernel, also without privileges (through fusermount).
+
+fusepy's own methods decode paths as strict UTF-8, hide the difference between "leave this time" and a time, and copy every buffer; so each is replaced here
+by one that hands bytes to the operations. Facts about libfuse 2.9 and fusepy 3.0.1 that this relies on are in docs/adr/0004-fusepy-transport.md.
+"""
+
+import ctypes
+import itertools
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fuse
+
+from ckptfs.errors import MountError
+from ckptfs.fs.attributes import Attributes, Caller
+from ckptfs.fs.door import through_door
+from ckptfs.fs.operations import ControlHandle, Handle, Operations
+from ckptfs.fs.transport.hidden import HiddenFiles, is_hidden_name
+
+_UTIME_NOW, _UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
+
+_FILE_INFO = ctypes.POINTER(fuse.fuse_file_info)
+
+
+class _OperationsTable(ctypes.Structure):
+    """struct fuse_operations of libfuse 2.9: fusepy's ends at ioctl."""
+
+    _fields_ = [
+        *fuse.fuse_operations._fields_,
+        ("poll", ctypes.c_void_p),
+        ("write_buf", ctypes.c_void_p),
+        ("read_buf", ctypes.c_void_p),
+        ("flock", ctypes.c_void_p),
+        (
+            "fallocate",
+            ctypes.CFUNCTYPE(
+                ctypes.c_int, ctypes.c_char_p, ctypes.c_int, fuse.c_off_t, fuse.c_off_t, _FILE_INFO
+            ),
+        ),
+    ]
+
+
+class _Implemented:
+    """Tells fusepy which callbacks to install. Locks are absent on purpose: the kernel then keeps them, one machine being all there is."""
+
+    use_ns = True
+    flag_utime_omit_ok = 1
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        for name in names:
+            setattr(self, name, True)
+
+    def __call__(self, *_: object) -> int:
+        return 0
+
+
+_NAMES = tuple(
+    "getattr readlink mknod mkdir unlink rmdir symlink rename link chmod chown truncate open read write statfs flush release fsync "
+    "setxattr getxattr listxattr removexattr opendir readdir releasedir fsyncdir init create utimens fallocate".split()
+)
+
+
+class _Server(fuse.FUSE):  # type: ignore[misc]  # fusepy has no types
+    """One mount; the constructor returns when it has ended."""
+
+    def __init__(self, operations: Operations, mountpoint: str, ready: Callable[[], None], **options: Any) -> None:
+        self._fs = operations
+        self._ready = ready
+        self._hidden = HiddenFiles(operations.writable.live if operations.writable is not None else None)
+        self._handles: dict[int, Handle] = {}
+        self._numbers = itertools.count(1)
+        super().__init__(_Implemented(_NAMES), mountpoint, raw_fi=True, encoding="utf-8", **options)
+
+    def init(self, _: object) -> None:
+        self._ready()
+
+    # attributes
+
+    def getattr(self, path: bytes, buffer: Any) -> int:
+        return self._put_attributes(_relative(path), buffer, None)
+
+    def fgetattr(self, path: bytes | None, buffer: Any, info: Any) -> int:
+        return self._put_attributes(_relative(path or b"/"), buffer, self._handles.get(info.contents.fh) if info else None)
+
+    def _put_attributes(self, path: bytes, buffer: Any, handle: Handle | None) -> int:
+        found: Attributes | None = None
+        if handle is None and is_hidden_name(path):
+            found = self._hidden_attributes(path)
+            path = path.rpartition(b"/")[0] + b"/.save" if b"/" in path else b".save"
+        if found is None:
+            found = self._fs.attributes(path, _caller(), handle)
+        ctypes.memset(buffer, 0, ctypes.sizeof(fuse.c_stat))
+        status = buffer.contents
+        status.st_ino, status.st_mode, status.st_nlink = found.ino, found.mode, found.nlink
+        status.st_uid, status.st_gid, status.st_rdev = found.uid, found.gid, found.rdev
+        status.st_size, status.st_blocks, status.st_blksize = found.size_bytes, found.blocks, 4096
+        for field, value in (
+            (status.st_atimespec, found.atime_ns),
+            (status.st_mtimespec, found.mtime_ns),
+            (status.st_ctimespec, found.ctime_ns),
+        ):
+            field.tv_sec, field.tv_nsec = divmod(value, 10**9)
+        return 0
+
+    @through_door
+    def _hidden_attributes(self, path: bytes) -> Attributes | None:
+        return self._hidden.attributes(path)
+
+    def readlink(self, path: bytes, buffer: Any, size: int) -> int:
+        target = self._fs.readlink(_relative(path))[: size - 1] + b"\0"
+        ctypes.memmove(buffer, target, len(target))
+        return 0
+
+    def statfs(self, path: bytes, buffer: Any) -> int:
+        status = self._fs.statfs()
+        for name, _ in fuse.c_statvfs._fields_:
+            if name not in ("f_fsid", "f_flag"):
+                setattr(buffer.contents, name, getattr(status, name))
+        return 0
+
+    @through_door
+    def chmod(self, path: bytes, mode: int) -> None:
+        if is_hidden_name(path):
+            return self._hidden.chmod(_relative(path), mode & 0o7777)
+        self._fs.chmod(_relative(path), mode & 0o7777)
+
+    @through_door
+    def chown(self, path: bytes, uid: int, gid: int) -> None:
+        owner = (-1 if uid == 0xFFFFFFFF else uid, -1 if gid == 0xFFFFFFFF else gid)
+        if is_hidden_name(path):
+            return self._hidden.chown(_relative(path), *owner)
+        self._fs.chown(_relative(path), *owner)
+
+    @through_door
+    def utimens(self, path: bytes, times: Any) -> None:
+        pair = (times.contents.actime, times.contents.modtime) if times else (None, None)
+        atime_ns, mtime_ns = (_time_ns(value) for value in pair)
+        if is_hidden_name(path):
+            return self._hidden.utimens(_relative(path), atime_ns, mtime_ns)
+        self._fs.utimens(_relative(path), atime_ns, mtime_ns, _caller())
+
+    def setxattr(self, path: bytes, name: bytes, value: Any, size: int, flags: int, *_: object) -> None:
+        self._fs.setxattr(_relative(path), name, ctypes.string_at(value, size), flags)
+
+    def getxattr(self, path: bytes, name: bytes, buffer: Any, size: int, *_: object) -> int:
+        return _put_sized(self._fs.getxattr(_relative(path), name), buffer, size)
+
+    def listxattr(self, path: bytes, buffer: Any, size: int) -> int:
+        names = self._fs.listxattr(_relative(path))
+        return _put_sized(b"".join(name + b"\0" for name in names), buffer, size)
+
+    def removexattr(self, path: bytes, name: bytes) -> None:
+        self._fs.removexattr(_relative(path), name)
+
+    # names
+
+    def mknod(self, path: bytes, mode: int, device: int) -> None:
+        self._fs.mknod(_relative(path), mode, device, _caller())
+
+    def mkdir(self, path: bytes, mode: int) -> None:
+        self._fs.mkdir(_relative(path), mode, _caller())
+
+    def symlink(self, target: bytes, path: bytes) -> None:
+        self._fs.symlink(_relative(path), target, _caller())
+
+    def link(self, source: bytes, path: bytes) -> None:
+        self._fs.link(_relative(source), _relative(path))
+
+    @through_door
+    def unlink(self, path: bytes) -> None:
+        if is_hidden_name(path):
+            return self._hidden.unlink(_relative(path))
+        self._fs.unlink(_relative(path))
+
+    def rmdir(self, path: bytes) -> None:
+        self._fs.rmdir(_relative(path))
+
+    @through_door
+    def rename(self, old: bytes, new: bytes) -> None:
+        if is_hidden_name(new):
+            return self._hidden.hide(_relative(old), _relative(new), _caller())
+        self._fs.rename(_relative(old), _relative(new))
+
+    def opendir(self, path: bytes, info: Any) -> int:
+        return 0
+
+    def readdir(self, path: bytes, buffer: Any, fill: Any, offset: int, info: Any) -> int:
+        for name in (b".", b"..", *self._fs.names(_relative(path))):
+            if fill(buffer, name, None, 0) != 0:
+                break
+        return 0
+
+    def releasedir(self, path: bytes | None, info: Any) -> int:
+        return 0
+
+    def fsyncdir(self, path: bytes | None, data_only: int, info: Any) -> int:
+        return 0
+
+    # open files
+
+    def create(self, path: bytes, mode: int, info: Any) -> int:
+        handle = self._fs.create(_relative(path), info.contents.flags, mode & 0o7777, _caller())
+        return self._put_handle(handle, info)
+
+    def open(self, path: bytes, info: Any) -> int:
+        return self._put_handle(self._fs.open(_relative(path), info.contents.flags, _caller()), info)
+
+    def _put_handle(self, handle: Handle, info: Any) -> int:
+        number = next(self._numbers)
+        self._handles[number] = handle
+        info.contents.fh = number
+        # what a control file says has no size beforehand, and must not come from the page cache
+        info.contents.direct_io = isinstance(handle, ControlHandle)
+        return 0
+
+    def read(self, path: bytes | None, buffer: Any, size: int, offset: int, info: Any) -> int:
+        return self._fs.read_into(self._handles[info.contents.fh], _view(buffer, size), offset)
+
+    def write(self, path: bytes | None, buffer: Any, size: int, offset: int, info: Any) -> int:
+        handle = self._handles[info.contents.fh]
+        return self._fs.write(handle, _known(path), _view(buffer, size), offset)
+
+    def truncate(self, path: bytes, size: int) -> None:
+        self._fs.truncate(_relative(path), size)
+
+    def ftruncate(self, path: bytes | None, size: int, info: Any) -> None:
+        self._fs.truncate(_relative(path or b"/"), size, self._handles[info.contents.fh])
+
+    def fallocate(self, path: bytes | None, mode: int, offset: int, size: int, info: Any) -> None:
+        self._fs.allocate(self._handles[info.contents.fh], _known(path), mode, offset, size)
+
+    def flush(self, path: bytes | None, info: Any) -> None:
+        self._fs.flush(self._handles[info.contents.fh])
+
+    def release(self, path: bytes | None, info: Any) -> None:
+        self._fs.release(self._handles.pop(info.contents.fh))
+
+    def fsync(self, path: bytes | None, data_only: int, info: Any) -> None:
+        self._fs.fsync(self._handles[info.contents.fh], bool(data_only))
+
+
+fuse.fuse_operations = _OperationsTable
+
+
+def serve(operations: Operations, mountpoint: Path, *, name: str, allow_other: bool, read_only: bool, ready: Callable[[], None]) -> None:
+    """Mount and serve until unmounted. Returns then.
+
+    Args:
+        name: What `df` and `mount` show as the device.
+        ready: Called when the mount is there, before the first operation is answered.
+
+    Raises:
+        MountError: libfuse could not mount; it has said why on standard error.
+    """
+    options: dict[str, Any] = {
+        "fsname": name.replace(",", "\\,"),
+        "subtype": "ckptfs",
+        "default_permissions": True,
+        "use_ino": True,
+        "atomic_o_trunc": True,
+        "big_writes": True,
+        "nonempty": True,
+        # paths, not inodes, are what libfuse caches attributes by: two hard links would show two link counts
+        "attr_timeout": 0,
+        "allow_other": allow_other,
+        "ro": read_only,
+    }
+    is_ready = threading.Event()
+
+    def started() -> None:
+        is_ready.set()
+        ready()
+
+    try:
+        _Server(operations, os.fspath(mountpoint), started, foreground=True, **options)
+    except RuntimeError as error:
+        if is_ready.is_set():
+            return
+        raise MountError(
+            f"libfuse could not mount on {mountpoint} (code {error})", hint="run `ckptfs doctor`: it checks /dev/fuse and fusermount"
+        ) from error
+
+
+def _relative(path: bytes) -> bytes:
+    return path[1:]
+
+
+def _known(path: bytes | None) -> bytes | None:
+    return None if path is None or is_hidden_name(path) else path[1:]
+
+
+def _caller() -> Caller:
+    return Caller(*fuse.fuse_get_context())
+
+
+def _view(buffer: Any, size: int) -> memoryview:
+    return memoryview((ctypes.c_ubyte * size).from_address(ctypes.addressof(buffer.contents))).cast("B")
+
+
+def _put_sized(value: bytes, buffer: Any, size: int) -> int:
+    """Answer a request for an attribute's value or, without a buffer, for its size."""
+    if not buffer or size == 0:
+        return len(value)
+    if len(value) > size:
+        return -34  # ERANGE
+    ctypes.memmove(buffer, value, len(value))
+    return len(value)
+
+
+def _time_ns(value: Any) -> int | None:
+    """Return a time to set; None for one that stays."""
+    if value is None or value.tv_nsec == _UTIME_NOW:
+        return time.time_ns()
+    return None if value.tv_nsec == _UTIME_OMIT else value.tv_sec * 10**9 + value.tv_nsec

@@ -1,0 +1,109 @@
+"""One version's tree, shown read-only from its manifest: no live files, data fetched when a file is opened."""
+
+import errno
+import os
+import stat
+
+from ckptfs.format.manifest import Chunk, Entry, Kind, Tree
+from ckptfs.fs.attributes import Attributes
+from ckptfs.fs.contents import ContentCache
+from ckptfs.transfer.attributes import kind_format
+
+# Inode numbers of versions begin where no local filesystem's do: 2^62 + version * 2^36 + index
+_FIRST_INODE = 1 << 62
+_INODES_OF_VERSION = 1 << 36
+
+
+def _error(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
+
+
+class TreeView:
+    """A version's names, attributes and files. Paths are relative to the version's root, which is b""."""
+
+    def __init__(self, tree: Tree, version: int, contents: ContentCache) -> None:
+        self.tree = tree
+        self.version = version
+        self._contents = contents
+        self._children: dict[bytes, list[bytes]] = {path: [] for path, e in tree.items() if e.kind is Kind.DIRECTORY}
+        self._children.setdefault(b"", [])
+        self._inodes: dict[bytes, int] = {}
+        self._links: dict[int, int] = {}
+        first_of_link: dict[int, int] = {}
+        base = _FIRST_INODE + (version % (1 << 25)) * _INODES_OF_VERSION
+        for index, (path, entry) in enumerate(tree.items(), 1):
+            ino = base + index
+            if entry.link_id:
+                ino = first_of_link.setdefault(entry.link_id, ino)
+                self._links[entry.link_id] = self._links.get(entry.link_id, 0) + 1
+            self._inodes[path] = ino
+            if path:
+                above, _, name = path.rpartition(b"/")
+                self._children[above].append(name)
+
+    def entry(self, path: bytes) -> Entry:
+        """Return a path's entry. Raises FileNotFoundError."""
+        try:
+            return self.tree[path]
+        except KeyError:
+            if path == b"":
+                return Entry(path=b"", kind=Kind.DIRECTORY, mode=0o755)
+            raise _error(errno.ENOENT) from None
+
+    def attributes(self, path: bytes) -> Attributes:
+        """Return a path's attributes, write permission and all: the mount itself is what is read-only."""
+        entry = self.entry(path)
+        nlink = self._links.get(entry.link_id, 1)
+        if entry.kind is Kind.DIRECTORY:
+            nlink = 2 + sum(
+                self.tree[path + b"/" + name if path else name].kind is Kind.DIRECTORY for name in self._children[path]
+            )
+        data_bytes = sum(extent.size_bytes for extent in entry.extents if isinstance(extent, Chunk))
+        return Attributes(
+            ino=self._inodes.get(path, _FIRST_INODE),
+            mode=kind_format(entry.kind) | entry.mode,
+            nlink=nlink,
+            uid=entry.uid,
+            gid=entry.gid,
+            size_bytes=entry.size_bytes,
+            blocks=-(-data_bytes // 512),
+            rdev=entry.rdev,
+            atime_ns=entry.mtime_ns,
+            mtime_ns=entry.mtime_ns,
+            ctime_ns=entry.mtime_ns,
+        )
+
+    def names(self, path: bytes) -> list[bytes]:
+        """Return the names in a directory."""
+        if self.entry(path).kind is not Kind.DIRECTORY:
+            raise _error(errno.ENOTDIR)
+        return self._children[path]
+
+    def readlink(self, path: bytes) -> bytes:
+        """Return a symlink's target."""
+        entry = self.entry(path)
+        if entry.kind is not Kind.SYMLINK:
+            raise _error(errno.EINVAL)
+        return entry.target
+
+    def xattrs(self, path: bytes) -> dict[bytes, bytes]:
+        """Return all extended attributes."""
+        return dict(self.entry(path).xattrs)
+
+    def open(self, path: bytes, flags: int) -> int:
+        """Return a descriptor of a file's content, for reading.
+
+        Raises:
+            OSError: EROFS if it is to be written, and what a file that is none gives.
+            CkptfsError: The data are damaged or cannot be had.
+        """
+        entry = self.entry(path)
+        if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
+            raise _error(errno.EROFS)
+        if stat.S_ISDIR(kind_format(entry.kind)):
+            raise _error(errno.EISDIR)
+        return self._contents.open(entry)
+
+    def files(self) -> list[Entry]:
+        """Return the files that have data, in path order."""
+        return [entry for entry in self.tree.values() if entry.kind is Kind.FILE and entry.extents]

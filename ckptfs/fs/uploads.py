@@ -1,0 +1,232 @@
+"""The mount's view of its upload process: starting it, waking it, and knowing which versions are durable.
+
+The upload process (transfer/process.py) owns the network side of a mount; what it takes and what it has done is on disk and in the store. The pipes
+carry wake-ups and news only, so either side may die at any moment. It is started again whenever it ends, unless it was fenced.
+"""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ckptfs.cache.pending import PendingVersion
+from ckptfs.capture.guards import Guards, Slot
+from ckptfs.errors import FencedError, NotDurableError
+from ckptfs.format.pending import Note
+
+FENCED_EXIT = 3
+_FIRST_RESTART_S, _LAST_RESTART_S = 0.2, 5.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class VersionState:
+    """What `.save` says of a version."""
+
+    version: int
+    state: str
+    """captured, uploading, durable or failed."""
+    note: Note = None
+    error: str | None = None
+    files: int = 0
+    bytes: int = 0
+    bytes_uploaded: int = 0
+    linked_bytes: int = 0
+    """Local disk that it keeps while it is pending."""
+    slot: Slot | None = None
+
+
+class Uploads:
+    """All versions of this mount that are not durable yet, and the newest one whatever its state.
+
+    Args:
+        cache_root: The store's cache directory, which the upload process is given.
+        guards: Released as versions become durable.
+        newest: The newest version in the store when the mount began, None if there is none.
+        on_durable: Called with each version that became durable, from the listening thread.
+    """
+
+    def __init__(
+        self, cache_root: Path, guards: Guards, newest: VersionState | None, on_durable: Callable[[int], None]
+    ) -> None:
+        self._cache_root = cache_root
+        self._guards = guards
+        self._on_durable = on_durable
+        self._changed = threading.Condition()
+        self._waiting: dict[int, VersionState] = {}
+        self._newest = newest
+        self._fenced: str | None = None
+        self._retry_error: str | None = None
+        self._stopping = False
+        self._process: subprocess.Popen[bytes] | None = None
+        self._listener = threading.Thread(target=self._run, name="uploads", daemon=True)
+
+    def start(self) -> None:
+        """Start the upload process and keep it running."""
+        self._listener.start()
+
+    def captured(self, pending: PendingVersion, slot: Slot, linked_bytes: int) -> None:
+        """A version was captured, or captured again under the same number."""
+        header = pending.header
+        state = VersionState(
+            header.version,
+            "captured",
+            note=header.note,
+            files=header.files,
+            bytes=header.bytes,
+            linked_bytes=linked_bytes,
+            slot=slot,
+        )
+        with self._changed:
+            self._waiting[header.version] = self._newest = state
+            self._changed.notify_all()
+
+    def wake(self) -> None:
+        """There may be something to upload."""
+        process = self._process
+        if process is not None and process.stdin is not None:
+            try:
+                process.stdin.write(b"\n")
+                process.stdin.flush()
+            except (OSError, ValueError):
+                pass  # it has died: its successor looks by itself
+
+    @property
+    def fenced(self) -> str | None:
+        """Who took the store over, in words; None while it is ours."""
+        return self._fenced
+
+    @property
+    def retry_error(self) -> str | None:
+        """Why the store cannot be reached now; None while it can."""
+        return self._retry_error
+
+    def newest(self) -> VersionState | None:
+        """Return the newest version of this mount."""
+        return self._newest
+
+    def waiting(self) -> list[VersionState]:
+        """Return the versions that are not durable, oldest first."""
+        with self._changed:
+            return [state for _, state in sorted(self._waiting.items())]
+
+    @property
+    def pending_bytes(self) -> int:
+        """Local disk that pending versions keep."""
+        return sum(state.linked_bytes for state in self.waiting())
+
+    def wait_for_room(self, limit_bytes: int, poll: Callable[[], None]) -> None:
+        """Return when pending versions keep less than a limit. Raises FencedError."""
+        with self._changed:
+            if sum(state.linked_bytes for state in self._waiting.values()) < limit_bytes:
+                return
+            log.warning("blocked a save pending_versions=%d limit_bytes=%d", len(self._waiting), limit_bytes)
+            poll()
+            while sum(state.linked_bytes for state in self._waiting.values()) >= limit_bytes:
+                self._raise_if_fenced()
+                self._changed.wait(1.0)
+
+    def wait_durable(self, timeout_s: float) -> None:
+        """Return when every version captured before this call is durable.
+
+        Raises:
+            FencedError: They can never become durable.
+            NotDurableError: One failed, or the time is over.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        with self._changed:
+            wanted = {version: state.slot for version, state in self._waiting.items()}
+            while True:
+                left = {v: self._waiting[v] for v in wanted if v in self._waiting}
+                if not left:
+                    return
+                self._raise_if_fenced()
+                failed = next((state for state in left.values() if state.state == "failed"), None)
+                if failed is not None:
+                    raise NotDurableError(f"version {failed.version} could not be stored: {failed.error}")
+                remaining_s = deadline_s - time.monotonic()
+                if remaining_s <= 0:
+                    why = f" ({self._retry_error})" if self._retry_error else ""
+                    raise NotDurableError(f"{len(left)} version(s) not durable after {timeout_s:g} s{why}")
+                self._changed.wait(remaining_s)
+
+    def stop(self) -> None:
+        """End the upload process; what it has not done stays pending."""
+        self._stopping = True
+        process = self._process
+        if process is not None:
+            process.terminate()
+        if self._listener.is_alive():
+            self._listener.join(10.0)
+
+    def _raise_if_fenced(self) -> None:
+        if self._fenced is not None:
+            raise FencedError(self._fenced)
+
+    def _run(self) -> None:
+        pause_s = _FIRST_RESTART_S
+        while not self._stopping:
+            started_s = time.monotonic()
+            code = self._run_once()
+            if self._stopping or code == FENCED_EXIT:
+                return
+            if time.monotonic() - started_s > _LAST_RESTART_S:
+                pause_s = _FIRST_RESTART_S
+            log.warning("upload process ended exit_code=%d restart_in_s=%.1f", code, pause_s)
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LAST_RESTART_S)
+
+    def _run_once(self) -> int:
+        command = [sys.executable, "-m", "ckptfs.transfer.process", os.fspath(self._cache_root)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            self._process = process
+            if self._stopping:
+                process.terminate()
+            if process.stdout is None:
+                raise AssertionError("stdout is a pipe")
+            for line in process.stdout:
+                try:
+                    self._handle(json.loads(line))
+                except (ValueError, KeyError, TypeError):
+                    log.exception("upload process said something unreadable line=%r", line[:200])
+            return process.wait()
+
+    def _handle(self, event: dict[str, Any]) -> None:
+        name, version = event["event"], event.get("version", 0)
+        with self._changed:
+            state = self._waiting.get(version)
+            if name == "fenced":
+                self._fenced = str(event["error"])
+                log.error("fenced error=%r pending_versions=%d", self._fenced, len(self._waiting))
+            elif name == "retrying":
+                if self._retry_error is None:
+                    log.warning("store unavailable version=%d error=%r", version, event["error"])
+                self._retry_error = str(event["error"])
+                if state is not None:
+                    state.error = self._retry_error
+            elif state is None:
+                pass  # made durable by a process before this mount
+            elif name == "uploading":
+                state.state = "uploading"
+            elif name == "progress":
+                state.bytes_uploaded = int(event["bytes_done"])
+            elif name == "failed":
+                state.state, state.error = "failed", str(event["error"])
+                log.error("failed version=%d error=%r", version, state.error)
+            elif name == "durable":
+                state.state, state.error, self._retry_error = "durable", None, None
+                state.bytes_uploaded = int(event["bytes_added"])
+                del self._waiting[version]
+            self._changed.notify_all()
+        if name == "durable" and state is not None:
+            if state.slot is not None:
+                self._guards.release(state.slot)
+            self._on_durable(version)

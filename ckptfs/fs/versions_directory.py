@@ -1,0 +1,142 @@
+"""`.versions/`: every version in the store as a read-only directory, `latest` and the tags as symlinks to them.
+
+A version appears when it is durable. Listing costs the requests of one newest record; a version's tree is loaded when it is first looked into.
+"""
+
+import errno
+import os
+import stat
+import threading
+import time
+from collections import OrderedDict
+
+from ckptfs.errors import CkptfsError
+from ckptfs.fs.attributes import Attributes
+from ckptfs.fs.contents import ContentCache
+from ckptfs.fs.tree_view import TreeView
+from ckptfs.versions.history import LATEST, History
+
+# Trees that stay loaded: enough to compare a few versions, little against 100,000 files each
+_KEPT_TREES = 8
+# How long a listing is trusted: other machines commit and tag, and `ls -l` asks for each name
+_FRESH_S = 1.0
+_INODE = (1 << 62) - 16
+
+
+class VersionsDirectory:
+    """The content of `.versions`. Paths are relative to it: b"" is the directory, b"41/model.pt" a file of version 41."""
+
+    def __init__(self, history: History, contents: ContentCache) -> None:
+        self._history = history
+        self._contents = contents
+        self._trees: OrderedDict[int, TreeView] = OrderedDict()
+        self._lock = threading.Lock()
+        self._listed_s = float("-inf")
+        self._numbers: frozenset[int] = frozenset()
+        self._links: dict[bytes, bytes] = {}
+
+    def attributes(self, path: bytes) -> Attributes:
+        """Return a path's attributes."""
+        if path == b"":
+            now_ns = time.time_ns()
+            return Attributes(
+                ino=_INODE,
+                mode=stat.S_IFDIR | 0o555,
+                nlink=2,
+                uid=os.geteuid(),
+                gid=os.getegid(),
+                size_bytes=0,
+                mtime_ns=now_ns,
+                ctime_ns=now_ns,
+                atime_ns=now_ns,
+            )
+        target = self._link(path)
+        if target is not None:
+            return Attributes(
+                ino=_INODE + 1,
+                mode=stat.S_IFLNK | 0o777,
+                nlink=1,
+                uid=os.geteuid(),
+                gid=os.getegid(),
+                size_bytes=len(target),
+            )
+        view, below = self._find(path)
+        return view.attributes(below)
+
+    def names(self, path: bytes) -> list[bytes]:
+        """Return the names in a directory."""
+        if path == b"":
+            self._refresh()
+            return [*(b"%d" % number for number in sorted(self._numbers)), *self._links]
+        view, below = self._find(path)
+        return view.names(below)
+
+    def readlink(self, path: bytes) -> bytes:
+        """Return a symlink's target."""
+        target = self._link(path)
+        if target is not None:
+            return target
+        view, below = self._find(path)
+        return view.readlink(below)
+
+    def xattrs(self, path: bytes) -> dict[bytes, bytes]:
+        """Return all extended attributes."""
+        if path == b"" or self._link(path) is not None:
+            return {}
+        view, below = self._find(path)
+        return view.xattrs(below)
+
+    def open(self, path: bytes, flags: int) -> int:
+        """Return a descriptor of a file. See TreeView.open."""
+        view, below = self._find(path)
+        return view.open(below, flags)
+
+    def view(self, number: int) -> TreeView:
+        """Return a version's tree. Raises NoSuchVersionError, CorruptObjectError, StoreError."""
+        with self._lock:
+            view = self._trees.get(number)
+            if view is not None:
+                self._trees.move_to_end(number)
+                return view
+        record = self._history.version(number)
+        view = TreeView(self._history.tree(record), number, self._contents)
+        with self._lock:
+            self._trees[number] = view
+            while len(self._trees) > _KEPT_TREES:
+                self._trees.popitem(last=False)
+        return view
+
+    def changed(self) -> None:
+        """A version has become durable: list again."""
+        self._listed_s = float("-inf")
+
+    def _link(self, path: bytes) -> bytes | None:
+        if b"/" in path or path.isdigit():
+            return None
+        self._refresh()
+        return self._links.get(path)
+
+    def _find(self, path: bytes) -> tuple[TreeView, bytes]:
+        name, _, below = path.partition(b"/")
+        # `041` is no name of version 41
+        if not name.isdigit() or name != b"%d" % int(name):
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return self.view(int(name)), below
+
+    def _refresh(self) -> None:
+        now_s = time.monotonic()
+        if now_s - self._listed_s < _FRESH_S:
+            return
+        try:
+            newest = self._history.newest()
+            numbers = frozenset(self._history.numbers())
+            tags = self._history.tags(newest=newest)
+        except CkptfsError:
+            if self._listed_s == float("-inf") and not self._numbers:
+                raise
+            return  # the store is away: what was listed before is still true
+        self._numbers = numbers
+        self._links = {name.encode(): b"%d" % number for name, number in sorted(tags.items()) if number in numbers}
+        if numbers:
+            self._links[LATEST.encode()] = b"%d" % max(numbers)
+        self._listed_s = now_s

@@ -1,0 +1,405 @@
+"""A read-write mount: puts the parts together, in the order that safety asks for, and takes them apart again.
+
+Beginning: lock the cache directory; end an upload process that outlived its mount; become the store's one writer; take up what is pending; align the live
+tree; start the upload process. Ending, after the kernel has let go of the mount: end touches; save if asked; drain; give the lease back.
+"""
+
+import logging
+import os
+import shutil
+import socket
+import stat
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ckptfs.cache.directory import CacheDirectory, boot_id, lock_is_free, store_directory_name
+from ckptfs.cache.pending import list_pending, sync_pending
+from ckptfs.capture.capture import Capturer
+from ckptfs.capture.changes import Changes, LinkGroups
+from ckptfs.capture.gate import Gate
+from ckptfs.capture.guards import Guards, Slot
+from ckptfs.capture.journal import Journal, read_journal
+from ckptfs.capture.sizes import Sizes
+from ckptfs.errors import CkptfsError
+from ckptfs.format.commit import CommitRecord
+from ckptfs.format.lease import LeaseRecord
+from ckptfs.format.manifest import Kind, LocalData
+from ckptfs.fs.align import Aligner, Alignment, Target
+from ckptfs.fs.contents import ContentCache
+from ckptfs.fs.control import Control, save_text, status_text, version_object
+from ckptfs.fs.hydrate import Hydrator, Stub
+from ckptfs.fs.launder import Launderer
+from ckptfs.fs.live import LiveTree
+from ckptfs.fs.marker import SaveMarker
+from ckptfs.fs.open_files import OpenFiles
+from ckptfs.fs.operations import Operations, Writable
+from ckptfs.fs.options import MountOptions
+from ckptfs.fs.recovery import Taken, align_live_tree, is_our_lineage, take_up
+from ckptfs.fs.restorer import LiveRestorer
+from ckptfs.fs.saver import LiveSaver
+from ckptfs.fs.uploads import Uploads, VersionState
+from ckptfs.fs.versions_directory import VersionsDirectory
+from ckptfs.store.caching import CachingStore
+from ckptfs.store.open import open_store
+from ckptfs.transfer.fetch import Fetcher
+from ckptfs.versions.history import History
+from ckptfs.versions.leasing import Holder
+from ckptfs.versions.writer import Writer
+
+log = logging.getLogger(__name__)
+
+_TICK_S = 1.0
+
+
+@dataclass(slots=True)
+class Ending:
+    """How a mount ended."""
+
+    pending: int
+    """Versions that are not durable and wait in the cache directory."""
+    reason: str = ""
+
+
+class WritingMount:
+    """One read-write mount, from becoming the writer to giving the store back.
+
+    Raises:
+        CkptfsError: The cache directory, the store or the local state does not allow it; nothing has changed then.
+    """
+
+    def __init__(self, options: MountOptions) -> None:
+        self._options = options
+        self._boot = boot_id()
+        self._store = open_store(options.store, create=True)
+        self._cache = CacheDirectory(options.cache_dir / store_directory_name(self._store.url))
+        self._cache.prepare()
+        self._cache.lock()
+        self._cache.stop_upload_process()
+        session = self._cache.read_session()
+        self._writer = self._acquire(session)
+        store_id = self._writer.history.store_id
+        objects = self._cache.objects / store_id
+        objects.mkdir(exist_ok=True, mode=0o700)
+        self._history = History(CachingStore(self._store, objects), store_id)
+        ours = is_our_lineage(session, self._writer)
+        self._write_session()
+        self._build(take_up(self._cache, self._history, ours=ours, boot=self._boot))
+
+    # beginning
+
+    def _acquire(self, session: dict[str, Any]) -> Writer:
+        self._holder = Holder(
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            machine=self._boot,
+            lock=os.fspath(self._cache.lock_path),
+            lock_id=self._cache.lock_id,
+        )
+        # written before the fence: a session that dies right after it is still known as the one before the next
+        self._cache.write_session({**session, "claim": {"host": self._holder.host, "pid": self._holder.pid}})
+        return Writer.acquire(
+            self._store,
+            self._holder,
+            lease_s=self._options.lease_s,
+            takeover=self._options.takeover,
+            unsafe_single_writer=self._options.unsafe_single_writer,
+            holder_is_dead=self._is_dead,
+            holder_is_alive=self._is_alive,
+            on_wait=lambda line: log.warning("%s", line),
+        )
+
+    def _is_dead(self, lease: LeaseRecord) -> bool:
+        same_directory = (lease.lock, lease.lock_id) == (self._holder.lock, self._holder.lock_id)
+        return lease.machine == self._boot and (same_directory or lock_is_free(lease.lock, lease.lock_id))
+
+    def _is_alive(self, lease: LeaseRecord) -> bool:
+        if lease.machine != self._boot or lease.lock_id == self._holder.lock_id:
+            return False
+        try:
+            status = os.stat(lease.lock)
+        except OSError:
+            return False
+        named = f"{status.st_dev}:{status.st_ino}" == lease.lock_id
+        return named and not lock_is_free(lease.lock, lease.lock_id)
+
+    def _write_session(self) -> None:
+        self._cache.write_session(
+            {
+                "store": self._store.url,
+                "store_id": self._writer.history.store_id,
+                "epoch": self._writer.epoch,
+                "lease_s": self._options.lease_s,
+                "host": self._holder.host,
+                "pid": self._holder.pid,
+                "machine": self._holder.machine,
+                "lock": self._holder.lock,
+                "lock_id": self._holder.lock_id,
+            }
+        )
+
+    def _build(self, taken: Taken) -> None:
+        cache, options = self._cache, self._options
+        _empty(cache.orphans)
+        self._root_fd = os.open(cache.live, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        spare_fd = os.open(cache.orphans, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        state = read_journal(cache.journal)
+        self._journal = Journal(cache.journal)
+        self._gate, self._links, self._guards = Gate(), LinkGroups(), Guards()
+        fetcher = Fetcher(self._store)
+        self._hydrator = Hydrator(self._root_fd, fetcher, self._gate, self._journal.hydrated)
+        self._live = LiveTree(
+            self._root_fd,
+            spare_fd,
+            gate=self._gate,
+            changes=Changes(self._journal),
+            links=self._links,
+            guards=self._guards,
+            hydrator=self._hydrator,
+        )
+        aligner = Aligner(cache.live, self._root_fd, cache.unsaved)
+        result = align_live_tree(
+            aligner,
+            taken,
+            state,
+            boot=self._boot,
+            root_fd=self._root_fd,
+            walk=lambda: {path for path, _, _ in self._live.walk(b"")},
+        )
+        self._set_aside = result.set_aside
+        sizes = Sizes()
+        sizes.load(taken.target.tree)
+        self._capturer = Capturer(
+            root_fd=self._root_fd,
+            pending_root=cache.pending,
+            changes=self._live.changes,
+            links=self._links,
+            guards=self._guards,
+            sizes=sizes,
+            version=taken.version,
+            commit_id=taken.commit_id,
+            boot=self._boot,
+        )
+        self._adopt(taken.target, result, kept_stubs=state.stubs if state is not None else set())
+        self._journal.rewrite(taken.version, taken.commit_id, self._boot, self._hydrator.inodes())
+        if b"" not in taken.target.tree:
+            self._take_root_attributes()
+        self._contents = ContentCache(cache.contents, fetcher, options.cache_size_bytes)
+        self._versions = VersionsDirectory(self._history, self._contents)
+        self._open_files = OpenFiles(self._live)
+        self._launderer: Launderer | None = None
+        self._uploads = Uploads(cache.root, self._guards, _durable(taken.head), lambda _: self._versions.changed())
+        self._take_pending(taken)
+        self._saver = LiveSaver(
+            gate=self._gate,
+            capturer=self._capturer,
+            open_files=self._open_files,
+            uploads=self._uploads,
+            launderer=lambda: self._launderer,
+            max_pending_bytes=self._max_pending_bytes(),
+            sync_timeout_s=options.sync_timeout_s,
+        )
+        self._marker = SaveMarker(self._saver)
+        self.operations = self._make_operations()
+
+    def _make_operations(self) -> Operations:
+        restorer = LiveRestorer(
+            history=self._history,
+            live=self._live,
+            capturer=self._capturer,
+            uploads=self._uploads,
+            make_aligner=lambda: Aligner(self._cache.live, self._root_fd, self._cache.unsaved),
+            adopt=lambda target, result: self._adopt(target, result, kept_stubs=set()),
+            sync_timeout_s=self._options.sync_timeout_s,
+        )
+        return Operations(
+            versions=self._versions,
+            texts={
+                Control.SAVE: lambda: save_text(self._uploads.newest()),
+                Control.STATUS: lambda: status_text(self.status),
+                Control.RESTORE: lambda: b"%d\n" % self._capturer.version,
+            },
+            writable=Writable(
+                live=self._live,
+                open_files=self._open_files,
+                marker=self._marker,
+                restorer=restorer,
+                check_save_allowed=self._saver.check_allowed,
+            ),
+            cache_root_status=lambda: os.fstatvfs(self._root_fd),
+        )
+
+    def _adopt(self, target: Target, result: Alignment, *, kept_stubs: set[int]) -> None:
+        """Bring link groups, link ids and stubs in line with an aligned live tree."""
+        self._links.clear()
+        first_names: dict[int, bytes] = {}
+        stubs = list(result.stubs)
+        new_inodes = {stub.ino for stub in stubs}
+        for path, entry in target.tree.items():
+            if entry.kind is not Kind.FILE or not (entry.link_id or kept_stubs):
+                continue
+            ino = self._live.lstat(path).st_ino
+            if entry.link_id:
+                self._capturer.link_ids[ino] = entry.link_id
+                first = first_names.setdefault(entry.link_id, path)
+                if first != path:
+                    self._links.link(ino, first, path)
+            if ino in kept_stubs and ino not in new_inodes:
+                new_inodes.add(ino)
+                stubs.append(Stub(ino, path, entry, entry.mtime_ns, suspect=False))
+        self._hydrator.add(stubs)
+
+    def _take_pending(self, taken: Taken) -> None:
+        """Guard what pending versions share with the live tree, and have them uploaded."""
+        for pending in taken.pending:
+            slot = Slot(pending.directory)
+            linked_bytes = 0
+            for entry in pending.part().entries:
+                for extent in entry.extents:
+                    if isinstance(extent, LocalData):
+                        status = os.stat(pending.data_path(extent.index))
+                        self._guards.add(status.st_ino, slot, extent.index, extent.size_bytes)
+                        linked_bytes += extent.size_bytes
+            self._uploads.captured(pending, slot, linked_bytes)
+
+    def _take_root_attributes(self) -> None:
+        """An empty store's root looks like the directory that it is mounted on."""
+        status = os.stat(self._options.mountpoint)
+        self._live.changes.mark_attributes(b"")
+        os.fchmod(self._root_fd, stat.S_IMODE(status.st_mode))
+        if os.geteuid() == 0:
+            os.fchown(self._root_fd, status.st_uid, status.st_gid)
+
+    def _max_pending_bytes(self) -> int:
+        if self._options.max_pending_bytes is not None:
+            return self._options.max_pending_bytes
+        room = os.fstatvfs(self._root_fd)
+        return room.f_bavail * room.f_frsize // 2
+
+    # running
+
+    @property
+    def cache(self) -> CacheDirectory:
+        """Its cache directory."""
+        return self._cache
+
+    @property
+    def store_url(self) -> str:
+        """The store's address in canonical form."""
+        return self._store.url
+
+    def began(self) -> None:
+        """The mount is there: start what runs beside it."""
+        self._launderer = Launderer(os.fspath(self._options.mountpoint))
+        self._uploads.start()
+        if self._options.prefetch:
+            threading.Thread(target=self._hydrator.run, name="prefetch", daemon=True).start()
+        threading.Thread(target=self._tick, name="tick", daemon=True).start()
+
+    def _tick(self) -> None:
+        while True:
+            time.sleep(_TICK_S)
+            self._marker.end_lingering()
+
+    def status(self) -> dict[str, Any]:
+        """Return the fields of `.status`."""
+        newest = self._uploads.newest()
+        waiting = self._uploads.waiting()
+        blocked_since = self._saver.blocked_since
+        return {
+            "store": self._store.url,
+            "mountpoint": os.fspath(self._options.mountpoint),
+            "pid": os.getpid(),
+            "host": self._holder.host,
+            "cache": os.fspath(self._cache.root),
+            "transport": "fusepy",
+            "read_only": False,
+            "fenced": self._uploads.fenced,
+            "epoch": self._writer.epoch,
+            "version": newest.version if newest is not None else 0,
+            "newest": version_object(newest) if newest is not None else None,
+            "pending": [version_object(state) for state in waiting],
+            "pending_bytes": sum(state.linked_bytes for state in waiting),
+            "blocked_s": round(time.time() - blocked_since, 1) if blocked_since is not None else None,
+            "error": self._uploads.fenced or self._uploads.retry_error,
+            "changed_paths": len(self._live.changes.current.paths),
+            "not_fetched_files": len(self._hydrator),
+            "not_fetched_bytes": self._hydrator.missing_bytes,
+            "set_aside_files": self._set_aside,
+        }
+
+    # ending
+
+    def before_detach(self) -> None:
+        """The mount is going away: end touches, and save if asked while mapped pages can still be had."""
+        self._marker.end_all()
+        if self._options.save_on_exit and self._saver.has_changes():
+            try:
+                self._marker.put(b"")
+            except (CkptfsError, OSError):
+                log.exception("could not save on exit")
+
+    def finish(self, stop_draining: threading.Event) -> Ending:
+        """The kernel has let go of the mount: drain, and give the store back."""
+        self.before_detach()
+        reason = self._drain(stop_draining)
+        self._hydrator.stop()
+        self._uploads.stop()
+        if self._launderer is not None:
+            self._launderer.close()
+        left = take_left(self._cache)
+        if self._uploads.fenced is None:
+            try:
+                self._writer.release()
+            except CkptfsError as error:
+                log.warning("could not give the lease back error=%r", error.fact)
+        self._journal.close()
+        self._cache.unlock()
+        self._store.close()
+        return Ending(left, reason)
+
+    def _drain(self, stop_draining: threading.Event) -> str:
+        """Wait for pending versions; return why some are left."""
+        deadline_s = time.monotonic() + self._options.drain_timeout_s
+        while True:
+            try:
+                remaining_s = deadline_s - time.monotonic()
+                self._uploads.wait_durable(max(0.0, min(0.5, remaining_s)))
+                return ""
+            except CkptfsError as error:
+                if stop_draining.is_set() or time.monotonic() >= deadline_s or self._uploads.fenced is not None:
+                    return self._uploads.fenced or self._uploads.retry_error or error.fact
+
+
+def take_left(cache: CacheDirectory) -> int:
+    """Count the versions that stay pending, and make them outlive a restart of the machine."""
+    left = list_pending(cache.pending)
+    for pending in left:
+        try:
+            sync_pending(pending)
+        except OSError:
+            log.exception("could not sync version=%d", pending.version)
+    return len(left)
+
+
+def _durable(head: CommitRecord | None) -> VersionState | None:
+    if head is None:
+        return None
+    return VersionState(
+        head.version,
+        "durable",
+        note=head.note,
+        files=head.files,
+        bytes=head.bytes,
+        bytes_uploaded=head.bytes_added,
+    )
+
+
+def _empty(directory: Path) -> None:
+    for entry in os.scandir(directory):
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path)
+        else:
+            os.unlink(entry.path)
