@@ -1,0 +1,161 @@
+"""Reading chunks from packs: ranged GETs by several threads, every frame decoded and checked against its hash.
+
+Memory is bounded by the threads: each holds one range (pack_ranges.MAX_RANGE_BYTES, or one larger frame) and one plain
+chunk.
+
+Rules:
+    R1  a chunk is handed out only if it hashes to its name
+    R2  damage is never asked for again; a store that does not answer is, within the budget of the retry policy
+    R3  when a range fails for a reason that may lie in one part of it, its chunks are asked for one by one, so that
+        the damage of one chunk does not take its neighbours along
+"""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+
+from ckptfs.codec.frame import decode_frame
+from ckptfs.errors import (
+    ChunkCorruptError,
+    CkptfsError,
+    CorruptObjectError,
+    NotFoundError,
+    StoreError,
+    StoreUnavailableError,
+    UnsupportedFormatError,
+)
+from ckptfs.format.manifest import Chunk
+from ckptfs.store.base import Store
+from ckptfs.transfer.pack_ranges import PackRange, split_range
+from ckptfs.versions.retry import Retry
+
+OnChunk = Callable[[Chunk, bytes | CkptfsError], None]
+"""Gets each chunk once: its plain bytes, or why they cannot be had. Called by several threads."""
+
+
+class ChunkReader:
+    """Reads chunks of a store; may be used by several threads at once.
+
+    Args:
+        store: Where the packs are.
+        workers: Requests in flight of one `read`.
+        retry: How long a store that does not answer is asked again.
+    """
+
+    def __init__(self, store: Store, *, workers: int = 8, retry: Retry | None = None) -> None:
+        self._store = store
+        self._workers = workers
+        self._retry = retry or Retry()
+        self._patience = True
+        """False after a request that failed for its whole budget: until one succeeds, the next are tried once each."""
+
+    def read(self, ranges: Iterable[PackRange], on_chunk: OnChunk) -> None:
+        """Read all chunks of some ranges, beginning in their order, and return when all were handed out.
+
+        Raises:
+            Exception: What `on_chunk` raises; what was not begun by then is left out.
+        """
+        pending = _Shared(ranges)
+        if len(pending) > 1:
+            threads = [
+                threading.Thread(target=self._work, args=(pending, on_chunk), name="ckptfs-fetch", daemon=True)
+                for _ in range(min(self._workers, len(pending)) - 1)
+            ]
+            for thread in threads:
+                thread.start()
+            self._work(pending, on_chunk)
+            for thread in threads:
+                thread.join()
+        else:
+            self._work(pending, on_chunk)
+        if pending.failure is not None:
+            raise pending.failure
+
+    def _work(self, pending: "_Shared", on_chunk: OnChunk) -> None:
+        try:
+            for span in pending:
+                self._read_range(span, on_chunk)
+        except BaseException as error:
+            pending.stop(error)
+
+    def _read_range(self, span: PackRange, on_chunk: OnChunk) -> None:
+        try:
+            body = self._get(span)
+        except CorruptObjectError as error:
+            if len(span.chunks) == 1:
+                on_chunk(span.chunks[0], _explain(error, span.chunks[0]))
+                return
+            for part in split_range(span):
+                self._read_range(part, on_chunk)
+        except CkptfsError as error:
+            for chunk in span.chunks:
+                on_chunk(chunk, _explain(error, chunk))
+        else:
+            view = memoryview(body)
+            for chunk in span.chunks:
+                start = chunk.offset_bytes - span.offset_bytes
+                on_chunk(chunk, _decode(view[start : start + chunk.stored_bytes], chunk))
+
+    def _get(self, span: PackRange) -> bytes:
+        def request() -> bytes:
+            return self._store.get_range(span.pack, span.offset_bytes, span.size_bytes)
+
+        try:
+            body = self._retry.call(request) if self._patience else request()
+        except StoreUnavailableError:
+            self._patience = False
+            raise
+        self._patience = True
+        if len(body) != span.size_bytes:
+            raise CorruptObjectError(f"the store gave {len(body)} of {span.size_bytes} bytes")
+        return body
+
+
+class _Shared:
+    """The ranges that nobody has begun yet, taken by several threads; ends early when one of them fails."""
+
+    def __init__(self, ranges: Iterable[PackRange]) -> None:
+        self._ranges = list(ranges)
+        self._next = 0
+        self._lock = threading.Lock()
+        self.failure: BaseException | None = None
+
+    def __len__(self) -> int:
+        return len(self._ranges)
+
+    def __iter__(self) -> Iterator[PackRange]:
+        while True:
+            with self._lock:
+                if self.failure is not None or self._next == len(self._ranges):
+                    return
+                span = self._ranges[self._next]
+                self._next += 1
+            yield span
+
+    def stop(self, failure: BaseException) -> None:
+        """Let no further range be begun."""
+        with self._lock:
+            self.failure = self.failure or failure
+
+
+def _decode(frame: memoryview, chunk: Chunk) -> bytes | CkptfsError:
+    try:
+        if chunk.base is not None:
+            raise UnsupportedFormatError("the frame is encoded against another chunk")
+        return decode_frame(frame, size_bytes=chunk.size_bytes, digest=chunk.hash)
+    except CkptfsError as error:
+        return _explain(error, chunk)
+
+
+def _explain(error: CkptfsError, chunk: Chunk) -> CkptfsError:
+    """Return an error that names chunk and pack; one of the store that means damage becomes damage."""
+    fact = f"chunk {chunk.hash.hex()} in {chunk.pack} at {chunk.offset_bytes}: {error.fact}"
+    kind: type[CkptfsError] = type(error)
+    if isinstance(error, NotFoundError):
+        fact, kind = f"chunk {chunk.hash.hex()}: its pack {chunk.pack} is missing", CorruptObjectError
+    elif isinstance(error, CorruptObjectError):
+        kind = ChunkCorruptError
+    elif not isinstance(error, StoreError | UnsupportedFormatError):
+        kind = CkptfsError
+    explained = kind(fact, hint=None if kind is not type(error) else error.hint)
+    explained.__cause__ = error
+    return explained

@@ -1,0 +1,179 @@
+"""Reading the bytes of `data/<index>` of a pending version (FORMAT.md 7), while the live file may be about to change.
+
+Rule D1: `data/<index>` may be replaced by rename while it is read: by a private copy with the captured bytes, put there
+before the live inode changes. So whatever was learned from a descriptor - bytes, or where a hole is - counts only if
+afterwards the path still leads to the same inode; else it is learned again from the new file.
+
+The file may be longer than what was captured (something was appended since); only the captured size is looked at.
+"""
+
+import errno
+import os
+import queue
+from collections.abc import Iterator
+from pathlib import Path
+
+from ckptfs.errors import CorruptObjectError
+from ckptfs.transfer.owned import open_owned
+
+# What a disk says that has lost a file's bytes; anything else (no descriptors, no memory) may pass.
+_LOST = (errno.ENOENT, errno.EIO, errno.ENODATA, errno.ESTALE, errno.EUCLEAN, errno.ENOTDIR, errno.ELOOP)
+
+
+class PendingDataError(CorruptObjectError):
+    """The local data of a pending version are not there any more, or not as they were captured. Never retried."""
+
+    hint = "the version is kept aside; `ckptfs recover` lists it"
+
+
+class BufferPool:
+    """A fixed number of equal buffers, shared by threads: whoever wants one more waits.
+
+    Args:
+        count: How many.
+        size_bytes: Of each.
+    """
+
+    def __init__(self, count: int, size_bytes: int) -> None:
+        self.size_bytes = size_bytes
+        self._free: queue.SimpleQueue[bytearray] = queue.SimpleQueue()
+        for _ in range(count):
+            # untouched pages of a zeroed buffer take no memory
+            self._free.put(bytearray(size_bytes))
+
+    def take(self) -> bytearray:
+        """Return a buffer with any content, waiting until one is free."""
+        return self._free.get()
+
+    def give(self, buffer: bytearray) -> None:
+        """Give a buffer back."""
+        self._free.put(buffer)
+
+
+class DataFile:
+    """One `data/<index>`, open for reading.
+
+    Args:
+        path: Of the file.
+        size_bytes: The captured size.
+
+    Raises:
+        PendingDataError: It is missing, unreadable for good, or shorter than the captured size.
+        OSError: It cannot be opened now.
+    """
+
+    def __init__(self, path: Path, size_bytes: int) -> None:
+        self._path = path
+        self._size_bytes = size_bytes
+        self._fd = -1
+        self._data_end = 0
+        """Known to be data up to here, from where the last look began."""
+        self._open()
+
+    def __enter__(self) -> "DataFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+    def extents(self, buffers: "BufferPool") -> Iterator[tuple[int, bytearray | None]]:
+        """Yield the file's extents in order: (size, buffer that begins with its bytes), or (size, None) for a hole.
+
+        Extents of data end at multiples of the buffers' size, so that they are cut alike in every version.
+
+        Args:
+            buffers: Where buffers come from; whoever receives one gives it back.
+
+        Raises:
+            PendingDataError, OSError: As the constructor.
+        """
+        offset = 0
+        buffer: bytearray | None = None
+        try:
+            while offset < self._size_bytes:
+                is_data, size = self._look(offset)
+                if is_data:
+                    buffer = buffer or buffers.take()
+                    size = min(size, buffers.size_bytes - offset % buffers.size_bytes)
+                    is_whole = self._read(offset, memoryview(buffer)[:size])
+                else:
+                    is_whole = os.fstat(self._fd).st_size >= self._size_bytes
+                if self._was_replaced():
+                    continue
+                if not is_whole:
+                    raise self._too_short()
+                offset += size
+                if is_data:
+                    filled, buffer = buffer, None
+                    yield size, filled
+                else:
+                    yield size, None
+        finally:
+            if buffer is not None:
+                buffers.give(buffer)
+
+    def _open(self) -> None:
+        try:
+            fd = open_owned(self._path, os.O_RDONLY | os.O_NONBLOCK)
+        except OSError as error:
+            raise self._explain(error) from error
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = fd
+        self._data_end = 0
+        # a file that is being replaced has the right size again at the new path
+        if os.fstat(fd).st_size < self._size_bytes and not self._was_replaced():
+            raise self._too_short()
+
+    def _was_replaced(self) -> bool:
+        """True if the path led to another file than the open one; then that one is open now."""
+        mine = os.fstat(self._fd)
+        try:
+            now = os.stat(self._path, follow_symlinks=False)
+        except OSError as error:
+            raise self._explain(error) from error
+        if (mine.st_dev, mine.st_ino) == (now.st_dev, now.st_ino):
+            return False
+        self._open()
+        return True
+
+    def _look(self, offset: int) -> tuple[bool, int]:
+        """Return whether there is data at an offset, and how long the run of data or the hole is (or may be)."""
+        if offset < self._data_end:
+            return True, self._data_end - offset
+        try:
+            start = os.lseek(self._fd, offset, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return False, self._size_bytes - offset
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+                raise self._explain(error) from error
+            # this filesystem knows no holes
+            self._data_end = self._size_bytes
+            return True, self._size_bytes - offset
+        if start > offset:
+            return False, min(start, self._size_bytes) - offset
+        self._data_end = min(os.lseek(self._fd, offset, os.SEEK_HOLE), self._size_bytes)
+        return True, self._data_end - offset
+
+    def _read(self, offset: int, into: memoryview) -> bool:
+        """Fill a buffer; False if the file ends before."""
+        while into:
+            try:
+                size = os.preadv(self._fd, [into], offset)
+            except OSError as error:
+                raise self._explain(error) from error
+            if size == 0:
+                return False
+            into = into[size:]
+            offset += size
+        return True
+
+    def _too_short(self) -> PendingDataError:
+        size = os.fstat(self._fd).st_size
+        return PendingDataError(f"{self._path} has {size} bytes, expected at least {self._size_bytes}")
+
+    def _explain(self, error: OSError) -> OSError | PendingDataError:
+        if error.errno in _LOST:
+            return PendingDataError(f"{self._path} cannot be read: {error.strerror}")
+        return error

@@ -1,0 +1,98 @@
+"""Filling packs and putting them into the store, several at once.
+
+Memory is bounded by the packs: one is being filled, and `puts` are on their way; a further one waits until one of those
+is done. A failed put costs the chunks of its own pack and no others: what was stored stays known to the caller.
+"""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from ckptfs.format.keys import new_pack_key
+from ckptfs.format.manifest import Chunk
+from ckptfs.format.pack import PackBuilder
+from ckptfs.store.base import Store
+from ckptfs.versions.retry import Retry
+
+# 32 MiB: a PUT's fixed cost is below 5 % by then, and six of them fit into 200 MiB
+PACK_BYTES = 32 << 20
+
+OnStored = Callable[[list[Chunk], int], None]
+"""Gets the chunks of a pack that is in the store, and the pack's size. Called by the putting threads, one at a time."""
+
+
+class PackWriter:
+    """Puts frames into packs, in the order in which they come.
+
+    Args:
+        store: Where to.
+        epoch: The writer's, part of every pack's key.
+        puts: Packs on their way at once.
+        retry: For puts that the store does not answer.
+        on_stored: Told about each pack that is in the store.
+    """
+
+    def __init__(self, store: Store, epoch: int, *, puts: int, retry: Retry, on_stored: OnStored) -> None:
+        self._store = store
+        self._epoch = epoch
+        self._retry = retry
+        self._on_stored = on_stored
+        self._executor = ThreadPoolExecutor(puts, thread_name_prefix="ckptfs-put")
+        self._slots = threading.Semaphore(puts)
+        self._lock = threading.Lock()
+        self._failure: BaseException | None = None
+        self._start_pack()
+
+    def add(self, frame: bytes, digest: bytes, raw_bytes: int) -> None:
+        """Append a frame; waits when too many packs are on their way.
+
+        Raises:
+            CkptfsError: A put failed. Those on their way go on; `close` waits for them.
+        """
+        if len(self._builder) and self._builder.size_bytes + len(frame) > PACK_BYTES:
+            self._send()
+        offset = self._builder.add(frame, digest, raw_bytes)
+        self._chunks.append(Chunk(digest, raw_bytes, self._key, offset, len(frame)))
+
+    def finish(self) -> None:
+        """Put the last pack and return when all are in the store. Raises CkptfsError: A put failed."""
+        if len(self._builder):
+            self._send()
+        self._executor.shutdown(wait=True)
+        self._raise_failure()
+
+    def close(self) -> None:
+        """Wait for the packs that are on their way; what was not sent is dropped."""
+        self._executor.shutdown(wait=True)
+
+    def _start_pack(self) -> None:
+        self._builder = PackBuilder()
+        self._chunks: list[Chunk] = []
+        self._key = new_pack_key(self._epoch)
+
+    def _send(self) -> None:
+        # taken before the pack is joined to one piece: so there are never more than `puts` such pieces
+        self._slots.acquire()
+        try:
+            self._raise_failure()
+            self._executor.submit(self._put, self._key, self._builder.finish(), self._chunks)
+        except BaseException:
+            self._slots.release()
+            raise
+        self._start_pack()
+
+    def _put(self, key: str, body: bytes, chunks: list[Chunk]) -> None:
+        try:
+            # the same bytes under the same key: an attempt that arrives late changes nothing
+            self._retry.call(lambda: self._store.put(key, body))
+            with self._lock:
+                self._on_stored(chunks, len(body))
+        except BaseException as error:
+            with self._lock:
+                self._failure = self._failure or error
+        finally:
+            self._slots.release()
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure

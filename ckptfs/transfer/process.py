@@ -1,0 +1,208 @@
+"""The upload process: takes pending versions of a cache directory into the store, oldest first.
+
+    python -m ckptfs.transfer.process CACHEDIR
+
+It is a process of its own so that Python's lock never makes a training write wait. It is crash-only: all it knows is in
+the cache directory and the store, so that it may be killed at any moment, and SIGTERM simply ends it.
+
+    stdin   a line: there is something new under pending/. End of file: the mount process is gone
+    stdout  events (events.py)
+
+Rules:
+    X1  one upload process for a cache directory: upload.lock
+    X2  a version leaves pending/ only when its commit record exists, and before that is said
+    X3  while stdin is open the lease is renewed, and whatever fails is tried again for ever; afterwards nothing is
+        renewed, and the first failure ends the process: the next mount goes on
+
+Exit code: 0 the mount process is gone and nothing is left to do; 1 it is gone and something failed; 3 fenced.
+"""
+
+import fcntl
+import logging
+import os
+import random
+import secrets
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from ckptfs.cache.directory import CacheDirectory
+from ckptfs.cache.pending import PendingVersion, discard_pending, list_pending
+from ckptfs.errors import CacheError, CkptfsError, DivergedError, FencedError
+from ckptfs.format.commit import CommitRecord
+from ckptfs.store.base import Store
+from ckptfs.store.open import open_store
+from ckptfs.transfer.data_file import PendingDataError
+from ckptfs.transfer.events import Events, describe
+from ckptfs.transfer.upload import VersionUploader
+from ckptfs.versions.leasing import Holder
+from ckptfs.versions.writer import Writer
+
+EXIT_DONE, EXIT_FAILED, EXIT_FENCED = 0, 1, 3
+
+# 10: training's own processes go first; on an idle machine it changes nothing
+_NICE = 10
+_FIRST_PAUSE_S = 0.2
+_LONGEST_PAUSE_S = 5.0
+# how long one commit of unknown outcome is asked about before that is said
+_COMMIT_BUDGET_S = 5.0
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class _GaveUpError(Exception):
+    """Something failed and nobody is left to wait for it."""
+
+
+class UploadProcess:
+    """The work of one process.
+
+    Args:
+        cache: Its directory; upload.lock is held.
+        events: Where to tell what happens.
+    """
+
+    def __init__(self, cache: CacheDirectory, events: Events) -> None:
+        self._cache = cache
+        self._events = events
+        self._wanted = threading.Event()
+        """Something may be new under pending/, or the mount process is gone."""
+        self._orphaned = threading.Event()
+
+    def run(self) -> int:
+        """Upload until there is no more to do; return the exit code."""
+        threading.Thread(target=self._listen, name="ckptfs-stdin", daemon=True).start()
+        try:
+            store, writer = self._persist(0, self._open)
+            threading.Thread(target=self._renew, args=(writer,), name="ckptfs-lease", daemon=True).start()
+            uploader = VersionUploader(store, writer, writer.history, on_progress=self._events.progress)
+            while True:
+                is_last = self._orphaned.is_set()
+                self._wanted.clear()
+                for pending in self._persist(0, lambda: list_pending(self._cache.pending)):
+                    if pending.is_open:
+                        # those after it build on it
+                        break
+                    self._upload(uploader, pending)
+                if is_last:
+                    return EXIT_DONE
+                if not self._orphaned.is_set():
+                    self._wanted.wait()
+        except FencedError as error:
+            self._events.fenced(error)
+            return EXIT_FENCED
+        except _GaveUpError:
+            return EXIT_FAILED
+
+    def _listen(self) -> None:
+        """Take wake-ups from stdin until it ends."""
+        while os.read(0, 4096):
+            self._wanted.set()
+        self._orphaned.set()
+        self._wanted.set()
+
+    def _open(self) -> tuple[Store, Writer]:
+        session = self._cache.read_session()
+        try:
+            url, epoch, lease_s = str(session["store"]), int(session["epoch"]), float(session["lease_s"])
+            names = {name: str(session[name]) for name in ("host", "machine", "lock", "lock_id")}
+            holder = Holder(pid=int(session["pid"]), **names)
+        except (KeyError, ValueError, TypeError) as error:
+            raise CacheError(f"{self._cache.session} does not say who writes: {error!r}") from error
+        store = open_store(url)
+        return store, Writer.resume(store, epoch, holder, lease_s, retry_budget_s=_COMMIT_BUDGET_S)
+
+    def _renew(self, writer: Writer) -> None:
+        """Renew the lease until the mount process is gone."""
+        while not self._orphaned.is_set():
+            try:
+                writer.renew()
+            except FencedError as error:
+                self._events.fenced(error)
+                os._exit(EXIT_FENCED)
+            except CkptfsError as error:
+                # a commit decides whether we are the writer, not the lease
+                logger.warning("did not renew the lease error=%r", error.fact)
+            self._orphaned.wait(writer.lease_s / 3)
+
+    def _upload(self, uploader: VersionUploader, pending: PendingVersion) -> None:
+        """Take one version into the store, or put it aside."""
+        started_s = time.monotonic()
+
+        def upload() -> CommitRecord:
+            self._events.begin(pending.version)
+            record = uploader.upload(pending)
+            discard_pending(pending)
+            return record
+
+        try:
+            record = self._persist(pending.version, upload)
+        except (PendingDataError, DivergedError) as error:
+            self._put_aside(pending)
+            logger.error("put version aside version=%d error=%r", pending.version, error.fact)
+            self._events.failed(pending.version, error)
+            return
+        logger.info(
+            "committed version=%d seq=%d files=%d bytes=%d uploaded_bytes=%d duration_s=%.2f",
+            *(record.version, record.seq, record.files, record.bytes, record.bytes_added),
+            time.monotonic() - started_s,
+        )
+        self._events.durable(record)
+
+    def _put_aside(self, pending: PendingVersion) -> None:
+        # the number may have been put aside before, and then been given out again
+        name = f"{pending.directory.name}-{secrets.token_hex(4)}"
+        try:
+            pending.directory.rename(self._cache.aside / name)
+        except FileNotFoundError:
+            # somebody else has replaced or removed it
+            return
+
+    def _persist(self, version: int, action: Callable[[], T]) -> T:
+        """Return what an action returns, doing it again when it fails (X3).
+
+        Raises:
+            FencedError, PendingDataError, DivergedError: It can never succeed.
+            _GaveUpError: It failed after the mount process was gone.
+        """
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            try:
+                return action()
+            except (FencedError, PendingDataError, DivergedError):
+                raise
+            except (CkptfsError, OSError) as error:
+                if self._orphaned.is_set():
+                    logger.warning("gave up version=%d error=%r", version, describe(error))
+                    raise _GaveUpError from error
+                # jitter, for a store that comes back meets all its writers at once
+                next_s = pause_s * random.uniform(0.5, 1.0)
+                self._events.retrying(version, error, next_s)
+                self._orphaned.wait(next_s)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+
+def main(arguments: list[str]) -> int:
+    """Run the upload process of a cache directory; return the exit code."""
+    if len(arguments) != 1:
+        sys.stderr.write("usage: python -m ckptfs.transfer.process CACHEDIR\n")
+        return 2
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    # Ctrl-C at a mount in the foreground is for the mount process, which drains through us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.nice(_NICE)
+    cache = CacheDirectory(Path(arguments[0]))
+    lock_fd = os.open(cache.upload_lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(lock_fd, fcntl.LOCK_EX)
+    os.ftruncate(lock_fd, 0)
+    os.pwrite(lock_fd, f"{os.getpid()}\n".encode(), 0)
+    return UploadProcess(cache, Events(1)).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

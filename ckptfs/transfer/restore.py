@@ -1,0 +1,215 @@
+"""Restoring a version, or some of its paths, into a directory.
+
+Each file is written under a temporary name, checked chunk by chunk, and renamed when it is whole: a reader of the
+target sees the old file or the new one. A file that holds the right bytes already is not fetched. What the target holds
+besides stays.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ckptfs.errors import CkptfsError
+from ckptfs.format.commit import CommitRecord
+from ckptfs.format.manifest import Chunk, Entry, Kind, Tree
+from ckptfs.hashing import hash_bytes
+from ckptfs.store.base import Store
+from ckptfs.transfer.fetch import Fetcher, FetchJob
+from ckptfs.transfer.materialize import TreeWriter
+from ckptfs.transfer.selection import first_names, is_further_link, select
+from ckptfs.versions.history import History
+
+OnProgress = Callable[[int, int], None]
+"""Gets bytes done and bytes in all, of file data; called by several threads, one at a time."""
+
+
+class IncompleteRestoreError(CkptfsError):
+    """Some files could not be restored; the others were."""
+
+    def __init__(self, failures: Sequence[tuple[bytes, CkptfsError]], files: int) -> None:
+        first = failures[0][1]
+        super().__init__(f"{len(failures)} of {files} files were not restored; {first.fact}", hint=first.hint)
+        self.failures = tuple(failures)
+        """Path and reason of each."""
+
+
+def restore(
+    history: History,
+    store: Store,
+    record: CommitRecord,
+    target: Path,
+    paths: Sequence[bytes] = (),
+    on_progress: OnProgress = lambda done, total: None,
+) -> Tree:
+    """Write a version into a directory.
+
+    Args:
+        history: Of the store.
+        store: Where the packs are.
+        record: The save record of the version.
+        target: Made if it is missing.
+        paths: What to restore: each with all below it, at its place below the target. Directories on the way are made
+            as the version has them, but those that exist are left alone. None given: everything, and the target gets
+            the root's own attributes.
+        on_progress: Told how far it is.
+
+    Returns:
+        The entries that were asked for.
+
+    Raises:
+        InvalidInputError: The version has no such path.
+        IncompleteRestoreError: The data of some files could not be had; all else is restored.
+        CorruptObjectError: The version's manifest is damaged.
+        StoreError: The manifest cannot be had.
+        OSError: The target cannot be written to; names the full path.
+    """
+    chosen, ancestors = select(history.tree(record), paths, record.version)
+    first = first_names(chosen)
+    files = [entry for entry in chosen.values() if entry.kind is Kind.FILE]
+    with TreeWriter(target) as writer:
+        for path in sorted([*ancestors, *(path for path, entry in chosen.items() if entry.kind is Kind.DIRECTORY)]):
+            writer.make_directory(ancestors.get(path) or chosen[path], keep_existing=path in ancestors)
+        contents = _FileContents(writer, Fetcher(store), on_progress)
+        contents.write([entry for entry in files if not is_further_link(entry, first)])
+        failures = dict(contents.failures)
+        for entry in chosen.values():
+            if is_further_link(entry, first):
+                if (error := failures.get(first[entry.link_id])) is not None:
+                    failures[entry.path] = error
+                else:
+                    writer.make_link(entry.path, first[entry.link_id])
+            elif entry.kind not in (Kind.FILE, Kind.DIRECTORY):
+                writer.make_node(entry)
+        writer.finish()
+    if failures:
+        raise IncompleteRestoreError(sorted(failures.items()), len(files))
+    return chosen
+
+
+class _FileContents:
+    """Writes the regular files of one run."""
+
+    def __init__(self, writer: TreeWriter, fetcher: Fetcher, on_progress: OnProgress) -> None:
+        self._writer = writer
+        self._fetcher = fetcher
+        self._on_progress = on_progress
+        self._lock = threading.Lock()
+        self._done_bytes = 0
+        self._total_bytes = 0
+        self.failures: dict[bytes, CkptfsError] = {}
+
+    def write(self, entries: Sequence[Entry]) -> None:
+        """Write files, each under its first name. Raises OSError: the target cannot be written to."""
+        self._total_bytes = sum(_data_bytes(entry) for entry in entries)
+        self._add_done(0)
+        files: dict[bytes, _NewFile] = {}
+        jobs = []
+        for entry in entries:
+            if self._is_there(entry):
+                self._writer.refresh_attributes(entry)
+                self._add_done(_data_bytes(entry))
+            else:
+                files[entry.path] = _NewFile(self._writer, entry)
+                jobs.append(FetchJob(entry, files[entry.path].write))
+
+        def done(job: FetchJob, error: CkptfsError | None) -> None:
+            if error is None:
+                files[job.entry.path].publish()
+            elif isinstance(error.__cause__, OSError):
+                # a full disk stays full for the files that follow
+                raise error.__cause__
+            else:
+                files[job.entry.path].discard()
+                with self._lock:
+                    self.failures[job.entry.path] = error
+
+        try:
+            self._fetcher.fetch(jobs, done, self._add_done)
+        finally:
+            for file in files.values():
+                file.discard()
+
+    def _add_done(self, size_bytes: int) -> None:
+        with self._lock:
+            self._done_bytes += size_bytes
+            self._on_progress(self._done_bytes, self._total_bytes)
+
+    def _is_there(self, entry: Entry) -> bool:
+        """True if the target has the file already, byte by byte and hole by hole, with no other name."""
+        if entry.link_id:
+            return False
+        try:
+            fd = self._writer.open_file(entry.path, os.O_RDONLY)
+        except OSError:
+            return False
+        try:
+            status = os.fstat(fd)
+            return status.st_size == entry.size_bytes and status.st_nlink == 1 and _has_content(fd, entry)
+        finally:
+            os.close(fd)
+
+
+class _NewFile:
+    """A file that is being written under a temporary name, which is made when the first bytes come."""
+
+    def __init__(self, writer: TreeWriter, entry: Entry) -> None:
+        self._writer = writer
+        self._entry = entry
+        self._lock = threading.Lock()
+        self._temporary = b""
+
+    def write(self, offset_bytes: int, data: bytes) -> None:
+        """Write at an offset."""
+        fd = self._writer.open_file(self._create(), os.O_WRONLY)
+        try:
+            view = memoryview(data)
+            while view:
+                size = os.pwrite(fd, view, offset_bytes)
+                view = view[size:]
+                offset_bytes += size
+        finally:
+            os.close(fd)
+
+    def publish(self) -> None:
+        """Give the complete file its name."""
+        temporary = self._create()
+        self._writer.publish(temporary, self._entry)
+        self._temporary = b""
+
+    def discard(self) -> None:
+        """Remove what was written, unless it was published."""
+        with self._lock:
+            temporary, self._temporary = self._temporary, b""
+        if temporary:
+            self._writer.remove(temporary)
+
+    def _create(self) -> bytes:
+        with self._lock:
+            if not self._temporary:
+                self._temporary = self._writer.create_temporary(self._entry.path, self._entry.size_bytes)
+            return self._temporary
+
+
+def _data_bytes(entry: Entry) -> int:
+    return sum(extent.size_bytes for extent in entry.extents if isinstance(extent, Chunk))
+
+
+def _has_content(fd: int, entry: Entry) -> bool:
+    offset = 0
+    for extent in entry.extents:
+        if isinstance(extent, Chunk):
+            if hash_bytes(os.pread(fd, extent.size_bytes, offset)) != extent.hash:
+                return False
+        elif not _is_hole(fd, offset, extent.size_bytes):
+            return False
+        offset += extent.size_bytes
+    return True
+
+
+def _is_hole(fd: int, offset: int, size_bytes: int) -> bool:
+    try:
+        return os.lseek(fd, offset, os.SEEK_DATA) >= offset + size_bytes
+    except OSError:
+        # ENXIO: no data from here to the end
+        return True

@@ -1,0 +1,229 @@
+"""Uploading one pending version: its data become packs, its manifest parts, and a commit record makes it a version.
+
+Rules:
+    U1  nothing is committed before every object that it names is in the store (FORMAT.md C4)
+    U2  a pending version is committed at most once, however often its upload starts over: by its commit id
+    U3  chunks are taken over from the version before and from nowhere else: no other is sure to stay. Those that the
+        pending version names itself (a restore brought them back) are checked by the commit
+    U4  what is committed is a tree: it can be read back
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from ckptfs.cache.pending import PendingVersion
+from ckptfs.errors import CkptfsError, CondemnedError, CorruptObjectError, DivergedError, UnsupportedFormatError
+from ckptfs.format.commit import CommitRecord
+from ckptfs.format.keys import new_segment_key
+from ckptfs.format.manifest import Chunk, Entry, Extent, Kind, LocalData, ParentFile, Part, Tree, merge
+from ckptfs.format.rules import check_tree
+from ckptfs.store.base import Store
+from ckptfs.transfer.content_writer import ContentWriter, Progress, Stored
+from ckptfs.transfer.data_file import PendingDataError
+from ckptfs.versions.history import History
+from ckptfs.versions.parts import plan_parts
+from ckptfs.versions.retry import Retry
+from ckptfs.versions.writer import SaveDraft, Writer
+
+# 2 s: rides out one refused connection; longer waits belong to the caller, who can say that it waits
+_BRIEF_RETRY = Retry(budget_s=2.0, most_s=0.5)
+
+
+class VersionUploader:
+    """Uploads pending versions, one after another in the order of their numbers. Used by one thread.
+
+    Args:
+        store: Where to.
+        writer: Commits.
+        history: Of the same store.
+        workers: Encoding threads.
+        puts: Packs on their way at once.
+        on_progress: Told about the data of the version at hand: first (0, total), then as they get into the store.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        writer: Writer,
+        history: History,
+        *,
+        workers: int = 2,
+        puts: int = 4,
+        on_progress: Progress = lambda done, total: None,
+    ) -> None:
+        self._store = store
+        self._writer = writer
+        self._history = history
+        self._workers = workers
+        self._puts = puts
+        self._on_progress = on_progress
+        self._base: tuple[CommitRecord | None, Tree] | None = None
+        """The newest version and its tree, once they are known."""
+        self._attempt = _Attempt("")
+
+    def upload(self, pending: PendingVersion) -> CommitRecord:
+        """Make a pending version part of history; return its record. It may be started over after any error.
+
+        Raises:
+            PendingDataError: Its local data are damaged or do not fit the version before; no attempt will succeed.
+            DivergedError: The version before it is not in history, or not the newest; no attempt will succeed.
+            FencedError: Another writer has taken over.
+            StoreError: The store failed; StoreUnavailableError: try again.
+            OSError: Local data cannot be read now.
+        """
+        try:
+            return self._upload(pending)
+        except CondemnedError as error:
+            # what was put for it is about to be deleted; put again, under new keys, it cannot be condemned
+            self._base = None
+            was_fresh, self._attempt = self._attempt.is_fresh, _Attempt("")
+            if was_fresh:
+                raise PendingDataError(
+                    f"version {pending.version} refers to content that was pruned: {error.fact}"
+                ) from error
+            self._attempt = _Attempt(pending.header.commit_id, is_fresh=True)
+            raise
+        except CkptfsError:
+            # the commit may have happened: look before the next attempt
+            self._base = None
+            raise
+
+    def _upload(self, pending: PendingVersion) -> CommitRecord:
+        head, before = self._find_base()
+        header = pending.header
+        if head is not None and head.commit_id == header.commit_id:
+            return head
+        newest = head.version if head is not None else 0
+        if newest != header.version - 1:
+            # said before its data are put, which may take hours; the commit checks it again
+            raise DivergedError(
+                f"version {header.version} cannot follow version {newest}, the newest of {self._store.url}"
+            )
+        part = _read_part(pending)
+        if self._attempt.commit_id != header.commit_id:
+            self._attempt = _Attempt(header.commit_id)
+        change = self._resolve(pending, part, before)
+        tree = _apply(change, before)
+        draft = self._draft(pending, head, change, tree, _new_packs(change, before))
+        record = self._writer.commit_save(draft)
+        # an earlier attempt may have won after all, with other objects
+        self._base = (record, tree) if record.parts == draft.parts else None
+        return record
+
+    def _find_base(self) -> tuple[CommitRecord | None, Tree]:
+        if self._base is None:
+            head = self._history.head()
+            self._base = (head, self._history.tree(head) if head is not None else {})
+        return self._base
+
+    def _resolve(self, pending: PendingVersion, part: Part, before: Tree) -> Part:
+        """Return the part with chunks in place of local extents, all of them stored."""
+        local = [extent for entry in part.entries for extent in entry.extents if isinstance(extent, LocalData)]
+        contents = self._attempt.contents
+        if contents is None:
+            contents = self._attempt.contents = self._store_contents(pending, list(dict.fromkeys(local)), before)
+        return Part(tuple(_resolve_entry(entry, contents, before) for entry in part.entries), part.tombstones)
+
+    def _store_contents(self, pending: PendingVersion, files: list[LocalData], before: Tree) -> "_Contents":
+        if not files:
+            self._on_progress(0, 0)
+            return {}
+        content_writer = ContentWriter(
+            self._store,
+            self._writer.epoch,
+            {chunk.hash: chunk for chunk in _chunks(before.values())},
+            self._attempt.stored,
+            workers=self._workers,
+            puts=self._puts,
+            retry=_BRIEF_RETRY,
+            on_progress=self._on_progress,
+        )
+        extents = content_writer.write((pending.data_path(file.index), file.size_bytes) for file in files)
+        return dict(zip(files, extents, strict=True))
+
+    def _draft(
+        self, pending: PendingVersion, head: CommitRecord | None, change: Part, tree: Tree, objects: frozenset[str]
+    ) -> SaveDraft:
+        """Put the manifest where it is too large to be inlined, and describe the commit."""
+        segment_bytes = 0
+
+        def put_segment(body: bytes) -> str:
+            nonlocal segment_bytes
+            key = new_segment_key()
+            _BRIEF_RETRY.call(lambda: self._store.put(key, body))
+            segment_bytes += len(body)
+            return key
+
+        parts, inline = plan_parts(head, change, lambda: tree, put_segment)
+        header, stored = pending.header, self._attempt.stored
+        return SaveDraft(
+            version=header.version,
+            commit_id=header.commit_id,
+            captured_ns=header.captured_ns,
+            note=header.note,
+            files=header.files,
+            bytes=header.bytes,
+            bytes_added=stored.size_bytes + segment_bytes,
+            torn=sum(entry.torn for entry in tree.values()),
+            parts=tuple(parts),
+            inline=inline,
+            objects=objects,
+        )
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """What has been done for the version at hand; kept when an attempt fails, so that the next goes on from there."""
+
+    commit_id: str
+    stored: Stored = field(default_factory=Stored)
+    contents: "_Contents | None" = None
+    """Set once all of it is stored."""
+    is_fresh: bool = False
+    """Begun after objects of an earlier one were condemned."""
+
+
+_Contents = dict[LocalData, tuple[Extent, ...]]
+
+
+def _read_part(pending: PendingVersion) -> Part:
+    try:
+        return pending.part()
+    except (FileNotFoundError, CorruptObjectError, UnsupportedFormatError) as error:
+        raise PendingDataError(f"the manifest of pending version {pending.version} cannot be read: {error}") from error
+
+
+def _chunks(entries: Iterable[Entry]) -> Iterator[Chunk]:
+    return (extent for entry in entries for extent in entry.extents if isinstance(extent, Chunk))
+
+
+def _new_packs(change: Part, before: Tree) -> frozenset[str]:
+    named = {chunk.pack for chunk in _chunks(change.entries)}
+    return frozenset(named - {chunk.pack for chunk in _chunks(before.values())} if named else named)
+
+
+def _resolve_entry(entry: Entry, contents: Mapping[LocalData, tuple[Extent, ...]], before: Tree) -> Entry:
+    extents: list[Extent] = []
+    for extent in entry.extents:
+        if isinstance(extent, LocalData):
+            extents.extend(contents[extent])
+        elif isinstance(extent, ParentFile):
+            parent = before.get(extent.path)
+            if parent is None or parent.kind is not Kind.FILE or parent.size_bytes != extent.size_bytes:
+                raise PendingDataError(
+                    f"{entry.path!r} refers to {extent.size_bytes} bytes of {extent.path!r} in the version before, "
+                    f"which has {'no such file' if parent is None else f'{parent.size_bytes} bytes'}"
+                )
+            extents.extend(parent.extents)
+        else:
+            extents.append(extent)
+    return replace(entry, extents=tuple(extents))
+
+
+def _apply(change: Part, before: Tree) -> Tree:
+    tree = merge([Part(tuple(before.values())), change])
+    try:
+        check_tree(tree)
+    except CorruptObjectError as error:
+        raise PendingDataError(f"the changes do not fit the version before: {error.fact}") from error
+    return tree

@@ -1,0 +1,171 @@
+"""Checking a store: every record, every manifest, every pack, and on demand every byte.
+
+What is shared by versions is checked once. Where something is bad, the versions are read a second time to name every
+file that it affects, so that memory holds the distinct chunks but no list of who uses them.
+"""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from ckptfs.errors import CkptfsError, CorruptObjectError, UnsupportedFormatError
+from ckptfs.format.commit import CommitKind, CommitRecord
+from ckptfs.format.keys import COMMIT_PREFIX, PACK_PREFIX, commit_key, commit_seq
+from ckptfs.format.manifest import Chunk
+from ckptfs.store.base import Store
+from ckptfs.transfer.chunk_reader import ChunkReader
+from ckptfs.transfer.pack_ranges import plan_ranges
+from ckptfs.versions import ranges
+from ckptfs.versions.chain import check_successor
+from ckptfs.versions.history import History
+
+# records read at once, and read ahead of their check
+_READERS = 16
+_BATCH = 256
+
+OnProgress = Callable[[int, int], None]
+"""Gets stored bytes checked and stored bytes in all; called by several threads, one at a time."""
+
+
+class Finding(NamedTuple):
+    """One thing that is wrong."""
+
+    version: int
+    """0 if no version can be named."""
+    path: bytes
+    """Of the file; empty if it concerns the whole version."""
+    chunk: str
+    """Hash in hex; empty if it concerns no single chunk."""
+    object_key: str
+    fact: str
+
+
+def verify(
+    history: History,
+    store: Store,
+    *,
+    record: CommitRecord | None = None,
+    read_data: bool = False,
+    on_progress: OnProgress = lambda done, total: None,
+) -> list[Finding]:
+    """Check a store, or one version of it.
+
+    Args:
+        history: Of the store; without a cache in front, or damage there is not seen.
+        store: Where the packs are.
+        record: The save record of the one version to check; None: the whole history and every version in it.
+        read_data: Read every chunk and hash it, once; else only check that each pack is there and long enough.
+        on_progress: Told how far reading is.
+
+    Returns:
+        What is wrong, by version (the newest first), each affected file by itself. Empty: all is well.
+
+    Raises:
+        StoreUnavailableError, StoreAccessError, StoreMissingError: The store cannot be asked.
+    """
+    findings: list[Finding] = []
+    records = [record] if record is not None else list(_check_history(history, findings))
+    chunks: dict[Chunk, None] = {}
+    readable = []
+    for saved in records:
+        try:
+            chunks.update(dict.fromkeys(_chunks(history, saved)))
+        except (CorruptObjectError, UnsupportedFormatError) as error:
+            findings.append(Finding(saved.version, b"", "", commit_key(saved.seq), error.fact))
+        else:
+            readable.append(saved)
+    bad = _check_packs(store, chunks)
+    if read_data:
+        bad |= _read_all(store, [chunk for chunk in chunks if chunk not in bad], on_progress)
+    if bad:
+        for saved in readable:
+            findings.extend(_affected(history, saved, bad))
+    return findings
+
+
+def _check_history(history: History, findings: list[Finding]) -> Iterator[CommitRecord]:
+    """Yield the save records of the versions that exist, newest first; note what is wrong with any record."""
+    dropped: ranges.Ranges | None = None
+    later: CommitRecord | None = None
+    for seq, record in _records(history):
+        try:
+            if isinstance(record, CkptfsError):
+                raise record
+            if later is not None:
+                check_successor(record, later)
+            if dropped is None:
+                dropped = history.dropped(newest=record)
+        except (CorruptObjectError, UnsupportedFormatError) as error:
+            findings.append(Finding(0, b"", "", commit_key(seq), error.fact))
+            later = None
+            continue
+        later = record
+        if record.kind is CommitKind.SAVE and not ranges.contains(dropped, record.version):
+            yield record
+
+
+def _records(history: History) -> Iterator[tuple[int, CommitRecord | CkptfsError]]:
+    """Yield every number of a record, the newest first, with the record or why it cannot be read."""
+
+    def read(seq: int) -> tuple[int, CommitRecord | CkptfsError]:
+        try:
+            return seq, history.record(seq)
+        except (CorruptObjectError, UnsupportedFormatError) as error:
+            return seq, error
+
+    newest_seq = 0
+    for info in history.store.list(COMMIT_PREFIX, limit=1):
+        newest_seq = commit_seq(info.key)
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="ckptfs-verify") as executor:
+        for start in range(newest_seq, 0, -_BATCH):
+            yield from executor.map(read, range(start, max(start - _BATCH, 0), -1))
+
+
+def _chunks(history: History, record: CommitRecord) -> Iterator[Chunk]:
+    return (extent for entry in history.tree(record).values() for extent in entry.extents if isinstance(extent, Chunk))
+
+
+def _check_packs(store: Store, chunks: Iterable[Chunk]) -> dict[Chunk, str]:
+    """Return the chunks whose pack is missing or too short, and what is wrong."""
+    needed = {chunk.pack for chunk in chunks}
+    sizes = {info.key: info.size_bytes for info in store.list(PACK_PREFIX) if info.key in needed} if needed else {}
+    bad = {}
+    for chunk in chunks:
+        size = sizes.get(chunk.pack)
+        end = chunk.offset_bytes + chunk.stored_bytes
+        if size is None:
+            bad[chunk] = "the pack is missing"
+        elif size < end:
+            bad[chunk] = f"the pack has {size} bytes, the chunk ends at {end}"
+    return bad
+
+
+def _read_all(store: Store, chunks: list[Chunk], on_progress: OnProgress) -> dict[Chunk, str]:
+    """Return the chunks that do not hash to their name, and what is wrong. Raises StoreError: it cannot be asked."""
+    bad: dict[Chunk, str] = {}
+    total = sum(chunk.stored_bytes for chunk in chunks)
+    done = 0
+    lock = threading.Lock()
+
+    def take(chunk: Chunk, result: bytes | CkptfsError) -> None:
+        nonlocal done
+        if isinstance(result, CkptfsError):
+            if not isinstance(result, CorruptObjectError | UnsupportedFormatError):
+                raise result
+            bad[chunk] = result.fact
+        with lock:
+            done += chunk.stored_bytes
+            on_progress(done, total)
+
+    on_progress(0, total)
+    ChunkReader(store).read(plan_ranges(chunks), take)
+    return bad
+
+
+def _affected(history: History, record: CommitRecord, bad: dict[Chunk, str]) -> Iterator[Finding]:
+    """Yield each bad chunk of each file of a version."""
+    for entry in history.tree(record).values():
+        for chunk in dict.fromkeys(extent for extent in entry.extents if isinstance(extent, Chunk)):
+            if chunk in bad:
+                yield Finding(record.version, entry.path, chunk.hash.hex(), chunk.pack, bad[chunk])
