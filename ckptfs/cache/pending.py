@@ -53,7 +53,9 @@ class PendingVersion:
         return self.directory / "data" / str(index)
 
 
-def write_pending(draft: Path, pending_root: Path, generation: int, header: PendingHeader, part: Part) -> PendingVersion:
+def write_pending(
+    draft: Path, pending_root: Path, generation: int, header: PendingHeader, part: Part
+) -> PendingVersion:
     """Complete a draft directory (its `data/` is there already) and make it a pending, open version.
 
     Nothing is fsynced: captured outlives processes, not the machine (docs/adr/0003).
@@ -117,7 +119,11 @@ def sweep_pending(pending_root: Path) -> None:
 
 def sync_pending(pending: PendingVersion) -> None:
     """Make a pending version outlive the machine's next restart: fsync all of it, then say so."""
-    for path in [*(pending.directory / "data").iterdir(), pending.directory / "manifest", pending.directory / "version.json"]:
+    for path in [
+        *(pending.directory / "data").iterdir(),
+        pending.directory / "manifest",
+        pending.directory / "version.json",
+    ]:
         _fsync(path)
     (pending.directory / "synced").touch()
     for path in (pending.directory / "data", pending.directory, pending.directory.parent):

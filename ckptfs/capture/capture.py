@@ -1,7 +1,7 @@
 """The capture: one moment of the live tree becomes a pending version.
 
-Runs with the gate closed. It walks the change set, never the tree; it links files, never copies them. Cost: one lstat, one listxattr and
-at most one link(2) for each changed path.
+Runs with the gate closed. It walks the change set, never the tree; it links files, never copies them. Cost: one lstat,
+one listxattr and at most one link(2) for each changed path.
 
 Invariants:
     K1  when capture() returned, `pending/<version>.<generation>.open` is complete and the journal says so
@@ -157,9 +157,7 @@ class Capturer:
             if names := self.links.names(ino):
                 link_id = self.link_ids.setdefault(ino, secrets.randbits(63) | 1)
                 waiting.extend(name for name in names if name not in entries)
-            entries[path] = make_entry(
-                self.root_fd, path, status, extents=extents, link_id=link_id, torn=ino in torn
-            )
+            entries[path] = make_entry(self.root_fd, path, status, extents=extents, link_id=link_id, torn=ino in torn)
         ordered = tuple(entry for _, entry in sorted(entries.items()))
         return Part(ordered, tuple(sorted(tombstones))), shared
 

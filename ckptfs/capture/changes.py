@@ -1,7 +1,7 @@
 """What differs between the live tree and the newest captured version: the set that a capture walks.
 
-Every change of the live tree goes through the mount, so the set is exact, and it is written to the journal before the change is made.
-Paths are relative to the mount's root, without a leading slash; the root is b"".
+Every change of the live tree goes through the mount, so the set is exact, and it is written to the journal before the
+change is made. Paths are relative to the mount's root, without a leading slash; the root is b"".
 """
 
 from collections.abc import Iterator

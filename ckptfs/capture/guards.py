@@ -1,11 +1,12 @@
 """Guards: they keep a pending version's bytes from changing while it shares an inode with the live tree.
 
-A captured file is a hard link `data/<index>` to the live inode. Before the live inode is changed below the captured size, the pending
-side gets a private copy, renamed over `data/<index>`; the live inode stays as it is, so open handles and mappings never notice.
-Writes at or past the captured size (an appended log) need no copy: the pending side reads only up to that size.
+A captured file is a hard link `data/<index>` to the live inode. Before the live inode is changed below the captured
+size, the pending side gets a private copy, renamed over `data/<index>`; the live inode stays as it is, so open handles
+and mappings never notice. Writes at or past the captured size (an appended log) need no copy: the pending side reads
+only up to that size.
 
-Invariant G1: the copy is in place before the change is made; a reader of `data/<index>` that finds the same inode after reading as before has
-read captured bytes.
+Invariant G1: the copy is in place before the change is made; a reader of `data/<index>` that finds the same inode after
+reading as before has read captured bytes.
 """
 
 import os
@@ -41,7 +42,9 @@ class _InodeGuards:
 
 
 class Guards:
-    """All guards of a mount. add, drop and discard are called with the gate closed or by one thread; protect by any, inside the gate."""
+    """All guards of a mount. add, drop and discard are called with the gate closed or by one thread; protect by any,
+    inside the gate.
+    """
 
     def __init__(self) -> None:
         self._by_ino: dict[int, _InodeGuards] = {}
@@ -81,7 +84,7 @@ class Guards:
 
 
 def _give_private_copy(guards: list[_Guard]) -> None:
-    """Replace each guard's link by a copy of its own; one copy serves all, for they share the bytes below their sizes."""
+    """Replace each guard's link by a private copy; one serves all, for they share the bytes below their sizes."""
     first = max(guards, key=lambda guard: guard.size_bytes)
     try:
         source_fd = os.open(first.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)

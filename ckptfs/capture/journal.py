@@ -2,8 +2,8 @@
 
 Records are one letter, a payload and a NUL, appended with one write(2) before the change that they announce:
 
-    V<version> <commit id>   the live tree is this version (0 and an empty id: the empty tree); what follows counts from here
-    P<version> <commit id>   a capture is about to become this version
+    V<version> <commit id>   the live tree is this version (0 and an empty id: the empty tree); what follows counts from
+    here P<version> <commit id>   a capture is about to become this version
     W<path>                  a file's content may differ
     N<path>                  a name may have come, gone or become another file
     A<path>                  attributes may differ
@@ -11,10 +11,11 @@ Records are one letter, a payload and a NUL, appended with one write(2) before t
     H<ino>                   this live file has its data, or is gone
     B<boot id>               written by this boot of the machine
 
-Not fsynced: it tells the truth after any death of the process. After a restart of the machine the boot id differs and the reader
-trusts nothing but the paths (a path named here may have changed; one not named may have changed too).
+Not fsynced: it tells the truth after any death of the process. After a restart of the machine the boot id differs and
+the reader trusts nothing but the paths (a path named here may have changed; one not named may have changed too).
 
-Source: the write-ahead rule is the classic one; the P/V pair is resolved by `read_journal`'s caller, who knows which captures exist.
+Source: the write-ahead rule is the classic one; the P/V pair is resolved by `read_journal`'s caller, who knows which
+captures exist.
 """
 
 import os

@@ -18,7 +18,7 @@ _KINDS = {
 
 
 def descriptor_path(root_fd: int, path: bytes) -> bytes:
-    """Return a path that reaches `path` below an open directory, for the calls that take no dir_fd (xattrs, truncate)."""
+    """Return a path below an open directory for the calls that take no dir_fd (xattrs, truncate)."""
     return b"/proc/self/fd/%d/%s" % (root_fd, path)
 
 

@@ -1,7 +1,8 @@
 """Aligning: making the live tree a given version, keeping what is right already and setting aside what was never saved.
 
-Used when mounting (after a clean end, a crash, another writer's versions, a restart of the machine) and by `.restore`. Runs with the gate closed, or before
-the mount is there. Nothing is deleted that could be the only copy of anything: a file that may hold unsaved bytes is moved to `unsaved/<time>/`.
+Used when mounting (after a clean end, a crash, another writer's versions, a restart of the machine) and by `.restore`.
+Runs with the gate closed, or before the mount is there. Nothing is deleted that could be the only copy of anything: a
+file that may hold unsaved bytes is moved to `unsaved/<time>/`.
 """
 
 import errno
@@ -20,7 +21,7 @@ from ckptfs.capture.journal import JournalState
 from ckptfs.capture.scan import descriptor_path
 from ckptfs.format.manifest import Entry, Kind, LocalData, ParentFile, Tree
 from ckptfs.fs.hydrate import Stub
-from ckptfs.transfer.attributes import apply_attributes, kind_format
+from ckptfs.transfer.attributes import apply_attributes
 from ckptfs.transfer.materialize import TreeWriter
 
 log = logging.getLogger(__name__)
@@ -69,7 +70,9 @@ class Doubts:
     """What about a live tree cannot be relied on when it is aligned."""
 
     doubtful: set[bytes]
-    """Paths, present or not, whose name, kind or bytes may differ from the target's; all others are as the target has them."""
+    """Paths, present or not, whose name, kind or bytes may differ from the target's; all others are as the target has
+    them.
+    """
     precious: set[bytes]
     """Of those, paths whose bytes may be unsaved; the others are deleted where they are in the way."""
     suspect: set[bytes] = field(default_factory=set)
@@ -173,7 +176,9 @@ class Aligner:
             self._result.stubs.append(Stub(ino, entry.path, entry, entry.mtime_ns, suspect))
 
     def _place_pending(self, entry: Entry, pending: PendingVersion, index: int) -> None:
-        """Give a name the bytes of a pending version: the same inode under a guard where nobody else has it, else a copy."""
+        """Give a name the bytes of a pending version: the same inode under a guard where nobody else has it, else a
+        copy.
+        """
         data_fd = os.open(pending.data_path(index), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             status = os.fstat(data_fd)
@@ -213,12 +218,13 @@ def doubts_of_unknown(
 ) -> Doubts:
     """Return the doubts about a live tree that is some other version.
 
-    A file that has the size and mtime of the target's and that the journal does not name is suspect: probably right, to be checked by its hashes
-    before use. What differs and is not named belongs to the version that the live tree was.
+    A file that has the size and mtime of the target's and that the journal does not name is suspect: probably right, to
+    be checked by its hashes before use. What differs and is not named belongs to the version that the live tree was.
 
     Args:
         present: All paths of the live tree.
-        journal_is_whole: False if the machine has restarted since: then what differs may be unsaved although it is not named.
+        journal_is_whole: False if the machine has restarted since: then what differs may be unsaved although it is not
+        named.
     """
     named = state.content | state.names
     suspect = {path for path in present - named if _looks_like(path, tree.get(path), root_fd)}

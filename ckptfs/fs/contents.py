@@ -1,6 +1,8 @@
-"""Files of versions that are shown read-only: fetched whole, verified, and kept on local disk under their content's hash.
+"""Files of versions that are shown read-only: fetched whole, verified, and kept on local disk under their content's
+hash.
 
-Two files with the same content, of whatever versions, are one file here. What is kept beyond the limit is removed, the longest unused first.
+Two files with the same content, of whatever versions, are one file here. What is kept beyond the limit is removed, the
+longest unused first.
 """
 
 import logging

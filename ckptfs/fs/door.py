@@ -22,8 +22,8 @@ log = logging.getLogger(__name__)
 def through_door(operation: Callable[_P, _R]) -> Callable[_P, _R]:
     """Return the operation with every failure turned into an OSError whose errno is positive.
 
-    An OSError with an errno is an answer and passes unlogged. An error of ours is logged with its facts, unless its errno says that the
-    caller asked for what cannot be. Anything else is EIO, logged with its traceback.
+    An OSError with an errno is an answer and passes unlogged. An error of ours is logged with its facts, unless its
+    errno says that the caller asked for what cannot be. Anything else is EIO, logged with its traceback.
     """
 
     @functools.wraps(operation)

@@ -1,7 +1,7 @@
 """Hydration: giving live files their data, on demand and ahead in the background.
 
-A stub is a live file with its right size and attributes but without data. It becomes an ordinary file when its data have been fetched and
-verified, before the first open of it returns.
+A stub is a live file with its right size and attributes but without data. It becomes an ordinary file when its data
+have been fetched and verified, before the first open of it returns.
 
 Invariants:
     H1  no handle is open on a stub
@@ -99,7 +99,9 @@ class Hydrator:
 
     @contextmanager
     def held(self, ino: int) -> Iterator[None]:
-        """Keep an inode from being filled meanwhile, stub or not. Entered outside the gate; forget() may follow inside both."""
+        """Keep an inode from being filled meanwhile, stub or not. Entered outside the gate; forget() may follow inside
+        both.
+        """
         stub = self._stubs.get(ino)
         if stub is None:
             yield
@@ -108,7 +110,9 @@ class Hydrator:
             yield
 
     def forget(self, ino: int) -> None:
-        """An inode needs its data no more: it is truncated to nothing or has lost its last name. Called inside the gate."""
+        """An inode needs its data no more: it is truncated to nothing or has lost its last name. Called inside the
+        gate.
+        """
         if self._stubs.pop(ino, None) is not None:
             self._completed(ino)
 

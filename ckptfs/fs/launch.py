@@ -2,7 +2,8 @@
 
     start -> python -m ckptfs.fs.launch OPTIONS -> serve
 
-The child says on its standard output, in one JSON line, that the mount is ready or why not; then it lets go of the terminal and logs to the cache directory.
+The child says on its standard output, in one JSON line, that the mount is ready or why not; then it lets go of the
+terminal and logs to the cache directory.
 """
 
 import json
@@ -154,7 +155,8 @@ class _Service:
         ending = self._mount.finish(self._stop_draining)
         if ending.pending:
             log.error(
-                "unmounted with %d version(s) not durable (%s): they are kept in %s, and the next mount with this cache directory finishes them",
+                "unmounted with %d version(s) not durable (%s): they are kept in %s, "
+                "and the next mount with this cache directory finishes them",
                 ending.pending,
                 ending.reason,
                 self._mount.cache.root,

@@ -1,8 +1,9 @@
 """Laundering: bringing pages that programs changed through shared mappings from the kernel's cache into the live files.
 
-A store into a MAP_SHARED mapping dirties the kernel's page cache of the mount and reaches us as a WRITE only later. fsync on any descriptor of the file
-brings it at once; but a process that serves a FUSE mount must never enter it (if it hangs there, not even SIGKILL ends it), so a child process of
-one thread does that, and is killed when it takes too long.
+A store into a MAP_SHARED mapping dirties the kernel's page cache of the mount and reaches us as a WRITE only later.
+fsync on any descriptor of the file brings it at once; but a process that serves a FUSE mount must never enter it (if it
+hangs there, not even SIGKILL ends it), so a child process of one thread does that, and is killed when it takes too
+long.
 """
 
 import os

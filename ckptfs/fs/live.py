@@ -1,10 +1,11 @@
 """The live tree: a directory of real files, and every operation that changes or reads its names and attributes.
 
-POSIX semantics, quotas and ENOSPC are the local filesystem's own; this module adds what the mount needs to know: what changed (capture/changes.py),
-who shares bytes with a pending version (capture/guards.py) and which files have no data yet (hydrate.py). Reading and writing of open files is in
-open_files.py.
+POSIX semantics, quotas and ENOSPC are the local filesystem's own; this module adds what the mount needs to know: what
+changed (capture/changes.py), who shares bytes with a pending version (capture/guards.py) and which files have no data
+yet (hydrate.py). Reading and writing of open files is in open_files.py.
 
-Paths are bytes, relative to the root, without a leading slash; b"" is the root. Every change is made inside the gate, after it was marked.
+Paths are bytes, relative to the root, without a leading slash; b"" is the root. Every change is made inside the gate,
+after it was marked.
 """
 
 import errno

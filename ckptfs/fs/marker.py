@@ -1,16 +1,18 @@
 """The save marker: from the system calls that touch `.save` to exactly one version for each touch.
 
-`touch` alone opens, duplicates, closes, sets times and closes again; a shell's `echo > .save` closes a duplicate before it writes. Only the last close
-ends a touch, and the kernel does not say which one is the last before it is over (FLUSH comes at every close, RELEASE after the last one, when
-close has returned already). So:
+`touch` alone opens, duplicates, closes, sets times and closes again; a shell's `echo > .save` closes a duplicate before
+it writes. Only the last close ends a touch, and the kernel does not say which one is the last before it is over (FLUSH
+comes at every close, RELEASE after the last one, when close has returned already). So:
 
-    R1  every close (FLUSH) of a writable handle captures, if anything changed since this touch last captured: tree or text
+    R1  every close (FLUSH) of a writable handle captures, if anything changed since this touch last captured: tree or
+        text
     R2  captures of one touch replace each other under one version number
-    R3  the touch ends, and its version goes to the upload process, at RELEASE, at fsync, when another touch captures, or
-        LINGER_S after its last capture
-    R4  setting times by name is a touch of its own, unless the same process has a touch going on: then it is part of that
-    R5  a touch that was ended by fsync captures again, as a new version, only if it is written to again: the close after fsync is part of the
-        same touch, whatever happened to the tree meanwhile
+    R3  the touch ends, and its version goes to the upload process, at RELEASE, at fsync, when another touch captures,
+        or LINGER_S after its last capture
+    R4  setting times by name is a touch of its own, unless the same process has a touch going on: then it is part of
+        that
+    R5  a touch that was ended by fsync captures again, as a new version, only if it is written to again: the close
+        after fsync is part of the same touch, whatever happened to the tree meanwhile
 
 All methods may block (capturing, waiting for room); one touch at a time.
 """

@@ -27,7 +27,8 @@ def prepare_mountpoint(mountpoint: Path) -> None:
     if is_mounted(mountpoint):
         if _answers(mountpoint):
             raise MountError(
-                f"{mountpoint} is already mounted", hint=f"`ckptfs status {mountpoint}` tells what it is; unmount it first"
+                f"{mountpoint} is already mounted",
+                hint=f"`ckptfs status {mountpoint}` tells what it is; unmount it first",
             )
         detach(mountpoint)
     try:
@@ -68,7 +69,9 @@ def _unmount(mountpoint: Path, flags: int, option: str) -> None:
             return
         number = ctypes.get_errno()
         if number == errno.EBUSY:
-            raise MountError(f"{mountpoint} is in use", hint=f"`fuser -vm {mountpoint}` lists the processes that use it")
+            raise MountError(
+                f"{mountpoint} is in use", hint=f"`fuser -vm {mountpoint}` lists the processes that use it"
+            )
         raise MountError(f"could not unmount {mountpoint}: {os.strerror(number)}")
     program = shutil.which("fusermount3") or shutil.which("fusermount")
     if program is None:

@@ -1,7 +1,7 @@
 """Open files of the live tree: handles, reading, writing, and what a write must do first.
 
-A writable handle marks its inode once per capture epoch and gives pending versions their own copy when it writes below what they captured;
-after that a write costs one pwrite.
+A writable handle marks its inode once per capture epoch and gives pending versions their own copy when it writes below
+what they captured; after that a write costs one pwrite.
 """
 
 import ctypes
@@ -14,7 +14,8 @@ from ckptfs.capture.scan import read_xattrs
 from ckptfs.fs.attributes import Attributes, Caller
 from ckptfs.fs.live import LiveTree, parent_of
 
-# Not for the backing file: the kernel gives every write its offset (O_APPEND would ignore it) and does direct I/O with the program
+# Not for the backing file: the kernel gives every write its offset (O_APPEND would ignore it) and does direct I/O with
+# the program
 # itself; creation and exclusion were decided before.
 _NOT_PASSED_ON = os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_DIRECT | os.O_NOCTTY | os.O_TRUNC
 
@@ -191,7 +192,9 @@ class OpenFiles:
             live.guards.protect(inode.ino, offset_bytes)
 
     def _replace_if_shared(self, path: bytes, ino: int) -> bool:
-        """Before a truncation to nothing: give the name a fresh inode where that spares copying what a pending version shares."""
+        """Before a truncation to nothing: give the name a fresh inode where that spares copying what a pending version
+        shares.
+        """
         live = self._live
         if not live.guards.is_guarded(ino) or ino in self._inodes or live.links.count(ino) > 1:
             return False

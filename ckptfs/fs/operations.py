@@ -1,9 +1,11 @@
 """The filesystem: what every operation does, whatever transport it came through.
 
-Each path belongs to one of three: the control names (control.py), `.versions/` (versions_directory.py), or the tree, which is the live tree of a read-write
-mount or a version's tree of a read-only one. Here the paths are told apart; what is done is in the modules of the three.
+Each path belongs to one of three: the control names (control.py), `.versions/` (versions_directory.py), or the tree,
+which is the live tree of a read-write mount or a version's tree of a read-only one. Here the paths are told apart; what
+is done is in the modules of the three.
 
-Paths are bytes, relative to the mount's root, without a leading slash. Every method may raise OSError with an errno, and nothing else (door.py).
+Paths are bytes, relative to the mount's root, without a leading slash. Every method may raise OSError with an errno,
+and nothing else (door.py).
 """
 
 import errno

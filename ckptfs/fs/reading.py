@@ -1,4 +1,6 @@
-"""A read-only mount: shows one version from its manifest, or follows the newest. It takes no lease and writes nothing to the store."""
+"""A read-only mount: shows one version from its manifest, or follows the newest. It takes no lease and writes nothing
+to the store.
+"""
 
 import logging
 import os
@@ -10,8 +12,8 @@ from ckptfs.errors import CkptfsError
 from ckptfs.format.commit import CommitRecord
 from ckptfs.fs.contents import ContentCache, prefetch
 from ckptfs.fs.control import Control, save_text, status_text, version_object
-from ckptfs.fs.options import MountOptions
 from ckptfs.fs.operations import Operations
+from ckptfs.fs.options import MountOptions
 from ckptfs.fs.tree_view import TreeView
 from ckptfs.fs.uploads import VersionState
 from ckptfs.fs.versions_directory import VersionsDirectory

@@ -1,4 +1,5 @@
-"""Taking up local state when a read-write mount begins: which pending versions may go on, and what the live tree is to become.
+"""Taking up local state when a read-write mount begins: which pending versions may go on, and what the live tree is to
+become.
 
 The cases are in docs/CONCURRENCY.md ("Taking up a cache directory").
 """
@@ -88,7 +89,13 @@ def take_up(cache: CacheDirectory, history: History, *, ours: bool, boot: str) -
 
 
 def align_live_tree(
-    aligner: Aligner, taken: Taken, state: JournalState | None, *, boot: str, root_fd: int, walk: Callable[[], set[bytes]]
+    aligner: Aligner,
+    taken: Taken,
+    state: JournalState | None,
+    *,
+    boot: str,
+    root_fd: int,
+    walk: Callable[[], set[bytes]],
 ) -> Alignment:
     """Make the live tree the newest captured version.
 

@@ -1,12 +1,11 @@
 """`.restore`: the live tree of a running mount becomes a version.
 
-What differs is made anew as stubs, so it takes no time in proportion to bytes; what was never saved is set aside. History is not touched: the next save makes
-a new version of what the live tree then is.
+What differs is made anew as stubs, so it takes no time in proportion to bytes; what was never saved is set aside.
+History is not touched: the next save makes a new version of what the live tree then is.
 """
 
 import errno
 import logging
-import os
 import threading
 from collections.abc import Callable
 
@@ -94,9 +93,7 @@ class LiveRestorer:
         live = self._live
         changed = {path for path in base.keys() | wanted.keys() if base.get(path) != wanted.get(path)}
         dirty = set(live.changes.current.paths)
-        only_attributes = {
-            path for path in changed - dirty if _same_content(base.get(path), wanted.get(path))
-        }
+        only_attributes = {path for path in changed - dirty if _same_content(base.get(path), wanted.get(path))}
         doubtful = (changed | dirty) - only_attributes
         doubtful |= _link_partners(doubtful, wanted) | _link_partners(doubtful, base)
         only_attributes -= doubtful
@@ -139,5 +136,3 @@ def _same_content(old: Entry | None, new: Entry | None) -> bool:
 def _link_partners(paths: set[bytes], tree: Tree) -> set[bytes]:
     groups = {tree[path].link_id for path in paths if path in tree} - {0}
     return {path for path, entry in tree.items() if entry.link_id in groups} if groups else set()
-
-

@@ -1,6 +1,7 @@
 """Saving: what lies between a touch of the marker and a captured version.
 
-Order of a save: is it allowed; is there room for another pending version; pull dirty mapped pages in; close the gate; capture; open the gate.
+Order of a save: is it allowed; is there room for another pending version; pull dirty mapped pages in; close the gate;
+capture; open the gate.
 """
 
 import errno
@@ -59,7 +60,7 @@ class LiveSaver:
             raise FencedError(fenced)
 
     def has_changes(self) -> bool:
-        """True if the live tree may differ from the newest capture; what is dirty in mappings is brought here to know."""
+        """True if the live tree may differ from the newest capture; dirty mapped pages are brought here to know."""
         if not self._capturer.changes.current.paths:
             self._launder()
         return bool(self._capturer.changes.current.paths)

@@ -1,7 +1,8 @@
-"""What the kernel does not say in a request: which system call the program is in, and to which process a thread belongs.
+"""What the kernel does not say in a request: which system call the program is in, and to which process a thread
+belongs.
 
-The program sleeps in its system call while we answer, so /proc/<tid>/syscall tells it exactly. Where it may not be read (another pid namespace, a
-security module), the answer is "unknown" and the caller takes the ordinary way.
+The program sleeps in its system call while we answer, so /proc/<tid>/syscall tells it exactly. Where it may not be read
+(another pid namespace, a security module), the answer is "unknown" and the caller takes the ordinary way.
 """
 
 import os
@@ -14,7 +15,7 @@ _RENAMES = {"x86_64": {82, 264, 316}, "aarch64": {38, 276}}.get(platform.machine
 
 
 def is_exclusive_create(thread: int) -> bool:
-    """True if a thread is in open(2) with O_CREAT and O_EXCL: its lookup must not find the file that it wants to make."""
+    """True if a thread is in open(2) with O_CREAT and O_EXCL: its lookup must not find what it wants to make."""
     call = _system_call(thread)
     if not call or call[0] not in _OPENS:
         return False

@@ -1,7 +1,8 @@
 """The mount's view of its upload process: starting it, waking it, and knowing which versions are durable.
 
-The upload process (transfer/process.py) owns the network side of a mount; what it takes and what it has done is on disk and in the store. The pipes
-carry wake-ups and news only, so either side may die at any moment. It is started again whenever it ends, unless it was fenced.
+The upload process (transfer/process.py) owns the network side of a mount; what it takes and what it has done is on disk
+and in the store. The pipes carry wake-ups and news only, so either side may die at any moment. It is started again
+whenever it ends, unless it was fenced.
 """
 
 import json

@@ -1,6 +1,7 @@
 """`.versions/`: every version in the store as a read-only directory, `latest` and the tags as symlinks to them.
 
-A version appears when it is durable. Listing costs the requests of one newest record; a version's tree is loaded when it is first looked into.
+A version appears when it is durable. Listing costs the requests of one newest record; a version's tree is loaded when
+it is first looked into.
 """
 
 import errno
@@ -24,7 +25,7 @@ _INODE = (1 << 62) - 16
 
 
 class VersionsDirectory:
-    """The content of `.versions`. Paths are relative to it: b"" is the directory, b"41/model.pt" a file of version 41."""
+    """The content of `.versions`. Paths are relative to it: b"" is itself, b"41/model.pt" a file of version 41."""
 
     def __init__(self, history: History, contents: ContentCache) -> None:
         self._history = history

@@ -1,7 +1,8 @@
 """A read-write mount: puts the parts together, in the order that safety asks for, and takes them apart again.
 
-Beginning: lock the cache directory; end an upload process that outlived its mount; become the store's one writer; take up what is pending; align the live
-tree; start the upload process. Ending, after the kernel has let go of the mount: end touches; save if asked; drain; give the lease back.
+Beginning: lock the cache directory; end an upload process that outlived its mount; become the store's one writer; take
+up what is pending; align the live tree; start the upload process. Ending, after the kernel has let go of the mount: end
+touches; save if asked; drain; give the lease back.
 """
 
 import logging

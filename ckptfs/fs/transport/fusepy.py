@@ -1,7 +1,8 @@
 """The portable transport: libfuse 2 through fusepy; any kernel, also without privileges (through fusermount).
 
-fusepy's own methods decode paths as strict UTF-8, hide the difference between "leave this time" and a time, and copy every buffer; so each is replaced here
-by one that hands bytes to the operations. Facts about libfuse 2.9 and fusepy 3.0.1 that this relies on are in docs/adr/0004-fusepy-transport.md.
+fusepy's own methods decode paths as strict UTF-8, hide the difference between "leave this time" and a time, and copy
+every buffer; so each is replaced here by one that hands bytes to the operations. Facts about libfuse 2.9 and fusepy
+3.0.1 that this relies on are in docs/adr/0004-fusepy-transport.md.
 """
 
 import ctypes
@@ -37,15 +38,15 @@ class _OperationsTable(ctypes.Structure):
         ("flock", ctypes.c_void_p),
         (
             "fallocate",
-            ctypes.CFUNCTYPE(
-                ctypes.c_int, ctypes.c_char_p, ctypes.c_int, fuse.c_off_t, fuse.c_off_t, _FILE_INFO
-            ),
+            ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p, ctypes.c_int, fuse.c_off_t, fuse.c_off_t, _FILE_INFO),
         ),
     ]
 
 
 class _Implemented:
-    """Tells fusepy which callbacks to install. Locks are absent on purpose: the kernel then keeps them, one machine being all there is."""
+    """Tells fusepy which callbacks to install. Locks are absent on purpose: the kernel then keeps them, one machine
+    being all there is.
+    """
 
     use_ns = True
     flag_utime_omit_ok = 1
@@ -58,10 +59,13 @@ class _Implemented:
         return 0
 
 
-_NAMES = tuple(
-    "getattr readlink mknod mkdir unlink rmdir symlink rename link chmod chown truncate open read write statfs flush release fsync "
-    "setxattr getxattr listxattr removexattr opendir readdir releasedir fsyncdir init create utimens fallocate".split()
+# fmt: off
+_NAMES = (
+    "getattr", "readlink", "mknod", "mkdir", "unlink", "rmdir", "symlink", "rename", "link", "chmod", "chown",
+    "truncate", "open", "read", "write", "statfs", "flush", "release", "fsync", "setxattr", "getxattr", "listxattr", "removexattr",
+    "opendir", "readdir", "releasedir", "fsyncdir", "init", "create", "utimens", "fallocate",
 )
+# fmt: on
 
 
 class _Server(fuse.FUSE):  # type: ignore[misc]  # fusepy has no types
@@ -84,7 +88,9 @@ class _Server(fuse.FUSE):  # type: ignore[misc]  # fusepy has no types
         return self._put_attributes(_relative(path), buffer, None)
 
     def fgetattr(self, path: bytes | None, buffer: Any, info: Any) -> int:
-        return self._put_attributes(_relative(path or b"/"), buffer, self._handles.get(info.contents.fh) if info else None)
+        return self._put_attributes(
+            _relative(path or b"/"), buffer, self._handles.get(info.contents.fh) if info else None
+        )
 
     def _put_attributes(self, path: bytes, buffer: Any, handle: Handle | None) -> int:
         found: Attributes | None = None
@@ -246,7 +252,15 @@ class _Server(fuse.FUSE):  # type: ignore[misc]  # fusepy has no types
 fuse.fuse_operations = _OperationsTable
 
 
-def serve(operations: Operations, mountpoint: Path, *, name: str, allow_other: bool, read_only: bool, ready: Callable[[], None]) -> None:
+def serve(
+    operations: Operations,
+    mountpoint: Path,
+    *,
+    name: str,
+    allow_other: bool,
+    read_only: bool,
+    ready: Callable[[], None],
+) -> None:
     """Mount and serve until unmounted. Returns then.
 
     Args:
@@ -281,7 +295,8 @@ def serve(operations: Operations, mountpoint: Path, *, name: str, allow_other: b
         if is_ready.is_set():
             return
         raise MountError(
-            f"libfuse could not mount on {mountpoint} (code {error})", hint="run `ckptfs doctor`: it checks /dev/fuse and fusermount"
+            f"libfuse could not mount on {mountpoint} (code {error})",
+            hint="run `ckptfs doctor`: it checks /dev/fuse and fusermount",
         ) from error
 
 

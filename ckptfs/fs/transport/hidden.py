@@ -1,7 +1,9 @@
-"""Files that are open but have no name: libfuse 2 renames them to `.fuse_hidden...` in their directory and deletes that name at the last close.
+"""Files that are open but have no name: libfuse 2 renames them to `.fuse_hidden...` in their directory and deletes that
+name at the last close.
 
-That name must be in no listing and in no version, and the directory must count as empty; so the file moves to the spare directory, and operations on the name
-are done there. When the name is about to be replaced by a rename, it stays until the rename: there is no moment without a file of that name.
+That name must be in no listing and in no version, and the directory must count as empty; so the file moves to the spare
+directory, and operations on the name are done there. When the name is about to be replaced by a rename, it stays until
+the rename: there is no moment without a file of that name.
 """
 
 import os

@@ -1,0 +1,207 @@
+"""What a cache directory still holds that is in no version of the store: found, described, and copied out.
+
+Three things are kept, and nothing here changes them:
+
+    pending     captured, waiting for upload; the next mount with this cache directory finishes it
+    aside       captured, but history went another way: it can never enter it
+    unsaved     files as they were when a crash or a restore left them, never captured
+"""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from ckptfs.cache.directory import CacheDirectory
+from ckptfs.cache.pending import PendingVersion
+from ckptfs.capture.copying import copy_data
+from ckptfs.errors import CacheError, CkptfsError, InvalidInputError
+from ckptfs.format.manifest import Entry, Kind, LocalData
+from ckptfs.format.note import Note
+from ckptfs.format.pending import decode_pending
+from ckptfs.transfer.materialize import TreeWriter
+
+KeptKind = Literal["pending", "aside", "unsaved"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """One thing that was kept."""
+
+    kind: KeptKind
+    directory: Path
+    time_ns: int
+    """When it was captured or set aside."""
+    paths: tuple[bytes, ...]
+    """Files whose bytes are here, sorted."""
+    bytes: int
+    """The sum of their sizes."""
+    version: int | None = None
+    note: Note = None
+    elsewhere: int = 0
+    """Files that it changed in name or attributes only: their bytes are those of an earlier version."""
+    damage: str | None = None
+    """Why it cannot be read."""
+
+
+def cache_directories(path: Path) -> list[CacheDirectory]:
+    """Return the stores' directories that a path means: itself, or those in it.
+
+    Raises:
+        InvalidInputError: It is no cache directory.
+    """
+    here = CacheDirectory(path)
+    found = [here] if _is_cache(here) else []
+    if not found and path.is_dir():
+        found = [each for each in map(CacheDirectory, sorted(path.iterdir())) if _is_cache(each)]
+    if not found:
+        raise InvalidInputError(
+            f"{path} is neither a ckptfs mount nor a cache directory",
+            hint="give the mount point, or what was given as --cache-dir",
+        )
+    return found
+
+
+def list_kept(cache: CacheDirectory) -> list[Kept]:
+    """Return what a store's cache directory keeps, oldest first."""
+    kept = [*_versions(cache.pending, "pending"), *_versions(cache.aside, "aside"), *_unsaved(cache.unsaved)]
+    return sorted(kept, key=lambda each: each.time_ns)
+
+
+def copy_out(kept: Kept, target: Path) -> None:
+    """Copy the files that are here, with their attributes, into a directory that must not exist.
+
+    Raises:
+        InvalidInputError: The target exists.
+        CorruptObjectError: A captured version's description is damaged.
+        OSError: It cannot be read or written.
+    """
+    if os.path.lexists(target):
+        raise InvalidInputError(f"{target} exists already", hint="name a new directory")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if kept.kind == "unsaved":
+        # cp knows holes, links, owners, times and xattrs of every kind of file
+        done = subprocess.run(
+            ["cp", "-a", "--reflink=auto", "--", str(kept.directory), str(target)], capture_output=True, check=False
+        )
+        if done.returncode != 0:
+            raise CacheError(f"copying {kept.directory} failed: {done.stderr.decode(errors='replace').strip()}")
+    else:
+        _copy_version(_read_version(kept.directory), target)
+
+
+def _is_cache(cache: CacheDirectory) -> bool:
+    return cache.pending.is_dir() and cache.aside.is_dir() and cache.unsaved.is_dir()
+
+
+def _versions(root: Path, kind: KeptKind) -> Iterator[Kept]:
+    for directory in root.iterdir():
+        # drafts have none yet
+        if not (directory / "version.json").exists():
+            continue
+        try:
+            pending = _read_version(directory)
+            entries = pending.part().entries
+        except FileNotFoundError:
+            continue  # uploaded since it was listed
+        except CkptfsError as error:
+            time_ns = directory.stat().st_mtime_ns
+            yield Kept(kind=kind, directory=directory, time_ns=time_ns, paths=(), bytes=0, damage=error.fact)
+            continue
+        files = [entry for entry in entries if entry.kind is Kind.FILE]
+        local = [entry for entry in files if _is_local(entry)]
+        yield Kept(
+            kind=kind,
+            directory=directory,
+            time_ns=pending.header.captured_ns,
+            paths=tuple(entry.path for entry in local),
+            bytes=sum(entry.size_bytes for entry in local),
+            version=pending.version,
+            note=pending.header.note,
+            elsewhere=len(files) - len(local),
+        )
+
+
+def _unsaved(root: Path) -> Iterator[Kept]:
+    for directory in root.iterdir():
+        paths, size_bytes = [], 0
+        for parent, _, names in os.walk(os.fsencode(directory)):
+            for name in names:
+                path = os.path.join(parent, name)
+                paths.append(os.path.relpath(path, os.fsencode(directory)))
+                size_bytes += os.lstat(path).st_size
+        yield Kept(
+            kind="unsaved",
+            directory=directory,
+            time_ns=_set_aside_ns(directory),
+            paths=tuple(sorted(paths)),
+            bytes=size_bytes,
+        )
+
+
+def _set_aside_ns(directory: Path) -> int:
+    """Return the time in a directory's name (20261123T211500Z-...), else when it was last changed."""
+    try:
+        time = datetime.strptime(directory.name.partition("-")[0], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    except ValueError:
+        return directory.stat().st_mtime_ns
+    return int(time.timestamp()) * 10**9
+
+
+def _read_version(directory: Path) -> PendingVersion:
+    header = decode_pending((directory / "version.json").read_bytes())
+    return PendingVersion(directory, 0, header)
+
+
+def _is_local(entry: Entry) -> bool:
+    return not entry.extents or isinstance(entry.extents[0], LocalData)
+
+
+def _copy_version(pending: PendingVersion, target: Path) -> None:
+    """Write the entries of a captured version whose content is here."""
+    made: set[bytes] = set()
+    first_names: dict[int, bytes] = {}
+    with TreeWriter(target) as writer:
+        for entry in pending.part().entries:
+            _make_parents(writer, entry.path, made)
+            if entry.kind is Kind.DIRECTORY:
+                made.add(entry.path)
+                writer.make_directory(entry)
+            elif entry.kind is not Kind.FILE:
+                writer.make_node(entry)
+            elif _is_local(entry):
+                first = first_names.setdefault(entry.link_id, entry.path) if entry.link_id else entry.path
+                if first != entry.path:
+                    writer.make_link(entry.path, first)
+                else:
+                    _copy_file(writer, pending, entry)
+        writer.finish()
+
+
+def _make_parents(writer: TreeWriter, path: bytes, made: set[bytes]) -> None:
+    """Make the directories above a path that the version did not change, and so does not describe."""
+    above = path.rpartition(b"/")[0]
+    if above and above not in made:
+        _make_parents(writer, above, made)
+        made.add(above)
+        writer.make_directory(Entry(path=above, kind=Kind.DIRECTORY, mode=0o755), keep_existing=True)
+
+
+def _copy_file(writer: TreeWriter, pending: PendingVersion, entry: Entry) -> None:
+    temporary = writer.create_temporary(entry.path, entry.size_bytes)
+    if entry.extents and isinstance(extent := entry.extents[0], LocalData):
+        source_fd = os.open(pending.data_path(extent.index), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            target_fd = writer.open_file(temporary, os.O_WRONLY)
+            try:
+                copy_data(source_fd, target_fd, entry.size_bytes)
+                # a reflink is as long as the source, which may have been appended to
+                os.ftruncate(target_fd, entry.size_bytes)
+            finally:
+                os.close(target_fd)
+        finally:
+            os.close(source_fd)
+    writer.publish(temporary, replace(entry, extents=()))

@@ -1,0 +1,51 @@
+"""The kernel's table of mounts, read without touching any of them: one whose process hangs would hang the reader."""
+
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+FILESYSTEM_TYPE = "fuse.ckptfs"
+
+_TABLE = Path("/proc/self/mountinfo")
+
+
+class Mount(NamedTuple):
+    """One mount of ckptfs."""
+
+    mountpoint: Path
+    store: str
+    """The store's address."""
+
+
+def mounts() -> list[Mount]:
+    """Return the mounts of ckptfs that this process can see; the upper of two at the same place comes last."""
+    found = []
+    for line in _TABLE.read_text(errors="surrogateescape").splitlines():
+        # 36 35 98:0 /root /mount/point options shared:1 - type source super-options
+        before, _, after = line.partition(" - ")
+        kind, source = after.split(" ")[:2]
+        if kind == FILESYSTEM_TYPE:
+            found.append(Mount(Path(_unescape(before.split(" ")[4])), _unescape(source)))
+    return found
+
+
+def mount_at(path: Path) -> Mount | None:
+    """Return the mount of ckptfs that a path is in, None if it is in none."""
+    table = mounts()
+    if not table:
+        return None
+    absolute = Path(os.path.abspath(path))
+    # symlinks are followed only if need be, for that looks at the mount point itself
+    return _containing(absolute, table) or _containing(absolute.resolve(), table)
+
+
+def _containing(path: Path, table: list[Mount]) -> Mount | None:
+    inside = [mount for mount in table if path.is_relative_to(mount.mountpoint)]
+    # the innermost; of two at the same place the upper one, which is the later row
+    return max(reversed(inside), key=lambda mount: len(mount.mountpoint.parts), default=None)
+
+
+def _unescape(field: str) -> str:
+    """Return a field of the table with its octal escapes (a space is 040) undone."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)
