@@ -62,8 +62,8 @@ class _Implemented:
 # fmt: off
 _NAMES = (
     "getattr", "readlink", "mknod", "mkdir", "unlink", "rmdir", "symlink", "rename", "link", "chmod", "chown",
-    "truncate", "open", "read", "write", "statfs", "flush", "release", "fsync", "setxattr", "getxattr", "listxattr", "removexattr",
-    "opendir", "readdir", "releasedir", "fsyncdir", "init", "create", "utimens", "fallocate",
+    "truncate", "open", "read", "write", "statfs", "flush", "release", "fsync", "setxattr", "getxattr", "listxattr",
+    "removexattr", "opendir", "readdir", "releasedir", "fsyncdir", "init", "create", "utimens", "fallocate",
 )
 # fmt: on
 
