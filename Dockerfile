@@ -15,7 +15,7 @@ RUN apt-get update \
     && apt-get install -y --no-install-recommends fuse3 libfuse2 \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/ckptfs /opt/ckptfs
-ENV PATH=/opt/ckptfs/bin:$PATH CKPTFS_MOUNT_CACHE_DIR=/var/cache/ckptfs PYTHONUNBUFFERED=1
+ENV PATH=/opt/ckptfs/bin:$PATH CKPTFS_CACHE_DIR=/var/cache/ckptfs PYTHONUNBUFFERED=1
 VOLUME /var/cache/ckptfs
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["ckptfs", "mount", "--foreground"]

@@ -1,1 +1,5 @@
-"""The command line: one module per command; PRODUCT names, exit codes and error form."""
+"""The command line, one module per command in commands/: names, exit codes and error form are a promise to users."""
+
+from ckptfs.cli.application import main
+
+__all__ = ["main"]

@@ -1,0 +1,5 @@
+"""`python -m ckptfs` is `ckptfs`."""
+
+from ckptfs.cli import main
+
+main()

@@ -1,0 +1,39 @@
+"""`ckptfs doctor`: will it work here, and if not, what to do."""
+
+from itertools import chain
+from pathlib import Path
+
+import click
+
+from ckptfs.cli.output import print_json, printable
+from ckptfs.cli.parameters import PATH, Command, json_option, setting
+
+
+@click.command("doctor", cls=Command)
+@click.argument("store", metavar="[STORE|MOUNTPOINT]", required=False)
+@setting("--cache-dir", type=PATH, help="The cache directory to look at.  [default: as for mount]")
+@json_option
+def command(store: str | None, cache_dir: Path | None, as_json: bool) -> int:
+    """Check this machine, and the store if one is given; say what to do about what is found.
+
+    A store is probed with one scratch object, which is deleted. Exit code 1 if a check fails.
+    """
+    from ckptfs.cli.checks import check_machine
+    from ckptfs.cli.store_checks import check_store
+    from ckptfs.cli.stores import store_url
+    from ckptfs.fs.options import default_cache_directory
+
+    findings = chain(
+        check_machine(cache_dir or default_cache_directory()),
+        check_store(store_url(store)) if store is not None else (),
+    )
+    seen = []
+    for finding in findings:
+        seen.append(finding)
+        if not as_json:
+            click.echo(f"{finding.result:<4}  {finding.check}: {printable(finding.fact)}")
+            if finding.hint:
+                click.echo(f"      {printable(finding.hint)}")
+    if as_json:
+        print_json([finding._asdict() for finding in seen])
+    return 1 if any(finding.result == "fail" for finding in seen) else 0

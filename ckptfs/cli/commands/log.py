@@ -1,0 +1,42 @@
+"""`ckptfs log`: the versions of a store."""
+
+from itertools import islice
+
+import click
+
+from ckptfs.cli.output import local_time, note_text, print_json, print_table, printable
+from ckptfs.cli.parameters import Command, json_option
+from ckptfs.cli.stores import opened_history
+from ckptfs.cli.versions import tags_of, version_document
+from ckptfs.units import format_size
+
+
+@click.command("log", cls=Command)
+@click.argument("store", metavar="STORE|MOUNTPOINT")
+@click.option("-n", "--limit", type=click.IntRange(min=1), metavar="N", help="Show the newest N only.")
+@json_option
+def command(store: str, limit: int | None, as_json: bool) -> None:
+    """List versions, newest first."""
+    with opened_history(store) as history:
+        records = list(islice(history.versions(), limit))
+        tags = history.tags()
+    if as_json:
+        print_json([version_document(record, tags) for record in records])
+        return
+    rows = [
+        (
+            str(record.version),
+            local_time(record.captured_ns),
+            printable(record.host),
+            str(record.files),
+            format_size(record.bytes),
+            format_size(record.bytes_added),
+            " ".join(tags_of(record.version, tags)),
+            note_text(record.note),
+        )
+        for record in records
+    ]
+    if not rows:
+        click.echo("no version yet; touch .save in a mount to make one", err=True)
+        return
+    print_table(("VERSION", "TIME", "HOST", "FILES", "SIZE", "ADDED", "TAGS", "NOTE"), rows, right=(0, 3, 4, 5))

@@ -1,0 +1,104 @@
+"""`ckptfs mount`: shows a store as a directory."""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from ckptfs.cli.parameters import PATH, Command, Invocation, duration, setting, size
+
+if TYPE_CHECKING:
+    from ckptfs.fs.options import MountOptions
+
+
+@click.command("mount", cls=Command)
+@click.argument("store")
+@click.argument("mountpoint", type=PATH)
+@click.option("--foreground", is_flag=True, help="Stay until it is unmounted.")
+@setting("--read-only", is_flag=True, help="Show the newest version; refuse changes.")
+@setting("--follow", is_flag=True, help="With --read-only: move on to each new version.")
+@click.option("--version", metavar="V", help="Show this version instead (a number or a tag), read-only.")
+@setting(
+    "--cache-dir", type=PATH, help="Local data of all stores.  [default: /var/cache/ckptfs, of a user ~/.cache/ckptfs]"
+)
+@setting("--cache-size", type=size, metavar="SIZE", help="Files of old versions to keep in it.  [default: 64G]")
+@setting("--transport", type=click.Choice(["auto", "passthrough", "fusepy"]), help="How requests come from the kernel.")
+@setting("--allow-other", is_flag=True, help="Let other users in, as the permissions of the files allow.")
+@setting(
+    "--takeover", is_flag=True, help="Do not wait for a dead writer's lease, and end a live one's writing for good."
+)
+@setting("--save-on-exit", is_flag=True, help="Save once more when unmounting, if anything changed.")
+@setting("--drain-timeout", type=duration, metavar="T", help="How long unmounting waits for uploads.  [default: 5m]")
+@setting("--sync-timeout", type=duration, metavar="T", help="How long fsync of .save waits for them.  [default: 1m]")
+@setting(
+    "--max-pending-bytes",
+    type=size,
+    metavar="SIZE",
+    help="Captured data that may wait for upload.  [default: half the free disk]",
+)
+@setting(
+    "--lease",
+    type=duration,
+    metavar="T",
+    help="How long a writer may be silent before it counts as dead.  [default: 30s]",
+)
+@setting("--no-prefetch", is_flag=True, help="Fetch no file before it is opened.")
+@setting("--unsafe-single-writer", is_flag=True, help="Write to a store that ignores If-None-Match.")
+def command(store: str, mountpoint: Path, foreground: bool, **settings: Any) -> None:
+    """Mount STORE at the directory MOUNTPOINT; return when it is ready.
+
+    A store that does not exist yet is made. Programs see plain files; touching .save captures them all as one version.
+    """
+    if settings["follow"] and not settings["read_only"]:
+        raise click.UsageError("--follow goes with --read-only")
+    verbose = click.get_current_context().ensure_object(Invocation).verbose
+    options = mount_options(store, mountpoint, settings, verbose=verbose)
+    if not foreground:
+        from ckptfs.fs.launch import start
+
+        start(options)
+        return
+    _serve(options)
+
+
+def _serve(options: "MountOptions") -> NoReturn:
+    from ckptfs.fs.launch import configure_logging, serve
+
+    configure_logging(options.verbose)
+    code = serve(options, lambda _: _tell_systemd())
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # not sys.exit: libfuse's threads must not run into an interpreter that is being torn down
+    os._exit(code)
+
+
+def _tell_systemd() -> None:
+    """Tell a service manager that waits for it (Type=notify) that the mount is ready. Source: sd_notify(3)."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if address:
+        import socket
+
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
+            # a leading @ stands for the NUL of an abstract address
+            notify.sendto(b"READY=1", address.replace("@", "\0", 1) if address.startswith("@") else address)
+
+
+def mount_options(store: str, mountpoint: Path, settings: dict[str, Any], *, verbose: bool) -> "MountOptions":
+    """Return the options of a mount, with the defaults where the user said nothing."""
+    from ckptfs.fs.options import MountOptions, default_cache_directory
+
+    settings["prefetch"] = not settings.pop("no_prefetch")
+    given = {_FIELDS.get(name, name): value for name, value in settings.items() if value is not None}
+    given["cache_dir"] = Path(given.get("cache_dir", default_cache_directory())).absolute()
+    return MountOptions(store=store, mountpoint=mountpoint.absolute(), verbose=verbose, **given)
+
+
+_FIELDS = {
+    "drain_timeout": "drain_timeout_s",
+    "sync_timeout": "sync_timeout_s",
+    "lease": "lease_s",
+    "cache_size": "cache_size_bytes",
+}
+"""Options whose unit a person writes, to fields that have it in their name."""

@@ -1,0 +1,86 @@
+"""`ckptfs umount`: unmounts, and waits until what was captured is durable."""
+
+import os
+import select
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ckptfs.cli.mounts import DeadMountError, read_control, require_mount
+from ckptfs.cli.parameters import PATH, Command
+from ckptfs.cli.progress import progress
+from ckptfs.errors import InvalidInputError, NotDurableError
+from ckptfs.units import format_size
+
+if TYPE_CHECKING:
+    from ckptfs.fs.kept import Kept
+
+_POLL_MS = 200
+
+
+@click.command("umount", cls=Command)
+@click.argument("mountpoint", type=PATH)
+def command(mountpoint: Path) -> None:
+    """Unmount, and wait until captured versions are durable, at most the mount's --drain-timeout.
+
+    A mount whose process is gone is cleared away. Exit code 1 if versions are left; they stay in the cache directory.
+    """
+    from ckptfs.fs.mountpoint import detach, unmount
+
+    place = require_mount(mountpoint).mountpoint
+    if place not in (Path(os.path.abspath(mountpoint)), mountpoint.resolve()):
+        raise InvalidInputError(f"{mountpoint} is inside the mount at {place}", hint=f"`ckptfs umount {place}`")
+    try:
+        status = read_control(place, ".status")
+    except DeadMountError:
+        detach(place)
+        click.echo(f"cleared away the dead mount at {place}")
+        return
+    # a read-only mount shares its cache directory, and what is pending there is another's
+    cache = None if status["read_only"] else Path(status["cache"])
+    # opened before the process can end, so that its number cannot become another's
+    process_fd = _open_process(int(status["pid"]))
+    unmount(place)
+    if process_fd is not None:
+        _wait_for_end(process_fd, lambda: len(_pending(cache)))
+    left = _pending(cache)
+    if left:
+        size = format_size(sum(kept.bytes for kept in left))
+        raise NotDurableError(
+            f"unmounted {place}, but {len(left)} version{'s' if len(left) != 1 else ''} ({size}) are not durable",
+            hint=f"they stay in {cache}; the next mount with this cache directory finishes them",
+        )
+    click.echo(f"unmounted {place}")
+
+
+def _open_process(pid: int) -> int | None:
+    """Return a descriptor of a mount's process, None if it is not of this pid namespace."""
+    try:
+        fd = os.pidfd_open(pid)
+        if b"ckptfs" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            return fd
+        os.close(fd)
+    except OSError:
+        pass
+    return None
+
+
+def _wait_for_end(process_fd: int, count_left: Callable[[], int]) -> None:
+    """Return when the process has ended, showing how many versions it still has to upload."""
+    end = select.poll()
+    end.register(process_fd, select.POLLIN)
+    total = max(count_left(), 1)
+    with progress("making versions durable", in_bytes=False) as report:
+        while not end.poll(_POLL_MS):
+            report(max(total - count_left(), 0), total)
+
+
+def _pending(cache: Path | None) -> "list[Kept]":
+    from ckptfs.cache.directory import CacheDirectory
+    from ckptfs.fs.kept import list_kept
+
+    if cache is None:
+        return []
+    return [kept for kept in list_kept(CacheDirectory(cache)) if kept.kind == "pending"]

@@ -1,0 +1,62 @@
+"""`ckptfs verify`: whether a store holds all that its history says."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ckptfs.cli.failures import FAILED, say_error
+from ckptfs.cli.output import print_json, printable
+from ckptfs.cli.parameters import Command, json_option
+from ckptfs.cli.progress import progress
+from ckptfs.cli.stores import opened_history
+from ckptfs.cli.versions import path_text
+
+if TYPE_CHECKING:
+    from ckptfs.transfer.verify import Finding
+
+
+@click.command("verify", cls=Command)
+@click.argument("store", metavar="STORE|MOUNTPOINT")
+@click.option("--version", "spec", metavar="V", help="Check this version only (a number, a tag or `latest`).")
+@click.option("--read-data", is_flag=True, help="Read and hash every byte too.")
+@json_option
+def command(store: str, spec: str | None, read_data: bool, as_json: bool) -> int:
+    """Check that every version's objects are there and whole. Exit code 1 if anything is wrong."""
+    from ckptfs.transfer.verify import verify
+
+    with opened_history(store) as history, progress("reading") as report:
+        record = history.resolve(spec) if spec is not None else None
+        findings = verify(history, history.store, record=record, read_data=read_data, on_progress=report)
+        if not findings and not as_json:
+            count = 1 if record is not None else len(history.numbers())
+            what = "every byte hashes right" if read_data else "every object is there"
+            click.echo(f"{count} version{'s' if count != 1 else ''} checked: {what}")
+    if as_json:
+        documents = [_document(each) for each in findings]
+        print_json({"ok": not findings, "read_data": read_data, "findings": documents})
+    else:
+        for each in findings:
+            click.echo(_line(each))
+    if findings:
+        say_error(
+            f"{len(findings)} faults in {store}", "versions without a fault can be mounted and restored as before"
+        )
+        return FAILED
+    return 0
+
+
+def _document(each: "Finding") -> dict[str, Any]:
+    return {
+        "version": each.version or None,
+        "path": path_text(each.path) or None,
+        "chunk": each.chunk or None,
+        "object": each.object_key,
+        "fact": each.fact,
+    }
+
+
+def _line(each: "Finding") -> str:
+    where = [f"version {each.version}"] if each.version else []
+    where += [printable(each.path)] if each.path else []
+    where += [f"chunk {each.chunk}"] if each.chunk else []
+    return f"{', '.join([*where, each.object_key])}: {each.fact}"

@@ -1,0 +1,42 @@
+"""Opening what a user means by STORE: an address, or the mount point of a mount that shows one."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ckptfs.errors import InvalidInputError
+from ckptfs.fs.mount_table import mount_at
+
+if TYPE_CHECKING:
+    from ckptfs.versions.history import History
+
+
+def store_url(argument: str) -> str:
+    """Return the address of the store meant.
+
+    Raises:
+        InvalidInputError: It is no address, and no mount is there.
+    """
+    if "://" in argument:
+        return argument
+    mount = mount_at(Path(argument))
+    if mount is None:
+        raise InvalidInputError(
+            f"{argument} is neither a store's address nor a ckptfs mount",
+            hint=f"a store is s3://BUCKET/PREFIX or file:///DIRECTORY; a directory here is file://{Path(argument).absolute()}",
+        )
+    return mount.store
+
+
+@contextmanager
+def opened_history(argument: str) -> "Iterator[History]":
+    """Open the store that an argument means, for reading, and its history."""
+    from ckptfs.store.open import open_store
+    from ckptfs.versions.history import open_history
+
+    store = open_store(store_url(argument))
+    try:
+        yield open_history(store)
+    finally:
+        store.close()

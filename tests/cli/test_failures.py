@@ -1,0 +1,130 @@
+"""How the program fails: exit codes, the form on stderr, no traceback unless asked for."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+import pytest
+
+from ckptfs.cli import application
+from ckptfs.errors import HeldError
+from tests.cli.scene import StoreWithVersions, assert_failed, ckptfs
+
+
+def fail_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    """Make a command of the program raise."""
+
+    @click.command("log")
+    def command() -> None:
+        raise error
+
+    monkeypatch.setattr(application.application, "get_command", lambda ctx, name: command)
+
+
+def test_done_is_0_and_usage_is_2() -> None:
+    assert ckptfs("--version").code == 0
+    assert ckptfs("log", "--help").code == 0
+    for arguments in (
+        ["log"],
+        ["frob"],
+        ["log", "--frob"],
+        ["log", "a", "b", "c"],
+        ["mount", "s3://b", "/m", "--lease", "soon"],
+        [],
+    ):
+        run = ckptfs(*arguments)
+        assert (run.code, run.out) == (2, ""), arguments
+
+
+def test_a_usage_error_has_the_form_of_every_error() -> None:
+    run = ckptfs("log", "--frob")
+    assert run.err.splitlines() == [
+        "ckptfs: error: No such option '--frob'",
+        "  hint: `ckptfs log --help` shows what it takes",
+    ]
+
+
+def test_one_of_our_errors_is_its_fact_and_its_hint(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fail_with(monkeypatch, HeldError("s3://b/x is mounted read-write by gpu-07\n(pid 4121)"))
+    assert application.run(["log"]) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "ckptfs: error: s3://b/x is mounted read-write by gpu-07 (pid 4121)",
+        "  hint: unmount it there, or mount here with --takeover",
+    ]
+
+
+def test_an_os_error_names_the_file_and_has_a_hint(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fail_with(monkeypatch, OSError(errno.ENOSPC, "whatever", "/full/disk"))
+    assert application.run(["log"]) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "ckptfs: error: /full/disk: No space left on device",
+        "  hint: free some space there, or use another place",
+    ]
+
+
+def test_an_unexpected_exception_is_one_line_that_names_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fail_with(monkeypatch, KeyError("surprise"))
+    assert application.run(["log"]) == 1
+    err = capsys.readouterr().err
+    assert err.splitlines()[0] == "ckptfs: error: unexpected KeyError: 'surprise'"
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("how", ["flag", "environment"])
+def test_a_traceback_comes_only_when_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], how: str
+) -> None:
+    fail_with(monkeypatch, KeyError("surprise"))
+    if how == "environment":
+        monkeypatch.setenv("CKPTFS_DEBUG", "1")
+    assert application.run(["-v", "log"] if how == "flag" else ["log"]) == 1
+    err = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in err
+    assert err.splitlines()[-2].startswith("ckptfs: error: unexpected KeyError")
+
+
+def test_an_interrupt_is_130_and_says_nothing(store: StoreWithVersions) -> None:
+    # a FIFO in place of format.json makes the program wait inside a command
+    (store.directory / "format.json").unlink()
+    os.mkfifo(store.directory / "format.json")
+    program = subprocess.Popen([sys.executable, "-m", "ckptfs", "log", store.url], stderr=subprocess.PIPE)
+    wait_until_asleep_in_open(program.pid)
+    program.send_signal(signal.SIGINT)
+    _, err = program.communicate(timeout=30)
+    assert (program.returncode, err.strip()) == (130, b"")
+
+
+def wait_until_asleep_in_open(pid: int) -> None:
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{pid}/wchan").read_text() not in ("wait_for_partner", "fifo_open"):
+        assert time.monotonic() < deadline, Path(f"/proc/{pid}/wchan").read_text()
+        time.sleep(0.02)
+
+
+def test_a_reader_that_went_away_is_no_error_to_report(store: StoreWithVersions) -> None:
+    program = subprocess.Popen(
+        [sys.executable, "-m", "ckptfs", "show", store.url, "3"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert program.stdout is not None
+    program.stdout.close()
+    assert program.stderr is not None
+    err = program.stderr.read()
+    program.stderr.close()
+    assert (program.wait(30), err) == (1, b"")
+
+
+def test_saving_where_no_mount_is_leaves_no_file_there(tmp_path: Path) -> None:
+    assert_failed(ckptfs("save", tmp_path), f"{tmp_path} is not in a ckptfs mount", "ckptfs status")
+    assert_failed(ckptfs("status", tmp_path), f"{tmp_path} is not in a ckptfs mount")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,92 @@
+"""restore, verify and doctor on a store in a directory."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.cli.scene import MTIME_NS, StoreWithVersions, assert_failed, ckptfs
+
+
+def test_restore_writes_the_newest_version_with_its_times(store: StoreWithVersions, tmp_path: Path) -> None:
+    run = ckptfs("restore", store.url, tmp_path / "out")
+    assert run.code == 0, run.err
+    assert run.out.startswith(f"restored version 3 to {tmp_path}/out: 4 files, 1.47 KiB, ")
+    assert (tmp_path / "out" / "a.bin").read_bytes() == b"A" * 1000
+    assert (tmp_path / "out" / "a.bin").stat().st_mtime_ns == MTIME_NS
+    assert (tmp_path / "out" / "d" / "\udcff\x1b").read_bytes() == b"c" * 10
+
+
+def test_restore_of_an_older_version_and_one_path(store: StoreWithVersions, tmp_path: Path) -> None:
+    assert ckptfs("restore", store.url, tmp_path / "out", "--version", "1", "a.bin").code == 0
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == {"a.bin": b"a" * 1000}
+
+
+def test_restore_of_a_path_that_is_not_there_writes_nothing(store: StoreWithVersions, tmp_path: Path) -> None:
+    assert_failed(ckptfs("restore", store.url, tmp_path / "out", "none"), "none")
+    assert not (tmp_path / "out").exists()
+
+
+def test_verify_of_a_whole_store_says_what_was_checked(store: StoreWithVersions) -> None:
+    assert ckptfs("verify", store.url).out == "3 versions checked: every object is there\n"
+    assert ckptfs("verify", store.url, "--read-data").out == "3 versions checked: every byte hashes right\n"
+    assert ckptfs("verify", store.url, "--version", "2", "--json").json == {
+        "ok": True,
+        "read_data": False,
+        "findings": [],
+    }
+
+
+def test_verify_names_file_chunk_and_object_of_damage_and_restore_refuses_it(
+    store: StoreWithVersions, tmp_path: Path
+) -> None:
+    pack = min((store.directory / "p").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    damaged = bytearray(pack.read_bytes())
+    damaged[40] ^= 1
+    os.chmod(pack, 0o644)
+    pack.write_bytes(damaged)
+    run = ckptfs("verify", store.url, "--read-data", "--json")
+    assert run.code == 1
+    assert run.json["ok"] is False
+    assert {(each["version"], each["path"], each["object"]) for each in run.json["findings"]} == {
+        (1, "a.bin", f"p/{pack.name}")
+    }
+    assert all(len(each["chunk"]) == 64 for each in run.json["findings"])
+    assert_failed(ckptfs("verify", store.url, "--read-data"), "1 faults in")
+    failed = ckptfs("restore", store.url, tmp_path / "out", "--version", "1")
+    assert failed.code == 1
+    assert "not restored: a.bin" in failed.err
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["b.bin"]
+
+
+def test_verify_finds_a_pack_that_is_gone(store: StoreWithVersions) -> None:
+    pack = min((store.directory / "p").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    pack.unlink()
+    run = ckptfs("verify", store.url)
+    assert run.code == 1
+    assert "the pack is missing" in run.out
+
+
+@pytest.mark.fuse
+def test_doctor_finds_this_machine_and_a_store_well_and_leaves_nothing_behind(
+    store: StoreWithVersions, tmp_path: Path
+) -> None:
+    before = sorted(path for path in store.directory.rglob("*"))
+    run = ckptfs("doctor", store.url, "--json", "--cache-dir", tmp_path)
+    assert run.code == 0, run.out
+    results = {each["check"]: each["result"] for each in run.json}
+    assert {"fuse device", "kernel", "libfuse", "privilege", "passthrough", "cache directory"} <= results.keys()
+    assert [results[check] for check in ("credentials", "store", "conditional writes", "history")] == ["ok"] * 4
+    assert sorted(path for path in store.directory.rglob("*")) == before
+
+
+def test_doctor_says_fail_and_what_to_do_for_a_store_that_is_not_there(tmp_path: Path) -> None:
+    run = ckptfs("doctor", f"file://{tmp_path}/none")
+    assert run.code == 1
+    assert "fail  store: " in run.out
+    assert f"{tmp_path}/none" in run.out
+
+
+def test_doctor_takes_a_place_that_is_to_become_a_store(tmp_path: Path) -> None:
+    run = ckptfs("doctor", f"file://{tmp_path}", "--json")
+    assert {each["check"]: each["fact"] for each in run.json}["history"].startswith("no store there yet")
