@@ -1,0 +1,285 @@
+"""Mounts for tests: each is a process of its own that is killed and unmounted at the end, whatever happens.
+
+Whoever touches a mount that hangs hangs with it, out of reach of pytest's time-out; so every mount has a deadline, at
+which its process is killed: that ends all requests in it.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from ckptfs.fs.mount_table import FILESYSTEM_TYPE
+from ckptfs.fs.options import MountOptions
+
+_READY_TIMEOUT_S = 60.0
+_END_TIMEOUT_S = 60.0
+
+
+class MountFailedError(Exception):
+    """A mount did not come to be; the facts are what its process said."""
+
+    def __init__(self, fact: str, hint: str | None = None, number: int = 0) -> None:
+        super().__init__(fact)
+        self.fact = fact
+        self.hint = hint
+        self.number = number
+
+
+class Mount:
+    """One mount.
+
+    Args:
+        store: Its URL.
+        mountpoint: Made if it is missing.
+        cache_dir: As given to --cache-dir.
+        deadline_s: When its process is killed.
+        env: Environment besides the present one.
+        options: Of MountOptions; prefetch is off unless it is given, so that a test sees what is fetched when.
+    """
+
+    def __init__(
+        self,
+        store: str,
+        mountpoint: Path,
+        cache_dir: Path,
+        *,
+        deadline_s: float = 100.0,
+        env: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> None:
+        mountpoint.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.mkdir(mountpoint)
+        except FileExistsError:
+            pass  # perhaps with a dead mount on it, which is not to be looked into
+        self.root = mountpoint
+        self.store = store
+        self.cache_dir = cache_dir
+        self._options = {"prefetch": False, **options}
+        self._env = dict(env or {})
+        self._deadline_s = deadline_s
+        self._watchdog: threading.Timer | None = None
+        self.process: subprocess.Popen[bytes] | None = None
+
+    # life
+
+    def start(self) -> "Mount":
+        """Mount; return when it is ready. Raises MountFailedError."""
+        values = {"store": self.store, "mountpoint": str(self.root), "cache_dir": str(self.cache_dir), **self._options}
+        defaults = MountOptions(store=self.store, mountpoint=self.root, cache_dir=self.cache_dir)
+        whole = {field.name: values.get(field.name, getattr(defaults, field.name)) for field in fields(MountOptions)}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "ckptfs.fs.launch", json.dumps(whole)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=os.environ | self._env,
+            start_new_session=True,
+        )
+        self._watchdog = threading.Timer(self._deadline_s, self.process.kill)
+        self._watchdog.daemon = True
+        self._watchdog.start()
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        answer: dict[str, Any] = json.loads(line) if line else {"error": "it said nothing", "hint": None, "errno": 0}
+        if "error" in answer:
+            self._reap()
+            raise MountFailedError(answer["error"], answer["hint"], answer["errno"])
+        return self
+
+    @property
+    def pid(self) -> int:
+        """Of the mount process."""
+        assert self.process is not None
+        return self.process.pid
+
+    @property
+    def is_alive(self) -> bool:
+        """True while the mount process runs."""
+        return self.process is not None and self.process.poll() is None
+
+    def kill(self) -> None:
+        """kill -9 of the mount process. The dead mount stays where it is, for the next one to clear away."""
+        assert self.process is not None
+        self.process.kill()
+        self._reap()
+
+    def kill_upload_process(self) -> bool:
+        """kill -9 of the upload process; False if there is none now."""
+        pid = self.upload_pid()
+        if pid is None:
+            return False
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def upload_pid(self) -> int | None:
+        """The upload process: a child of the mount process."""
+        for path in Path("/proc").glob("[0-9]*"):
+            # 4121 (name) S PPID ...
+            words = _read(path / "stat").rpartition(b") ")[2].split()
+            if len(words) > 1 and int(words[1]) == self.pid and b"ckptfs.transfer.process" in _read(path / "cmdline"):
+                return int(path.name)
+        return None
+
+    def unmount(self) -> int:
+        """umount(8), then wait for the process to end; return its exit code."""
+        assert self.process is not None
+        subprocess.run(["umount", str(self.root)], check=True, timeout=30)
+        return self.wait()
+
+    def terminate(self) -> int:
+        """SIGTERM, then wait for the process to end; return its exit code."""
+        assert self.process is not None
+        self.process.terminate()
+        return self.wait()
+
+    def wait(self, timeout_s: float = _END_TIMEOUT_S) -> int:
+        """Wait for the process to end; return its exit code."""
+        assert self.process is not None
+        code = self.process.wait(timeout_s)
+        self._reap()
+        return code
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+        self._reap()
+        clear_away(self.root)
+
+    def _reap(self) -> None:
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+        if self.process is not None:
+            self.process.wait(_END_TIMEOUT_S)
+            for stream in (self.process.stdout, self.process.stderr):
+                if stream is not None:
+                    stream.close()
+
+    # what it says
+
+    @property
+    def cache(self) -> Path:
+        """The store's directory in the cache directory."""
+        (found,) = (path for path in self.cache_dir.iterdir() if (path / "pending").is_dir())
+        return found
+
+    @property
+    def log(self) -> str:
+        """The log of all mounts of this cache directory."""
+        return (self.cache / "mount.log").read_text()
+
+    def status(self) -> dict[str, Any]:
+        """What `.status` says."""
+        return dict(json.loads((self.root / ".status").read_bytes()))
+
+    def marker(self) -> dict[str, Any]:
+        """What reading `.save` says."""
+        return dict(json.loads((self.root / ".save").read_bytes()))
+
+    # saving
+
+    def save(self, note: str = "") -> int:
+        """Touch the marker; return the version's number. Raises OSError."""
+        touch(self.root, note)
+        return int(self.marker()["version"])
+
+    def sync(self) -> None:
+        """fsync of the marker. Raises OSError."""
+        fd = os.open(self.root / ".save", os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def restore(self, spec: str | int) -> None:
+        """Write to `.restore`. Raises OSError."""
+        fd = os.open(self.root / ".restore", os.O_WRONLY)
+        try:
+            os.write(fd, f"{spec}\n".encode())
+        except OSError:
+            os.close(fd)
+            raise
+        os.close(fd)
+
+
+class Mounts:
+    """Makes mounts below one directory, and ends them all."""
+
+    def __init__(self, directory: Path, deadline_s: float) -> None:
+        self.directory = directory
+        self._deadline_s = deadline_s
+        self._made: list[Mount] = []
+
+    @property
+    def file_store(self) -> str:
+        """The URL of a store in a directory here."""
+        return f"file://{self.directory}/store"
+
+    def prepare(self, store: str | None = None, *, name: str = "mnt", cache: str = "cache", **options: Any) -> Mount:
+        """Return a mount that has not been started.
+
+        Args:
+            name: Of the mount point, below the directory.
+            cache: Of the cache directory.
+            options: Of Mount and MountOptions.
+        """
+        options = {"deadline_s": self._deadline_s, **options}
+        mount = Mount(store or self.file_store, self.directory / name, self.directory / cache, **options)
+        self._made.append(mount)
+        return mount
+
+    def __call__(self, store: str | None = None, **options: Any) -> Mount:
+        """Mount; arguments as for prepare."""
+        return self.prepare(store, **options).start()
+
+    def close(self) -> None:
+        """End all mounts."""
+        for mount in self._made:
+            mount.close()
+
+
+def touch(root: Path, note: str = "") -> None:
+    """Open the marker, write a note, close. Raises OSError if nothing was captured."""
+    fd = os.open(root / ".save", os.O_WRONLY)
+    try:
+        if note:
+            os.write(fd, note.encode())
+    except OSError:
+        os.close(fd)
+        raise
+    os.close(fd)
+
+
+def wait_until(is_so: Callable[[], bool], timeout_s: float, what: str) -> None:
+    """Poll until something is so; fail when it is not in time."""
+    deadline_s = time.monotonic() + timeout_s
+    while not is_so():
+        assert time.monotonic() < deadline_s, f"after {timeout_s} s still not so: {what}"
+        time.sleep(0.02)
+
+
+def clear_away(mountpoint: Path) -> None:
+    """Take away every mount of ours at a path."""
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        if before.split(" ")[4] == str(mountpoint) and after.startswith(FILESYSTEM_TYPE):
+            subprocess.run(["umount", "-l", str(mountpoint)], check=False, timeout=30)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
