@@ -49,6 +49,17 @@ def differences(before: Tree, after: Tree) -> Iterator[Difference]:
                 yield Difference(path, Change.ATTRIBUTES, old, new, 0)
 
 
+def new_bytes(before: Tree, after: Tree) -> int:
+    """Return the plain bytes of the chunks that a tree has and another one has not, each counted once."""
+    known = {chunk.hash for chunk in _chunks(before)}
+    new = {chunk.hash: chunk.size_bytes for chunk in _chunks(after) if chunk.hash not in known}
+    return sum(new.values())
+
+
+def _chunks(tree: Tree) -> Iterator[Chunk]:
+    return (extent for entry in tree.values() for extent in entry.extents if isinstance(extent, Chunk))
+
+
 def _content(entry: Entry) -> tuple[object, ...]:
     data = tuple((extent.size_bytes, extent.hash if isinstance(extent, Chunk) else None) for extent in entry.extents)
     return entry.kind, entry.size_bytes, entry.target, entry.rdev, data

@@ -87,7 +87,7 @@ def test_diff_tells_added_removed_and_changed(store: StoreWithVersions) -> None:
         ("a.bin", "content", 1000)
     ]
     assert forward["removed"] == []
-    assert forward["bytes_changed"] == 1010
+    assert forward["bytes_new"] == 1010
     backward = ckptfs("diff", store.url, "3", "1", "--json").json
     assert [each["path"] for each in backward["removed"]] == ["d", "d/c.bin", "d/\udcff\x1b"]
 

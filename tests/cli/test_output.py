@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from ckptfs.cli.commands.status import _print_status
 from ckptfs.cli.output import note_text, print_json, print_table, printable, rfc3339
 
 
@@ -34,3 +35,19 @@ def test_a_table_is_aligned_and_ends_without_blanks(capsys: pytest.CaptureFixtur
 def test_a_path_that_is_no_utf_8_survives_json(capsys: pytest.CaptureFixture[str]) -> None:
     print_json({"path": b"\xff".decode("utf-8", "surrogateescape")})
     assert json.loads(capsys.readouterr().out)["path"].encode("utf-8", "surrogateescape") == b"\xff"
+
+
+def test_a_status_with_a_long_queue_is_still_a_few_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    def version(number: int, state: str, error: str | None) -> dict[str, object]:
+        return {"version": number, "state": state, "error": error, "files": 2, "bytes": 2048, "note": {"step": number}}
+
+    pending = [version(number, "captured", "no route" if number == 3 else None) for number in range(3, 200)]
+    _print_status(
+        {"store": "s3://b/x", "newest": pending[-1], "pending": pending, "pending_bytes": 4096, "error": None}
+    )
+    assert capsys.readouterr().out.splitlines() == [
+        "store          s3://b/x",
+        "newest         captured, 2 files, 2.00 KiB, step=199",
+        "pending        versions 3 to 199; the first is captured (no route)",
+        "pending bytes  4.00 KiB",
+    ]

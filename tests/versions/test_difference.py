@@ -1,7 +1,7 @@
 """What differs between two trees is found without reading data."""
 
 from ckptfs.format.manifest import Chunk, Entry, Hole, Kind, Tree
-from ckptfs.versions.difference import Change, differences
+from ckptfs.versions.difference import Change, differences, new_bytes
 
 PACK = "p/0000000001-" + "0" * 32
 
@@ -65,3 +65,12 @@ def test_hard_links_that_are_the_same_but_for_their_random_id_do_not_differ() ->
 def test_differences_come_in_path_order() -> None:
     found = differences(tree(file(b"b"), file(b"d")), tree(file(b"a"), file(b"c"), file(b"d")))
     assert [each.path for each in found] == [b"a", b"b", b"c"]
+
+
+def test_new_data_counts_once_whatever_has_it_and_not_at_all_where_it_was_before() -> None:
+    before = tree(file(b"old name", chunk("x", 10)))
+    after = tree(
+        file(b"a", chunk("x", 10), chunk("y", 20), link_id=5), file(b"b", chunk("x", 10), chunk("y", 20), link_id=5)
+    )
+    assert new_bytes(before, after) == 20
+    assert new_bytes(after, before) == 0

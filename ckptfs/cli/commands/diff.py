@@ -26,20 +26,19 @@ def command(store: str, a: str, b: str, as_json: bool) -> None:
 
     + added, - removed, ~ other content, = the same content with other attributes.
     """
-    from ckptfs.versions.difference import differences
+    from ckptfs.versions.difference import differences, new_bytes
 
     with opened_history(store) as history:
         newest = history.newest()
         before, after = history.resolve(a, newest=newest), history.resolve(b, newest=newest)
-        found = list(differences(history.tree(before), history.tree(after)))
-    bytes_changed = sum(each.bytes_changed for each in found if each.change != "removed")
+        tree_before, tree_after = history.tree(before), history.tree(after)
+    found = list(differences(tree_before, tree_after))
+    bytes_new = new_bytes(tree_before, tree_after)
     if as_json:
         document: dict[str, Any] = {"a": before.version, "b": after.version}
         for key, changes in (("added", ["added"]), ("removed", ["removed"]), ("changed", ["content", "attributes"])):
             document[key] = [_document(each) for each in found if each.change in changes]
-        print_json(
-            document | {"bytes_changed": bytes_changed, "bytes_before": before.bytes, "bytes_after": after.bytes}
-        )
+        print_json(document | {"bytes_new": bytes_new, "bytes_before": before.bytes, "bytes_after": after.bytes})
         return
     rows = [
         (
@@ -55,7 +54,7 @@ def command(store: str, a: str, b: str, as_json: bool) -> None:
         print_table(
             ("", f"SIZE IN {before.version}", f"SIZE IN {after.version}", "CHANGED", "PATH"), rows, right=(1, 2, 3)
         )
-    click.echo(f"paths that differ: {len(rows)}; new data: {format_size(bytes_changed)}")
+    click.echo(f"paths that differ: {len(rows)}; new data: {format_size(bytes_new)}")
 
 
 def _document(each: "Difference") -> dict[str, Any]:

@@ -9,7 +9,10 @@ import click
 from ckptfs.cli.mounts import read_control, require_mount
 from ckptfs.cli.output import print_json
 from ckptfs.cli.parameters import PATH, Command, json_option
-from ckptfs.errors import CkptfsError, NotDurableError, NoteTooLargeError, ReadOnlyError
+from ckptfs.errors import CacheError, CkptfsError, NotDurableError, NoteTooLargeError, ReadOnlyError
+
+_NOTE_LIMIT_BYTES = 64 << 10
+"""As the marker's own."""
 
 
 @click.command("save", cls=Command)
@@ -22,10 +25,14 @@ from ckptfs.errors import CkptfsError, NotDurableError, NoteTooLargeError, ReadO
 def command(mountpoint: Path, note: str | None, wait: bool, as_json: bool) -> None:
     """Capture the whole mount as one version, as touching MOUNTPOINT/.save does."""
     mount = require_mount(mountpoint)
+    text = os.fsencode(note or "")
+    if len(text) > _NOTE_LIMIT_BYTES:
+        # said before the marker is touched: refused text does not keep the touch from making a version
+        raise NoteTooLargeError(f"the note has {len(text)} bytes")
     try:
-        _touch(mount.mountpoint / ".save", os.fsencode(note or ""), wait=wait)
+        _touch(mount.mountpoint / ".save", text, wait=wait)
     except OSError as error:
-        raise _explained(error, mount.mountpoint) from error
+        raise _explained(error, mount.mountpoint, wait=wait) from error
     saved = read_control(mount.mountpoint, ".save")
     if as_json:
         print_json(saved)
@@ -41,28 +48,26 @@ def _touch(marker: Path, note: bytes, *, wait: bool) -> None:
             os.write(fd, note)
         if wait:
             os.fsync(fd)
-    except BaseException:
+    finally:
+        # without fsync it is here that the version is captured, and that capturing fails
         os.close(fd)
-        raise
-    # the capture fails here if it fails
-    os.close(fd)
 
 
-def _explained(error: OSError, mountpoint: Path) -> CkptfsError | OSError:
+def _explained(error: OSError, mountpoint: Path, *, wait: bool) -> CkptfsError | OSError:
     """Return what a failed touch means."""
-    if error.errno == errno.EFBIG:
-        return NoteTooLargeError("the note is too large")
     if error.errno == errno.EROFS:
         return ReadOnlyError(
             f"nothing can be saved at {mountpoint}: it is read-only, or another writer took the store over",
             hint=f"`ckptfs status {mountpoint}` says which",
         )
     if error.errno == errno.ENOSPC:
-        return CkptfsError(
-            f"nothing was saved at {mountpoint}: no room in its cache directory",
+        return CacheError(
+            f"nothing was saved at {mountpoint}: its cache directory is full",
             hint="free some space there, then save again",
         )
-    if error.errno == errno.EIO:
-        return NotDurableError(f"the version at {mountpoint} was not made durable")
+    if error.errno == errno.EIO and wait:
+        status = read_control(mountpoint, ".status")
+        why = f": {status['error']}" if status["error"] else ""
+        return NotDurableError(f"version {status['version']} is not durable{why}")
     error.filename = error.filename or str(mountpoint)
     return error

@@ -1,12 +1,13 @@
 """`ckptfs status`: what mounts are doing."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import click
 
 from ckptfs.cli.mounts import read_control, require_mount
-from ckptfs.cli.output import print_json, printable
+from ckptfs.cli.output import note_text, print_json, printable
 from ckptfs.cli.parameters import PATH, Command, json_option
 from ckptfs.errors import CkptfsError
 from ckptfs.fs.mount_table import mounts
@@ -51,14 +52,21 @@ def _print_status(status: dict[str, Any]) -> None:
 
 
 def _text(key: str, value: Any) -> str:
+    """Return a field's value for people."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int) and key.endswith("bytes"):
         return format_size(value)
-    if isinstance(value, dict):
-        return ", ".join(
-            f"{name.replace('_', ' ')} {_text(name, each)}" for name, each in value.items() if each is not None
-        )
-    if isinstance(value, list):
-        return "; ".join(_text(key, each) for each in value)
-    return str(value)
+    if key == "pending" and isinstance(value, list):
+        first, last = value[0]["version"], value[-1]["version"]
+        which = f"version {first}" if len(value) == 1 else f"versions {first} to {last}"
+        return f"{which}; the first is {_state_text(value[0])}"
+    if key == "newest" and isinstance(value, dict):
+        words = [_state_text(value), f"{value['files']} files", format_size(value["bytes"]), note_text(value["note"])]
+        return ", ".join(word for word in words if word)
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _state_text(version: dict[str, Any]) -> str:
+    error = f" ({version['error']})" if version["error"] else ""
+    return f"{version['state']}{error}"

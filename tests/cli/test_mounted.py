@@ -1,0 +1,210 @@
+"""The commands on a real mount of a store in a directory."""
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from ckptfs.fs.mount_table import mount_at
+from tests.cli.scene import Run, StoreWithVersions, assert_failed, ckptfs
+
+pytestmark = [
+    pytest.mark.fuse,
+    pytest.mark.skipif(not os.access("/dev/fuse", os.W_OK), reason="/dev/fuse is missing"),
+]
+
+
+class Place:
+    """A store, a mount point and a cache directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.store = directory / "store"
+        self.url = f"file://{self.store}"
+        self.mountpoint = directory / "ckpt"
+        self.mountpoint.mkdir()
+        self.cache = directory / "cache"
+
+    def mount(self, *options: str) -> Run:
+        return ckptfs("mount", self.url, self.mountpoint, "--cache-dir", self.cache, *options)
+
+    def pid(self) -> int:
+        return int(ckptfs("status", self.mountpoint, "--json").json["pid"])
+
+    @contextmanager
+    def unreachable_store(self) -> Iterator[None]:
+        self.store.rename(self.store.with_name("away"))
+        try:
+            yield
+        finally:
+            self.store.with_name("away").rename(self.store)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    place = Place(tmp_path)
+    yield place
+    if mount_at(place.mountpoint) is not None:
+        end(place.pid())
+        subprocess.run(["umount", "--lazy", place.mountpoint], check=False, stderr=subprocess.DEVNULL)
+
+
+@pytest.fixture
+def mounted(place: Place) -> Place:
+    run = place.mount("--drain-timeout", "2s", "--sync-timeout", "1s")
+    assert (run.code, run.out) == (0, ""), run.err
+    return place
+
+
+def end(pid: int) -> None:
+    """Kill a process and wait until it is gone."""
+    with os.fdopen(os.pidfd_open(pid)) as process:
+        os.kill(pid, signal.SIGKILL)
+        assert select.select([process], [], [], 30)[0]
+
+
+def test_save_makes_a_version_with_its_note_and_says_its_number(mounted: Place) -> None:
+    (mounted.mountpoint / "a.bin").write_bytes(b"a" * 1000)
+    assert ckptfs("save", mounted.mountpoint, "-m", "step=7 best").out.startswith("saved version 1")
+    (mounted.mountpoint / "d").mkdir()
+    run = ckptfs("save", mounted.mountpoint / "d", "-m", '{"step": 8}', "--wait", "--json")
+    assert (run.json["version"], run.json["state"], run.json["note"]) == (2, "durable", {"step": 8})
+    assert [row["version"] for row in ckptfs("log", mounted.url, "--json").json] == [2, 1]
+    assert ckptfs("save", mounted.mountpoint, "--wait").out == "saved version 3, durable\n"
+
+
+def test_commands_take_the_mount_point_in_place_of_the_store(mounted: Place) -> None:
+    (mounted.mountpoint / "a.bin").write_bytes(b"a")
+    ckptfs("save", mounted.mountpoint, "--wait")
+    assert ckptfs("log", mounted.mountpoint, "--json").json == ckptfs("log", mounted.url, "--json").json
+    assert len(ckptfs("show", mounted.mountpoint, "latest", "--json").json["entries"]) == 2
+    assert ckptfs("verify", mounted.mountpoint, "--read-data").out == "1 version checked: every byte hashes right\n"
+    assert ckptfs("recover", mounted.mountpoint, "--json").json == []
+
+
+def test_status_shows_one_mount_or_all(mounted: Place) -> None:
+    one = ckptfs("status", mounted.mountpoint, "--json").json
+    assert (one["store"], one["mountpoint"], one["version"]) == (mounted.url, str(mounted.mountpoint), 0)
+    assert str(mounted.mountpoint) in [each["mountpoint"] for each in ckptfs("status", "--json").json]
+    assert f"store              {mounted.url}" in ckptfs("status", mounted.mountpoint).out
+
+
+def test_a_note_over_the_limit_is_refused_and_nothing_is_saved(mounted: Place) -> None:
+    assert_failed(ckptfs("save", mounted.mountpoint, "-m", "x" * 65537), "the note has 65537 bytes", "at most 64 KiB")
+    assert ckptfs("log", mounted.url, "--json").json == []
+
+
+def test_saving_through_a_read_only_mount_is_refused(store: StoreWithVersions, place: Place) -> None:
+    assert ckptfs("mount", store.url, place.mountpoint, "--cache-dir", place.cache, "--read-only").code == 0
+    assert (place.mountpoint / "a.bin").read_bytes() == b"A" * 1000
+    assert_failed(ckptfs("save", place.mountpoint), "nothing can be saved", "ckptfs status")
+    assert ckptfs("umount", place.mountpoint).code == 0
+
+
+def test_waiting_for_a_store_that_is_away_fails_and_the_version_stays(mounted: Place) -> None:
+    ckptfs("save", mounted.mountpoint, "--wait")
+    with mounted.unreachable_store():
+        (mounted.mountpoint / "a.bin").write_bytes(b"a")
+        assert_failed(ckptfs("save", mounted.mountpoint, "--wait"), "version 2 is not durable: ", "kept on local disk")
+        assert [each["version"] for each in ckptfs("status", mounted.mountpoint, "--json").json["pending"]] == [2]
+    # the upload process asks the store again at least every 5 s
+    deadline = time.monotonic() + 30
+    while [row["version"] for row in ckptfs("log", mounted.url, "--json").json] != [2, 1]:
+        assert time.monotonic() < deadline
+
+
+def test_umount_unmounts_and_ends_the_process(mounted: Place) -> None:
+    (mounted.mountpoint / "a.bin").write_bytes(b"a")
+    ckptfs("save", mounted.mountpoint)
+    pid = mounted.pid()
+    run = ckptfs("umount", mounted.mountpoint)
+    assert (run.code, run.out) == (0, f"unmounted {mounted.mountpoint}\n"), run.err
+    # a zombie at most: who reaps it is up to the machine
+    assert not Path(f"/proc/{pid}").exists() or ") Z " in Path(f"/proc/{pid}/stat").read_text()
+    assert mount_at(mounted.mountpoint) is None
+    assert [row["version"] for row in ckptfs("log", mounted.url, "--json").json] == [1]
+
+
+def test_umount_of_a_mount_in_use_is_refused_and_leaves_it_alone(mounted: Place) -> None:
+    with (mounted.mountpoint / "a.bin").open("w") as file:
+        assert_failed(ckptfs("umount", mounted.mountpoint), "is in use", "fuser")
+        file.write("still works")
+    assert (mounted.mountpoint / "a.bin").read_text() == "still works"
+
+
+def test_umount_that_cannot_drain_says_what_is_left_and_the_next_mount_finishes_it(mounted: Place) -> None:
+    with mounted.unreachable_store():
+        (mounted.mountpoint / "a.bin").write_bytes(b"left")
+        ckptfs("save", mounted.mountpoint)
+        run = ckptfs("umount", mounted.mountpoint)
+    assert_failed(run, "1 version (4 B) are not durable", str(mounted.cache))
+    assert [each["kind"] for each in ckptfs("recover", mounted.cache, "--json").json] == ["pending"]
+    assert mounted.mount().code == 0
+    assert ckptfs("save", mounted.mountpoint, "--wait").code == 0
+    assert [row["version"] for row in ckptfs("log", mounted.url, "--json").json] == [2, 1]
+    assert ckptfs("recover", mounted.cache, "--json").json == []
+
+
+def test_a_dead_mount_is_told_as_such_and_cleared_away(mounted: Place) -> None:
+    end(mounted.pid())
+    assert_failed(ckptfs("status", mounted.mountpoint), "is gone", "ckptfs umount")
+    assert [each["error"] for each in ckptfs("status", "--json").json if each["mountpoint"] == str(mounted.mountpoint)]
+    run = ckptfs("umount", mounted.mountpoint)
+    assert (run.code, run.out) == (0, f"cleared away the dead mount at {mounted.mountpoint}\n")
+    assert mount_at(mounted.mountpoint) is None
+
+
+def test_a_mount_point_that_cannot_be_is_one_error_with_a_hint(mounted: Place, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    other = f"file://{tmp_path}/other"
+    assert_failed(
+        ckptfs("mount", other, tmp_path / "none", "--cache-dir", tmp_path / "c"), "does not exist", "mkdir -p"
+    )
+    assert_failed(ckptfs("mount", other, tmp_path / "file", "--cache-dir", tmp_path / "c"), "is not a directory")
+    assert_failed(ckptfs("mount", other, mounted.mountpoint, "--cache-dir", tmp_path / "c"), "already mounted")
+    assert_failed(ckptfs("mount", other, tmp_path / "file", "--transport", "passthrough"), "passthrough")
+
+
+def test_a_second_writer_is_refused_by_the_name_of_the_holder(mounted: Place, tmp_path: Path) -> None:
+    (tmp_path / "second").mkdir()
+    run = ckptfs("mount", mounted.url, tmp_path / "second", "--cache-dir", tmp_path / "other-cache")
+    assert_failed(run, f"mounted read-write by {socket.gethostname()} (pid {mounted.pid()}", "--takeover")
+
+
+def test_follow_without_read_only_is_a_usage_error(place: Place) -> None:
+    assert place.mount("--follow").code == 2
+
+
+def test_foreground_stays_tells_systemd_when_ready_and_ends_on_sigterm(place: Place, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        notify.bind(str(tmp_path / "notify"))
+        notify.settimeout(30)
+        command = [
+            sys.executable,
+            "-m",
+            "ckptfs",
+            "mount",
+            "--foreground",
+            place.url,
+            place.mountpoint,
+            "--cache-dir",
+            place.cache,
+        ]
+        env = os.environ | {"NOTIFY_SOCKET": str(tmp_path / "notify")}
+        with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            assert notify.recv(100) == b"READY=1"
+            (place.mountpoint / "a.bin").write_bytes(b"a")
+            ckptfs("save", place.mountpoint)
+            process.terminate()
+            out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (0, ""), err
+    assert "Traceback" not in err
+    assert mount_at(place.mountpoint) is None
+    assert [row["version"] for row in ckptfs("log", place.url, "--json").json] == [1]
