@@ -192,7 +192,7 @@ class TreeWriter:
 
     @contextmanager
     def _at(self, path: bytes) -> Iterator[tuple[int, bytes]]:
-        """Hold the lock and yield a name's parent and last component (of the root: itself, b""). Errors name the path."""
+        """Hold the lock and yield a name's parent and last component (the root: itself, b""). Errors name the path."""
         with self._lock:
             try:
                 names = split_path(path)

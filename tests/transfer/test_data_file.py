@@ -1,4 +1,4 @@
-"""Reading captured files: exactly the captured bytes and holes, whatever happens to the file meanwhile (data_file.py D1)."""
+"""Reading captured files: exactly the captured bytes and holes, whatever happens to the file (data_file.py D1)."""
 
 import errno
 import os

@@ -156,7 +156,7 @@ def test_a_reference_to_the_version_before_is_resolved_even_under_another_name(b
     assert tree(bench, record)[b"moved"].extents == tree(bench, first)[b"f"].extents
 
 
-@pytest.mark.parametrize("path, size", [(b"f", MIB + 1), (b"g", MIB), (b"d", 5)])
+@pytest.mark.parametrize(("path", "size"), [(b"f", MIB + 1), (b"g", MIB), (b"d", 5)])
 def test_a_reference_that_does_not_fit_the_version_before_fails_for_good(bench: Bench, path: bytes, size: int) -> None:
     (bench.source / "f").write_bytes(os.urandom(MIB))
     (bench.source / "d").mkdir()

@@ -1,6 +1,5 @@
 """Real trees for the tests: making them, capturing them as pending versions, and comparing them."""
 
-import errno
 import os
 import secrets
 import stat
@@ -120,8 +119,8 @@ def data_ranges(full: bytes, size: int) -> list[tuple[int, int]]:
         while end < size:
             try:
                 start = os.lseek(fd, end, os.SEEK_DATA)
-            except OSError as error:
-                assert error.errno == errno.ENXIO
+            except OSError:
+                # no data from here to the end
                 break
             end = os.lseek(fd, start, os.SEEK_HOLE)
             ranges.append((start, end))
