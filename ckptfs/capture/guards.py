@@ -17,22 +17,25 @@ from pathlib import Path
 from ckptfs.capture.copying import copy_data
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Slot:
     """Where a pending version is now: its directory changes name when its touch ends."""
 
     directory: Path
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    """Held while the directory is renamed, and while it is opened."""
+
+    def open_data(self) -> int:
+        """Return a descriptor of its data, which follows the directory. Raises FileNotFoundError when it is durable."""
+        with self.lock:
+            return os.open(self.directory / "data", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Guard:
     slot: Slot
     index: int
     size_bytes: int
-
-    @property
-    def path(self) -> Path:
-        return self.slot.directory / "data" / str(self.index)
 
 
 @dataclass(slots=True)
@@ -42,24 +45,29 @@ class _InodeGuards:
 
 
 class Guards:
-    """All guards of a mount. add, drop and discard are called with the gate closed or by one thread; protect by any,
-    inside the gate.
+    """All guards of a mount.
+
+    add is called with the gate closed, protect inside it, release by any thread at any time.
+    Lock order: the table's, then an inode's.
     """
 
     def __init__(self) -> None:
         self._by_ino: dict[int, _InodeGuards] = {}
+        self._lock = threading.Lock()
 
     def add(self, ino: int, slot: Slot, index: int, size_bytes: int) -> None:
         """A pending version now shares this inode."""
-        self._by_ino.setdefault(ino, _InodeGuards()).guards.append(_Guard(slot, index, size_bytes))
+        with self._lock:
+            self._by_ino.setdefault(ino, _InodeGuards()).guards.append(_Guard(slot, index, size_bytes))
 
     def release(self, slot: Slot) -> None:
         """A pending version is gone (durable, or replaced): nothing of it needs protection."""
-        for ino, inode in list(self._by_ino.items()):
-            with inode.lock:
-                inode.guards = [guard for guard in inode.guards if guard.slot is not slot]
-            if not inode.guards:
-                self._by_ino.pop(ino, None)
+        with self._lock:
+            for ino, inode in list(self._by_ino.items()):
+                with inode.lock:
+                    inode.guards = [guard for guard in inode.guards if guard.slot is not slot]
+                if not inode.guards:
+                    del self._by_ino[ino]
 
     def is_guarded(self, ino: int) -> bool:
         """True if a pending version shares this inode."""
@@ -79,42 +87,92 @@ class Guards:
             if broken:
                 _give_private_copy(broken)
                 inode.guards = [guard for guard in inode.guards if guard not in broken]
-        if not inode.guards:
-            self._by_ino.pop(ino, None)
+        with self._lock:
+            if not inode.guards and self._by_ino.get(ino) is inode:
+                del self._by_ino[ino]
 
 
 def _give_private_copy(guards: list[_Guard]) -> None:
-    """Replace each guard's link by a private copy; one serves all, for they share the bytes below their sizes."""
-    first = max(guards, key=lambda guard: guard.size_bytes)
+    """Replace each guard's link by a copy of its own; one copy serves all, for they share the bytes below their sizes.
+
+    A version that became durable in the meantime has no directory any more, and needs none.
+    """
+    copy_fd = -1
     try:
-        source_fd = os.open(first.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        return  # durable in the meantime
-    except PermissionError:
-        source_fd = _open_unreadable(first.path)
-    copy = first.path.with_name(f"{first.index}.copy")
+        # the newest first: it is the last to become durable, and the largest (becoming smaller breaks the others)
+        for guard in reversed(guards):
+            try:
+                data_fd = guard.slot.open_data()
+            except FileNotFoundError:
+                continue
+            try:
+                copy_fd = _replace(guard, data_fd, copy_fd)
+            except FileNotFoundError:
+                continue  # it became durable while it was copied
+            finally:
+                os.close(data_fd)
+    finally:
+        if copy_fd >= 0:
+            os.close(copy_fd)
+
+
+def _replace(guard: _Guard, data_fd: int, copy_fd: int) -> int:
+    """Rename a private copy over what a guard protects.
+
+    Args:
+        data_fd: The directory that holds it.
+        copy_fd: A copy that was made for another guard, -1 if there is none yet.
+
+    Returns:
+        A descriptor of the copy.
+    """
+    name, copy = str(guard.index), f"{guard.index}.copy"
+    made_fd = -1
     try:
-        target_fd = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        if copy_fd >= 0:
+            os.link(f"/proc/self/fd/{copy_fd}", copy, dst_dir_fd=data_fd, follow_symlinks=True)
+        else:
+            made_fd = _copy(name, copy, data_fd, guard.size_bytes)
+        os.rename(copy, name, src_dir_fd=data_fd, dst_dir_fd=data_fd)
+    except BaseException:
+        if made_fd >= 0:
+            os.close(made_fd)
+        _unlink(copy, data_fd)
+        raise
+    return max(copy_fd, made_fd)
+
+
+def _copy(name: str, copy: str, data_fd: int, size_bytes: int) -> int:
+    """Copy a file under another name in a directory; return a descriptor of the copy."""
+    source_fd = _open(name, data_fd)
+    try:
+        target_fd = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600, dir_fd=data_fd)
         try:
-            copy_data(source_fd, target_fd, first.size_bytes)
-        finally:
+            copy_data(source_fd, target_fd, size_bytes)
+        except BaseException:
             os.close(target_fd)
-        for guard in guards:
-            link = guard.path.with_name(f"{guard.index}.link")
-            os.link(copy, link)
-            os.rename(link, guard.path)
-    except FileNotFoundError:
-        return
+            raise
     finally:
         os.close(source_fd)
-        copy.unlink(missing_ok=True)
+    return target_fd
 
 
-def _open_unreadable(path: Path) -> int:
-    """Open a file of ours whose mode forbids reading (we are not root)."""
-    mode = os.stat(path).st_mode & 0o7777
-    os.chmod(path, mode | 0o400)
+def _open(name: str, data_fd: int) -> int:
+    """Open a file of ours, also one whose mode forbids reading (we are not root)."""
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    finally:
-        os.chmod(path, mode)
+        return os.open(name, flags, dir_fd=data_fd)
+    except PermissionError:
+        mode = os.stat(name, dir_fd=data_fd).st_mode & 0o7777
+        os.chmod(name, mode | 0o400, dir_fd=data_fd)
+        try:
+            return os.open(name, flags, dir_fd=data_fd)
+        finally:
+            os.chmod(name, mode, dir_fd=data_fd)
+
+
+def _unlink(name: str, data_fd: int) -> None:
+    try:
+        os.unlink(name, dir_fd=data_fd)
+    except FileNotFoundError:
+        pass
