@@ -1,28 +1,26 @@
 """The capture: one moment of the live tree becomes a pending version.
 
-Runs with the gate closed. It walks the change set, never the tree; it links files, never copies them. Cost: one lstat,
-one listxattr and at most one link(2) for each changed path.
+Runs with the gate closed. It walks the change set, never the tree; it links files, and copies only those that may
+change although the gate is closed. Cost: one lstat, one listxattr and at most one link(2) for each changed path.
 
 Invariants:
     K1  when capture() returned, `pending/<version>.<generation>.open` is complete and the journal says so
     K2  when it raised, live tree, change set and earlier captures are as before
 """
 
-import os
 import secrets
 import shutil
-import stat
 import time
-from collections.abc import Collection
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ckptfs.cache.pending import PendingVersion, close_pending, discard_pending, write_pending
 from ckptfs.capture.changes import Changes, ChangeSet, LinkGroups
+from ckptfs.capture.draft import Draft
 from ckptfs.capture.guards import Guards, Slot
-from ckptfs.capture.scan import make_entry
 from ckptfs.capture.sizes import NOT_A_FILE, Sizes
-from ckptfs.format.manifest import Entry, Extent, Kind, LocalData, ParentFile, Part
+from ckptfs.format.manifest import Kind, Part
 from ckptfs.format.pending import Note, PendingHeader
 
 Undo = dict[bytes, int | None]
@@ -37,8 +35,10 @@ class Captured:
     changes: ChangeSet
     undo: Undo
     """What `Capturer.sizes` held before, for the paths that changed."""
-    linked_bytes: int
-    """Bytes of the live tree that it keeps on disk."""
+    kept_bytes: int
+    """Bytes that it keeps on local disk, shared with the live tree or not."""
+    torn: int
+    """Files that may hold a mixture of moments."""
 
 
 @dataclass(slots=True)
@@ -69,12 +69,20 @@ class Capturer:
     link_ids: dict[int, int] = field(default_factory=dict)
     """Inode to the link id that the versions know it by."""
 
-    def capture(self, note: Note, torn: Collection[int] = (), replace: Captured | None = None) -> Captured:
+    def capture(
+        self,
+        note: Note,
+        *,
+        torn: Iterable[int] = (),
+        unseen: Container[int] = frozenset(),
+        replace: Captured | None = None,
+    ) -> Captured:
         """Make the live tree of this moment a version.
 
         Args:
             note: What the save marker's text meant.
             torn: Inodes that may hold a mixture of moments; said in their entries.
+            unseen: Inodes that may change although the gate is closed; they are copied.
             replace: The newest capture, whose touch still goes on: it is taken again, under the same number.
 
         Raises:
@@ -85,23 +93,26 @@ class Capturer:
             changes = changes.after(replace.changes)
             replace.undo = self._swap(replace.undo)
         version = self.version if replace is not None else self.version + 1
-        draft = self.pending_root / f"draft-{secrets.token_hex(8)}"
+        directory = self.pending_root / f"draft-{secrets.token_hex(8)}"
+        draft = Draft(
+            self.root_fd, directory, changes, self.sizes.by_path, self.links, self.link_ids, unseen, set(torn)
+        )
         try:
-            (draft / "data").mkdir(parents=True, mode=0o700)
-            part, shared = self._describe(changes, draft, torn)
+            (directory / "data").mkdir(parents=True, mode=0o700)
+            part = draft.describe()
             undo = self._resize(part)
             try:
                 generation = replace.pending.generation + 1 if replace is not None else 1
                 header = self._header(version, note)
                 self.changes.journal.intend(version, header.commit_id)
-                pending = write_pending(draft, self.pending_root, generation, header, part)
+                pending = write_pending(directory, self.pending_root, generation, header, part)
             except BaseException:
                 self._swap(undo)
                 raise
         except BaseException:
             if replace is not None:
                 replace.undo = self._swap(replace.undo)
-            shutil.rmtree(draft, ignore_errors=True)
+            shutil.rmtree(directory, ignore_errors=True)
             raise
         self.changes.journal.captured(version, header.commit_id)
         self.changes.take()
@@ -110,14 +121,16 @@ class Capturer:
         if replace is not None:
             self.guards.release(replace.slot)
             discard_pending(replace.pending)
-        for ino, index, size_bytes in shared:
+        for ino, index, size_bytes in draft.shared:
             self.guards.add(ino, slot, index, size_bytes)
-        return Captured(pending, slot, changes, undo, sum(size_bytes for _, _, size_bytes in shared))
+        linked_bytes = sum(size_bytes for _, _, size_bytes in draft.shared)
+        return Captured(pending, slot, changes, undo, linked_bytes + draft.copied_bytes, len(draft.torn))
 
     def close(self, captured: Captured) -> None:
         """The touch has ended: hand the version to the upload process."""
-        captured.pending = close_pending(captured.pending)
-        captured.slot.directory = captured.pending.directory
+        with captured.slot.lock:
+            captured.pending = close_pending(captured.pending)
+            captured.slot.directory = captured.pending.directory
 
     def _header(self, version: int, note: Note) -> PendingHeader:
         return PendingHeader(
@@ -129,59 +142,6 @@ class Capturer:
             bytes=self.sizes.total_bytes,
             boot=self.boot,
         )
-
-    def _describe(
-        self, changes: ChangeSet, draft: Path, torn: Collection[int]
-    ) -> tuple[Part, list[tuple[int, int, int]]]:
-        """Return the changed entries and tombstones, and (inode, index, size) of every link made in the draft."""
-        indexes: dict[int, int] = {}
-        shared: list[tuple[int, int, int]] = []
-        entries: dict[bytes, Entry] = {}
-        tombstones: list[bytes] = []
-        waiting = sorted(changes.paths, reverse=True)
-        while waiting:
-            path = waiting.pop()
-            if path in entries:
-                continue
-            try:
-                status = os.stat(path or b".", dir_fd=self.root_fd, follow_symlinks=False)
-            except (FileNotFoundError, NotADirectoryError):
-                if path in self.sizes.by_path:
-                    tombstones.append(path)
-                continue
-            ino = status.st_ino
-            extents: tuple[Extent, ...] = ()
-            link_id = 0
-            if stat.S_ISREG(status.st_mode):
-                extents = self._content(path, status, changes, draft, indexes, shared)
-            if names := self.links.names(ino):
-                link_id = self.link_ids.setdefault(ino, secrets.randbits(63) | 1)
-                waiting.extend(name for name in names if name not in entries)
-            entries[path] = make_entry(self.root_fd, path, status, extents=extents, link_id=link_id, torn=ino in torn)
-        ordered = tuple(entry for _, entry in sorted(entries.items()))
-        return Part(ordered, tuple(sorted(tombstones))), shared
-
-    def _content(
-        self,
-        path: bytes,
-        status: os.stat_result,
-        changes: ChangeSet,
-        draft: Path,
-        indexes: dict[int, int],
-        shared: list[tuple[int, int, int]],
-    ) -> tuple[Extent, ...]:
-        """Return a file's content: its parent's if no byte was written, else a new link in the draft."""
-        ino, size_bytes = status.st_ino, status.st_size
-        if size_bytes == 0:
-            return ()
-        if ino not in changes.content:
-            origin = changes.origins.get(ino, path)
-            return (ParentFile(size_bytes, origin),) if isinstance(origin, bytes) else origin
-        if ino not in indexes:
-            index = indexes[ino] = len(indexes)
-            os.link(path, draft / "data" / str(index), src_dir_fd=self.root_fd, follow_symlinks=False)
-            shared.append((ino, index, size_bytes))
-        return (LocalData(size_bytes, indexes[ino]),)
 
     def _resize(self, part: Part) -> Undo:
         """Bring `sizes` to the part's version; return what undoes it."""

@@ -23,6 +23,7 @@ from ckptfs.errors import CkptfsError, MountError, ReadOnlyError
 from ckptfs.fs.mountpoint import detach, is_mounted, prepare_mountpoint
 from ckptfs.fs.options import MountOptions
 from ckptfs.fs.reading import ReadingMount
+from ckptfs.fs.transport.choice import MountPlan, Transport, choose
 from ckptfs.fs.writing import WritingMount
 
 log = logging.getLogger("ckptfs")
@@ -87,28 +88,42 @@ class _Service:
         self._stop_asked = threading.Event()
         self._stop_draining = threading.Event()
         self._failure: BaseException | None = None
+        plan = MountPlan(
+            operations=mount.operations,
+            mountpoint=options.mountpoint,
+            name=mount.store_url,
+            allow_other=options.allow_other,
+            read_only=isinstance(mount, ReadingMount),
+            backing=mount.cache.root,
+        )
+        self._transport: Transport = choose(options.transport, plan, lambda line: log.info("%s", line))
 
     def run(self) -> int:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
-        transport = threading.Thread(target=self._serve, name="transport", daemon=True)
-        transport.start()
-        self._wait(lambda: self._is_mounted.is_set() or not transport.is_alive())
+        server = threading.Thread(target=self._serve, name="transport", daemon=True)
+        server.start()
+        self._wait(lambda: self._is_mounted.is_set() or not server.is_alive())
         if not self._is_mounted.is_set():
             self._finish()
             if isinstance(self._failure, CkptfsError):
                 raise self._failure
             raise MountError(f"could not mount on {self._options.mountpoint}: {self._failure}")
         self._ready(self._mount.cache.log)
-        self._mount.began()
-        log.info("mounted store=%s mountpoint=%s", self._mount.store_url, self._options.mountpoint)
-        self._wait(lambda: self._stop_asked.is_set() or not transport.is_alive())
-        if self._stop_asked.is_set() and transport.is_alive():
+        self._mount.began(self._transport)
+        log.info(
+            "mounted store=%s mountpoint=%s transport=%s",
+            self._mount.store_url,
+            self._options.mountpoint,
+            self._transport.name,
+        )
+        self._wait(lambda: self._stop_asked.is_set() or not server.is_alive())
+        if self._stop_asked.is_set() and server.is_alive():
             if isinstance(self._mount, WritingMount):
                 self._mount.before_detach()
             if is_mounted(self._options.mountpoint):
                 detach(self._options.mountpoint)
-            transport.join(_LOOP_END_S)
+            server.join(_LOOP_END_S)
         self._finish()
         return 0
 
@@ -119,20 +134,8 @@ class _Service:
             self._wake.clear()
 
     def _serve(self) -> None:
-        # one importer of fusepy, loaded only when it is used: without libfuse it does not load
         try:
-            from ckptfs.fs.transport.fusepy import serve as serve_fusepy
-
-            serve_fusepy(
-                self._mount.operations,
-                self._options.mountpoint,
-                name=self._mount.store_url,
-                allow_other=self._options.allow_other,
-                read_only=isinstance(self._mount, ReadingMount),
-                ready=self._on_mounted,
-            )
-        except OSError as error:
-            self._failure = MountError(f"cannot load libfuse 2: {error}", hint="apt-get install fuse3 libfuse2")
+            self._transport.serve(self._on_mounted)
         except BaseException as error:
             self._failure = error
         finally:
@@ -149,6 +152,7 @@ class _Service:
         self._wake.set()
 
     def _finish(self) -> None:
+        self._transport.close()
         if isinstance(self._mount, ReadingMount):
             self._mount.finish()
             return
@@ -166,8 +170,6 @@ class _Service:
 
 
 def _check(options: MountOptions) -> None:
-    if options.transport == "passthrough":
-        raise MountError("this ckptfs has no passthrough transport", hint="use --transport auto or fusepy")
     if options.version is not None and options.save_on_exit:
         raise ReadOnlyError("a mount of an old version is read-only: --save-on-exit does not go with --version")
 

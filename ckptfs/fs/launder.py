@@ -30,7 +30,7 @@ class Launderer:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
 
-    def launder(self, path: bytes) -> bool:
+    def flush(self, path: bytes, ino: int) -> bool:
         """Return True when every page of a file that was dirty at the call is in its live file."""
         with self._lock:
             process = self._running()

@@ -8,6 +8,7 @@ Paths are bytes, relative to the root, without a leading slash; b"" is the root.
 after it was marked.
 """
 
+import ctypes
 import errno
 import os
 import stat
@@ -19,6 +20,10 @@ from ckptfs.capture.guards import Guards
 from ckptfs.capture.scan import descriptor_path
 from ckptfs.fs.attributes import Attributes, Caller, from_status
 from ckptfs.fs.hydrate import Hydrator
+
+RENAME_EXCHANGE = 2
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def parent_of(path: bytes) -> bytes:
@@ -165,21 +170,35 @@ class LiveTree:
             self.changes.mark_attributes(parent_of(path))
             os.rmdir(path, dir_fd=self.root_fd)
 
-    def rename(self, old: bytes, new: bytes) -> None:
-        """Rename, replacing what has the new name."""
+    def rename(self, old: bytes, new: bytes, flags: int = 0) -> None:
+        """Rename, replacing what has the new name; or, as renameat2(2) has it, not replacing (1), or exchanging (2)."""
         with self.gate:
             status = self.lstat(old)
             try:
                 replaced = self.lstat(new)
             except FileNotFoundError:
                 replaced = None
+            if flags:
+                self._rename_with_flags(old, new, flags, status, replaced)
+                return
             if replaced is not None and replaced.st_ino == status.st_ino:
                 return  # two names of one inode: POSIX wants nothing done
-            self._mark_rename(old, new, status)
+            moved = self._mark_rename(old, new, status)
             os.rename(old, new, src_dir_fd=self.root_fd, dst_dir_fd=self.root_fd)
             if replaced is not None:
                 self.lost_name(replaced, new)
-            self._follow_rename(old, new, status)
+            self._follow_rename(moved, old, new)
+
+    def _rename_with_flags(
+        self, old: bytes, new: bytes, flags: int, status: os.stat_result, other: os.stat_result | None
+    ) -> None:
+        moved = self._mark_rename(old, new, status)
+        moved_back = self._mark_rename(new, old, other) if other is not None and flags == RENAME_EXCHANGE else []
+        if _libc.renameat2(self.root_fd, old, self.root_fd, new, flags) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+        self._follow_rename(moved, old, new)
+        self._follow_rename(moved_back, new, old)
 
     def move_out(self, path: bytes, name: bytes, *, keep_name: bool) -> None:
         """Keep an open file that loses this name reachable in the spare directory.
@@ -215,22 +234,24 @@ class LiveTree:
         self.changes.mark_name(path)
         self.changes.mark_attributes(parent_of(path))
 
-    def _mark_rename(self, old: bytes, new: bytes, status: os.stat_result) -> None:
+    def _mark_rename(self, old: bytes, new: bytes, status: os.stat_result) -> list[tuple[bytes, int]]:
+        """Mark all names that a rename changes; return path and inode of the files that move with it."""
         self._mark_new(old)
         self._mark_new(new)
         if stat.S_ISREG(status.st_mode):
             self.changes.moved(status.st_ino, old)
-        elif stat.S_ISDIR(status.st_mode):
+            return [(old, status.st_ino)]
+        moved = []
+        if stat.S_ISDIR(status.st_mode):
             for below, ino, is_file in self.walk(old):
                 self.changes.mark_name(below)
                 self.changes.mark_name(new + below[len(old) :])
                 if is_file:
                     self.changes.moved(ino, below)
+                    moved.append((below, ino))
+        return moved
 
-    def _follow_rename(self, old: bytes, new: bytes, status: os.stat_result) -> None:
-        moved = [(old, status.st_ino)]
-        if stat.S_ISDIR(status.st_mode):
-            moved = [(old + below[len(new) :], ino) for below, ino, is_file in self.walk(new) if is_file]
+    def _follow_rename(self, moved: list[tuple[bytes, int]], old: bytes, new: bytes) -> None:
         for path, ino in moved:
             path_now = new + path[len(old) :]
             self.links.rename(ino, path, path_now)

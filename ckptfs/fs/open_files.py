@@ -7,6 +7,7 @@ what they captured; after that a write costs one pwrite.
 import ctypes
 import errno
 import os
+import stat
 import threading
 from dataclasses import dataclass
 
@@ -33,6 +34,12 @@ class Inode:
     writers: int = 0
     mappable: int = 0
     """Handles opened O_RDWR: only those can be mapped shared and writable."""
+    unseen_writers: int = 0
+    """Handles through which the kernel writes itself."""
+    maybe_mapped: bool = False
+    """A mapping that nobody sees may change it, even when no handle is open any more."""
+    signature: tuple[int, int, int] | None = None
+    """Size, mtime and ctime at the last capture, of an inode whose changes are not seen."""
     marked_epoch: int = 0
     has_name: bool = True
     path: bytes = b""
@@ -46,6 +53,8 @@ class FileHandle:
     fd: int
     inode: Inode
     flags: int
+    unseen: bool = False
+    """The kernel reads and writes the backing file itself."""
 
     @property
     def is_writable(self) -> bool:
@@ -107,10 +116,120 @@ class OpenFiles:
             inode = handle.inode
             inode.handles -= 1
             inode.writers -= handle.is_writable
-            inode.mappable -= handle.flags & os.O_ACCMODE == os.O_RDWR
-            if inode.handles == 0:
+            if handle.unseen:
+                inode.unseen_writers -= handle.is_writable
+            else:
+                inode.mappable -= handle.flags & os.O_ACCMODE == os.O_RDWR
+            if inode.handles == 0 and not (inode.maybe_mapped and inode.has_name):
                 self._inodes.pop(inode.ino, None)
+        if handle.unseen and handle.is_writable:
+            with self._live.gate:
+                self._mark_if_changed(inode, os.fstat(handle.fd))
         os.close(handle.fd)
+
+    def going_past(self, handle: FileHandle) -> None:
+        """The kernel will read and write this handle's file itself: what may change through it counts as changed."""
+        inode, live = handle.inode, self._live
+        handle.unseen = True
+        if not handle.is_writable:
+            return
+        with live.gate, self._lock:
+            inode.unseen_writers += 1
+            if handle.flags & os.O_ACCMODE == os.O_RDWR:
+                inode.mappable -= 1
+                inode.maybe_mapped = True
+            if inode.has_name:
+                live.changes.mark_content(inode.path, inode.ino)
+            live.guards.protect(inode.ino, 0)
+
+    def unseen(self) -> set[int]:
+        """Return the inodes that may change at any moment without our seeing it."""
+        with self._lock:
+            return {i.ino for i in self._inodes.values() if i.has_name and (i.unseen_writers or i.maybe_mapped)}
+
+    def mark_unseen_changes(self) -> None:
+        """Mark what changed past us since the last capture. Called inside the gate, shared or closed."""
+        for ino in self.unseen():
+            inode = self._inodes[ino]
+            try:
+                if inode.maybe_mapped:
+                    self._write_back(inode)
+                status = self._live.lstat(inode.path)
+            except OSError:
+                continue  # its name went away together with it
+            if status.st_ino == ino:
+                self._mark_if_changed(inode, status)
+
+    def captured(self) -> None:
+        """A capture was made: remember what unseen files looked like, and say in the journal that they may change."""
+        for ino in self.unseen():
+            inode = self._inodes[ino]
+            self._live.changes.journal.content(inode.path)
+            inode.signature = _signature(self._live.lstat(inode.path))
+
+    def _mark_if_changed(self, inode: Inode, status: os.stat_result) -> None:
+        if inode.has_name and inode.signature != _signature(status):
+            self._live.changes.mark_content(inode.path, inode.ino)
+
+    def _write_back(self, inode: Inode) -> None:
+        """Write dirty pages to disk: the next store into a mapping then faults, and sets the times."""
+        fd = os.open(inode.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._live.root_fd)
+        try:
+            os.fdatasync(fd)
+        finally:
+            os.close(fd)
+
+    def create_nameless(self, directory: bytes, flags: int, mode: int, caller: Caller) -> FileHandle:
+        """Make and open a file without a name."""
+        live = self._live
+        kept = flags & ~(_NOT_PASSED_ON | os.O_DIRECTORY) | os.O_TMPFILE | os.O_CLOEXEC
+        fd = os.open(directory or b".", kept, mode, dir_fd=live.root_fd)
+        gid = -1 if live.lstat(directory).st_mode & stat.S_ISGID else caller.gid
+        if (caller.uid, caller.gid) != (os.geteuid(), os.getegid()):
+            os.fchown(fd, caller.uid, gid)
+            os.fchmod(fd, mode)
+        handle = self._handle(fd, flags, b"")
+        handle.inode.has_name = False
+        return handle
+
+    def link_nameless(self, handle: FileHandle, path: bytes) -> None:
+        """Give an open file that was made without a name one."""
+        live = self._live
+        with live.gate:
+            live.changes.mark_name(path)
+            live.changes.mark_attributes(parent_of(path))
+            live.changes.mark_content(path, handle.inode.ino)
+            os.link(f"/proc/self/fd/{handle.fd}", path, dst_dir_fd=live.root_fd, follow_symlinks=True)
+            handle.inode.has_name, handle.inode.path = True, path
+
+    def change_nameless(
+        self,
+        handle: FileHandle,
+        mode: int | None,
+        owner: tuple[int, int],
+        times: tuple[int | None, int | None] | None,
+    ) -> None:
+        """Set attributes of an open file that has no name, and so is in no version."""
+        if owner != (-1, -1):
+            os.fchown(handle.fd, *owner)
+        if mode is not None:
+            os.fchmod(handle.fd, mode)
+        if times is not None:
+            status = os.fstat(handle.fd)
+            atime_ns, mtime_ns = times
+            kept = (
+                status.st_atime_ns if atime_ns is None else atime_ns,
+                status.st_mtime_ns if mtime_ns is None else mtime_ns,
+            )
+            os.utime(handle.fd, ns=kept)
+
+    def copy_range(
+        self, source_fd: int, target: FileHandle, source_bytes: int, target_bytes: int, size_bytes: int
+    ) -> int:
+        """Copy bytes from any file to an open one; return how many."""
+        with self._live.gate:
+            self._before_change(target, None, target_bytes)
+            return os.copy_file_range(source_fd, target.fd, size_bytes, source_bytes, target_bytes)
 
     def read_into(self, handle: FileHandle, buffer: memoryview, offset_bytes: int) -> int:
         """Fill a buffer from a file; return how many bytes there were."""
@@ -222,3 +341,7 @@ class OpenFiles:
         live.changes.forget_inode(ino)
         live.hydrator.forget(ino)
         return True
+
+
+def _signature(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -226,13 +226,13 @@ class Operations:
         self._changeable(path, errno.EPERM).rmdir(path)
 
     @through_door
-    def rename(self, old: bytes, new: bytes) -> None:
-        """Rename; a file renamed to `.save` is a touch, its text the note."""
+    def rename(self, old: bytes, new: bytes, flags: int = 0) -> None:
+        """Rename, with the flags of renameat2(2); a file renamed to `.save` is a touch, its text the note."""
         live = self._changeable(old, errno.EPERM)
         if control_of(new) is Control.SAVE:
             self._touch_by_rename(live, old)
         else:
-            self._changeable(new, errno.EPERM).rename(old, new)
+            self._changeable(new, errno.EPERM).rename(old, new, flags)
 
     @through_door
     def truncate(self, path: bytes, size_bytes: int, handle: Handle | None = None) -> None:
@@ -332,6 +332,62 @@ class Operations:
             self._writable().open_files.sync(handle, data_only)
         elif isinstance(handle, ControlHandle) and handle.control is Control.SAVE and self.writable is not None:
             self.writable.marker.sync(handle.touch)
+
+    # what only a transport that knows inodes and handles can ask for
+
+    @through_door
+    def going_past(self, handle: FileHandle) -> None:
+        """The kernel will read and write this handle's file itself."""
+        self._writable().open_files.going_past(handle)
+
+    @through_door
+    def create_nameless(self, directory: bytes, flags: int, mode: int, caller: Caller) -> FileHandle:
+        """Make and open a file without a name (O_TMPFILE)."""
+        self._changeable(directory)
+        return self._writable().open_files.create_nameless(directory, flags, mode, caller)
+
+    @through_door
+    def link_nameless(self, handle: FileHandle, path: bytes) -> None:
+        """Give an open file that has no name one."""
+        self._changeable(path, errno.EEXIST)
+        self._writable().open_files.link_nameless(handle, path)
+
+    @through_door
+    def change_nameless(
+        self,
+        handle: Handle | None,
+        mode: int | None,
+        owner: tuple[int, int],
+        times: tuple[int | None, int | None] | None,
+    ) -> None:
+        """Set attributes of an open file that has no name."""
+        if isinstance(handle, FileHandle):
+            self._writable().open_files.change_nameless(handle, mode, owner, times)
+
+    @through_door
+    def drop_privileges(self, path: bytes) -> None:
+        """Take setuid and setgid from a file, as writing to it must."""
+        if control_of(path) is None and below_versions(path) is None:
+            live = self._writable().live
+            mode = stat.S_IMODE(live.lstat(path).st_mode)
+            # setgid without group execution means mandatory locking, and stays
+            dropped = mode & ~(stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0))
+            if dropped != mode:
+                live.chmod(path, dropped)
+
+    @through_door
+    def seek(self, handle: Handle, offset_bytes: int, whence: int) -> int:
+        """lseek(2) with SEEK_DATA or SEEK_HOLE."""
+        if isinstance(handle, ControlHandle):
+            raise _error(errno.EINVAL)
+        return os.lseek(handle.fd, offset_bytes, whence)
+
+    @through_door
+    def copy_range(self, source: Handle, target: Handle, source_bytes: int, target_bytes: int, size_bytes: int) -> int:
+        """copy_file_range(2) between two open files; return how much was copied."""
+        if isinstance(source, ControlHandle) or not isinstance(target, FileHandle):
+            raise _error(errno.EOPNOTSUPP)
+        return self._writable().open_files.copy_range(source.fd, target, source_bytes, target_bytes, size_bytes)
 
     # telling paths apart
 

@@ -14,6 +14,7 @@ from ckptfs.fs.contents import ContentCache, prefetch
 from ckptfs.fs.control import Control, save_text, status_text, version_object
 from ckptfs.fs.operations import Operations
 from ckptfs.fs.options import MountOptions
+from ckptfs.fs.transport.choice import Transport
 from ckptfs.fs.tree_view import TreeView
 from ckptfs.fs.uploads import VersionState
 from ckptfs.fs.versions_directory import VersionsDirectory
@@ -47,6 +48,7 @@ class ReadingMount:
         self._contents = ContentCache(self._cache.contents, Fetcher(self._store), options.cache_size_bytes)
         self._versions = VersionsDirectory(self._history, self._contents)
         self._over = threading.Event()
+        self._transport: Transport | None = None
         self._record = self._wanted()
         self._view = self._make_view(self._record)
         self.operations = Operations(
@@ -70,8 +72,9 @@ class ReadingMount:
         """The store's address in canonical form."""
         return self._store.url
 
-    def began(self) -> None:
+    def began(self, transport: Transport) -> None:
         """The mount is there: fetch ahead, and follow if asked."""
+        self._transport = transport
         if self._options.prefetch:
             self._prefetch()
         if self._options.follow:
@@ -90,7 +93,7 @@ class ReadingMount:
             "mountpoint": os.fspath(self._options.mountpoint),
             "pid": os.getpid(),
             "cache": os.fspath(self._cache.root),
-            "transport": "fusepy",
+            "transport": self._transport.name if self._transport is not None else None,
             "read_only": True,
             "follow": self._options.follow,
             "version": self._view.version,
@@ -139,6 +142,8 @@ class ReadingMount:
                 continue
             self._record, self._view = record, view
             self._versions.changed()
+            if self._transport is not None:
+                self._transport.tree_replaced()
             log.info("followed version=%d", view.version)
             if self._options.prefetch:
                 self._prefetch()

@@ -27,6 +27,7 @@ class LiveRestorer:
     Args:
         adopt: Called inside the closed gate with what was aligned, to bring link groups and stubs in line.
         sync_timeout_s: How long a version that is still being uploaded is waited for.
+        restored: Called, with the gate open again, when names and attributes are other than before.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class LiveRestorer:
         make_aligner: Callable[[], Aligner],
         adopt: Callable[[Target, Alignment], None],
         sync_timeout_s: float,
+        restored: Callable[[], None],
     ) -> None:
         self._history = history
         self._live = live
@@ -47,6 +49,7 @@ class LiveRestorer:
         self._make_aligner = make_aligner
         self._adopt = adopt
         self._sync_timeout_s = sync_timeout_s
+        self._restored = restored
         self._lock = threading.Lock()
 
     def check(self, spec: str) -> None:
@@ -66,6 +69,7 @@ class LiveRestorer:
             base = self._base_tree()
             with self._live.gate.exclusive():
                 self._replace(base, wanted)
+            self._restored()
             log.info("restored version=%d base_version=%d", record.version, self._capturer.version)
 
     def _is_pending(self, spec: str) -> bool:

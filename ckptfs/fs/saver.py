@@ -10,23 +10,30 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from ckptfs.capture.capture import Captured, Capturer
 from ckptfs.capture.gate import Gate
 from ckptfs.errors import FencedError
 from ckptfs.format.pending import Note
-from ckptfs.fs.launder import Launderer
 from ckptfs.fs.open_files import OpenFiles
 from ckptfs.fs.uploads import Uploads
 
 log = logging.getLogger(__name__)
 
 
+class MappedFlusher(Protocol):
+    """Brings what programs changed through mappings into the live files."""
+
+    def flush(self, path: bytes, ino: int) -> bool:
+        """Return True when every page of a file that was dirty at the call is in its live file."""
+
+
 class LiveSaver:
     """Captures of a live tree; the marker's Saver.
 
     Args:
-        launderer: Pulls dirty pages of mapped files out of the kernel; None for a transport that needs none.
+        flusher: Brings dirty pages of mapped files out of the kernel; None while nothing is mounted.
         max_pending_bytes: Local disk that pending versions may keep before a save waits.
         sync_timeout_s: How long wait_durable waits.
     """
@@ -38,7 +45,7 @@ class LiveSaver:
         capturer: Capturer,
         open_files: OpenFiles,
         uploads: Uploads,
-        launderer: Callable[[], Launderer | None],
+        flusher: Callable[[], MappedFlusher | None],
         max_pending_bytes: int,
         sync_timeout_s: float,
     ) -> None:
@@ -46,7 +53,7 @@ class LiveSaver:
         self._capturer = capturer
         self._open_files = open_files
         self._uploads = uploads
-        self._launderer = launderer
+        self._flusher = flusher
         self._max_pending_bytes = max_pending_bytes
         self._sync_timeout_s = sync_timeout_s
         self._lock = threading.Lock()
@@ -62,7 +69,9 @@ class LiveSaver:
     def has_changes(self) -> bool:
         """True if the live tree may differ from the newest capture; dirty mapped pages are brought here to know."""
         if not self._capturer.changes.current.paths:
-            self._launder()
+            self._flush_mapped()
+            with self._gate:
+                self._open_files.mark_unseen_changes()
         return bool(self._capturer.changes.current.paths)
 
     def capture(self, note: Note, replace: Captured | None) -> Captured:
@@ -72,19 +81,22 @@ class LiveSaver:
             if replace is None:
                 self._wait_for_room()
             started_s = time.monotonic()
-            torn = self._launder()
+            torn = self._flush_mapped()
             with self._gate.exclusive():
                 closed_s = time.monotonic()
-                captured = self._capturer.capture(note, torn, replace)
+                self._open_files.mark_unseen_changes()
+                unseen = self._open_files.unseen()
+                captured = self._capturer.capture(note, torn=torn, unseen=unseen, replace=replace)
+                self._open_files.captured()
                 done_s = time.monotonic()
-            self._uploads.captured(captured.pending, captured.slot, captured.linked_bytes)
+            self._uploads.captured(captured.pending, captured.slot, captured.kept_bytes)
             log.info(
-                "captured version=%d changed=%d files=%d bytes=%d torn=%d laundered_ms=%.1f stalled_ms=%.1f",
+                "captured version=%d changed=%d files=%d bytes=%d torn=%d flushed_ms=%.1f stalled_ms=%.1f",
                 captured.pending.version,
                 len(captured.changes.paths),
                 captured.pending.header.files,
                 captured.pending.header.bytes,
-                len(torn),
+                captured.torn,
                 1000 * (closed_s - started_s),
                 1000 * (done_s - closed_s),
             )
@@ -112,15 +124,15 @@ class LiveSaver:
         finally:
             self.blocked_since = None
 
-    def _launder(self) -> set[int]:
+    def _flush_mapped(self) -> set[int]:
         """Bring dirty mapped pages into the live files; return the inodes for which that failed."""
-        launderer = self._launderer()
+        flusher = self._flusher()
         inodes = self._open_files.mappable_inodes()
-        if launderer is None or not inodes:
+        if flusher is None or not inodes:
             return set()
         failed = set(inodes)
         for path, ino in self._open_files.names_of(inodes):
-            if launderer.launder(path):
+            if flusher.flush(path, ino):
                 failed.discard(ino)
             else:
                 log.warning("could not flush mapped pages path=%r", os.fsdecode(path))

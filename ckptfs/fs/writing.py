@@ -32,15 +32,15 @@ from ckptfs.fs.align import Aligner, Alignment, Target
 from ckptfs.fs.contents import ContentCache
 from ckptfs.fs.control import Control, save_text, status_text, version_object
 from ckptfs.fs.hydrate import Hydrator, Stub
-from ckptfs.fs.launder import Launderer
 from ckptfs.fs.live import LiveTree
 from ckptfs.fs.marker import SaveMarker
 from ckptfs.fs.open_files import OpenFiles
 from ckptfs.fs.operations import Operations, Writable
 from ckptfs.fs.options import MountOptions
-from ckptfs.fs.recovery import Taken, align_live_tree, is_our_lineage, take_up
+from ckptfs.fs.recovery import Taken, align_live_tree, claims_of, is_our_lineage, take_up
 from ckptfs.fs.restorer import LiveRestorer
 from ckptfs.fs.saver import LiveSaver
+from ckptfs.fs.transport.choice import Transport
 from ckptfs.fs.uploads import Uploads, VersionState
 from ckptfs.fs.versions_directory import VersionsDirectory
 from ckptfs.store.caching import CachingStore
@@ -100,7 +100,8 @@ class WritingMount:
             lock_id=self._cache.lock_id,
         )
         # written before the fence: a session that dies right after it is still known as the one before the next
-        self._cache.write_session({**session, "claim": {"host": self._holder.host, "pid": self._holder.pid}})
+        claims = [*claims_of(session), [self._holder.host, self._holder.pid]]
+        self._cache.write_session({**session, "claims": claims})
         return Writer.acquire(
             self._store,
             self._holder,
@@ -190,7 +191,7 @@ class WritingMount:
         self._contents = ContentCache(cache.contents, fetcher, options.cache_size_bytes)
         self._versions = VersionsDirectory(self._history, self._contents)
         self._open_files = OpenFiles(self._live)
-        self._launderer: Launderer | None = None
+        self._transport: Transport | None = None
         self._uploads = Uploads(cache.root, self._guards, _durable(taken.head), lambda _: self._versions.changed())
         self._take_pending(taken)
         self._saver = LiveSaver(
@@ -198,7 +199,7 @@ class WritingMount:
             capturer=self._capturer,
             open_files=self._open_files,
             uploads=self._uploads,
-            launderer=lambda: self._launderer,
+            flusher=lambda: self._transport,
             max_pending_bytes=self._max_pending_bytes(),
             sync_timeout_s=options.sync_timeout_s,
         )
@@ -214,6 +215,7 @@ class WritingMount:
             make_aligner=lambda: Aligner(self._cache.live, self._root_fd, self._cache.unsaved),
             adopt=lambda target, result: self._adopt(target, result, kept_stubs=set()),
             sync_timeout_s=self._options.sync_timeout_s,
+            restored=lambda: self._transport.tree_replaced() if self._transport is not None else None,
         )
         return Operations(
             versions=self._versions,
@@ -256,14 +258,14 @@ class WritingMount:
         """Guard what pending versions share with the live tree, and have them uploaded."""
         for pending in taken.pending:
             slot = Slot(pending.directory)
-            linked_bytes = 0
+            kept_bytes = 0
             for entry in pending.part().entries:
                 for extent in entry.extents:
                     if isinstance(extent, LocalData):
                         status = os.stat(pending.data_path(extent.index))
                         self._guards.add(status.st_ino, slot, extent.index, extent.size_bytes)
-                        linked_bytes += extent.size_bytes
-            self._uploads.captured(pending, slot, linked_bytes)
+                        kept_bytes += extent.size_bytes
+            self._uploads.captured(pending, slot, kept_bytes)
 
     def _take_root_attributes(self) -> None:
         """An empty store's root looks like the directory that it is mounted on."""
@@ -291,9 +293,9 @@ class WritingMount:
         """The store's address in canonical form."""
         return self._store.url
 
-    def began(self) -> None:
-        """The mount is there: start what runs beside it."""
-        self._launderer = Launderer(os.fspath(self._options.mountpoint))
+    def began(self, transport: Transport) -> None:
+        """The mount is there, served by a transport: start what runs beside it."""
+        self._transport = transport
         self._uploads.start()
         if self._options.prefetch:
             threading.Thread(target=self._hydrator.run, name="prefetch", daemon=True).start()
@@ -315,14 +317,14 @@ class WritingMount:
             "pid": os.getpid(),
             "host": self._holder.host,
             "cache": os.fspath(self._cache.root),
-            "transport": "fusepy",
+            "transport": self._transport.name if self._transport is not None else None,
             "read_only": False,
             "fenced": self._uploads.fenced,
             "epoch": self._writer.epoch,
             "version": newest.version if newest is not None else 0,
             "newest": version_object(newest) if newest is not None else None,
             "pending": [version_object(state) for state in waiting],
-            "pending_bytes": sum(state.linked_bytes for state in waiting),
+            "pending_bytes": sum(state.kept_bytes for state in waiting),
             "blocked_s": round(time.time() - blocked_since, 1) if blocked_since is not None else None,
             "error": self._uploads.fenced or self._uploads.retry_error,
             "changed_paths": len(self._live.changes.current.paths),
@@ -348,8 +350,6 @@ class WritingMount:
         reason = self._drain(stop_draining)
         self._hydrator.stop()
         self._uploads.stop()
-        if self._launderer is not None:
-            self._launderer.close()
         left = take_left(self._cache)
         if self._uploads.fenced is None:
             try:

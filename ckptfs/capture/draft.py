@@ -1,0 +1,126 @@
+"""Drafting a version: from changed paths to entries and tombstones, and the links and copies that hold their bytes."""
+
+import os
+import secrets
+import stat
+from collections.abc import Container
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ckptfs.capture.changes import ChangeSet, LinkGroups
+from ckptfs.capture.copying import copy_data
+from ckptfs.capture.scan import make_entry
+from ckptfs.format.manifest import Entry, Extent, LocalData, ParentFile, Part
+
+# A file that changes under the copy is copied again: a writer that pauses as long as a copy takes lets one of 3 succeed
+_COPY_ATTEMPTS = 3
+
+
+@dataclass(slots=True)
+class Draft:
+    """What changed, being written down with the gate closed.
+
+    Args:
+        root_fd: The live tree.
+        directory: `data/` in it takes the bytes.
+        changes: Relative to the version before.
+        known: The paths of the version before.
+        links, link_ids: Names and ids of inodes with several names; new ids are added.
+        unseen: Inodes that may change at any moment, gate or not: they are copied, not linked.
+        torn: Inodes that may hold a mixture of moments; those that never hold still are added.
+    """
+
+    root_fd: int
+    directory: Path
+    changes: ChangeSet
+    known: Container[bytes]
+    links: LinkGroups
+    link_ids: dict[int, int]
+    unseen: Container[int]
+    torn: set[int]
+    shared: list[tuple[int, int, int]] = field(default_factory=list)
+    """(inode, index, size) of every file that the draft shares with the live tree."""
+    copied_bytes: int = 0
+    _data: dict[int, tuple[int, os.stat_result]] = field(default_factory=dict)
+    """Inode to its index under `data/`, and what it looked like."""
+
+    def describe(self) -> Part:
+        """Return all changed entries and tombstones.
+
+        Raises:
+            OSError: No room, or the disk is failing.
+        """
+        entries: dict[bytes, Entry] = {}
+        tombstones = []
+        waiting = list(self.changes.paths)
+        while waiting:
+            path = waiting.pop()
+            if path in entries:
+                continue
+            try:
+                status = os.stat(path or b".", dir_fd=self.root_fd, follow_symlinks=False)
+            except (FileNotFoundError, NotADirectoryError):
+                if path in self.known:
+                    tombstones.append(path)
+                continue
+            entries[path] = self._entry(path, status)
+            # what one name of an inode shows, all do
+            waiting.extend(name for name in self.links.names(status.st_ino) if name not in entries)
+        return Part(tuple(entry for _, entry in sorted(entries.items())), tuple(sorted(tombstones)))
+
+    def _entry(self, path: bytes, status: os.stat_result) -> Entry:
+        ino = status.st_ino
+        link_id = 0
+        if self.links.names(ino):
+            link_id = self.link_ids.setdefault(ino, secrets.randbits(63) | 1)
+        extents: tuple[Extent, ...] = ()
+        if stat.S_ISREG(status.st_mode) and status.st_size:
+            if ino in self.changes.content:
+                index, status = self._take(path, status)
+                extents = (LocalData(status.st_size, index),) if status.st_size else ()
+            else:
+                origin = self.changes.origins.get(ino, path)
+                extents = (ParentFile(status.st_size, origin),) if isinstance(origin, bytes) else origin
+        return make_entry(self.root_fd, path, status, extents=extents, link_id=link_id, torn=ino in self.torn)
+
+    def _take(self, path: bytes, status: os.stat_result) -> tuple[int, os.stat_result]:
+        """Put a file's bytes under `data/`, once for all names; return the index and the status that goes with them."""
+        taken = self._data.get(status.st_ino)
+        if taken is None:
+            index = len(self._data)
+            target = self.directory / "data" / str(index)
+            if status.st_ino in self.unseen:
+                status = self._copy(path, target)
+            else:
+                os.link(path, target, src_dir_fd=self.root_fd, follow_symlinks=False)
+                self.shared.append((status.st_ino, index, status.st_size))
+            taken = self._data[status.st_ino] = index, status
+        return taken
+
+    def _copy(self, path: bytes, target: Path) -> os.stat_result:
+        """Copy a file that may be written to meanwhile, until it held still for one copy, or the attempts are over."""
+        source_fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.root_fd)
+        try:
+            before = os.fstat(source_fd)
+            for attempt in range(_COPY_ATTEMPTS):
+                flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+                target_fd = os.open(target, flags, 0o600)
+                try:
+                    copy_data(source_fd, target_fd, before.st_size)
+                finally:
+                    os.close(target_fd)
+                after = os.fstat(source_fd)
+                if _look(before) == _look(after):
+                    self.copied_bytes += before.st_size
+                    return before
+                if attempt < _COPY_ATTEMPTS - 1:
+                    before = after
+        finally:
+            os.close(source_fd)
+        self.torn.add(before.st_ino)
+        self.copied_bytes += before.st_size
+        return before
+
+
+def _look(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns

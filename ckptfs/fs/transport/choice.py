@@ -1,0 +1,193 @@
+"""Choosing a transport: the first that works here, and why the others do not."""
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from ckptfs.errors import MountError
+from ckptfs.fs.launder import Launderer
+from ckptfs.fs.operations import Operations
+
+_CAP_SYS_ADMIN = 21
+_OVERLAYFS_MAGIC = "overlay"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountPlan:
+    """What a transport is to mount."""
+
+    operations: Operations
+    mountpoint: Path
+    name: str
+    """What `df` and `mount` show as the device."""
+    allow_other: bool
+    read_only: bool
+    backing: Path
+    """Where the files are that the kernel may be given."""
+
+
+class Transport(Protocol):
+    """One way of bringing requests from the kernel to the operations."""
+
+    name: str
+
+    def serve(self, ready: Callable[[], None]) -> None:
+        """Mount, call `ready`, serve until unmounted. Raises MountError."""
+
+    def flush(self, path: bytes, ino: int) -> bool:
+        """See saver.MappedFlusher."""
+
+    def tree_replaced(self) -> None:
+        """What the kernel remembers of names and attributes is old."""
+
+    def close(self) -> None:
+        """The mount is gone."""
+
+
+class FusepyTransport:
+    """libfuse 2 through fusepy."""
+
+    name = "fusepy"
+
+    def __init__(self, plan: MountPlan) -> None:
+        self._plan = plan
+        self._launderer = Launderer(os.fspath(plan.mountpoint))
+
+    def serve(self, ready: Callable[[], None]) -> None:
+        """Mount and serve."""
+        plan = self._plan
+        try:
+            # loaded only when it is used: without libfuse it does not load
+            from ckptfs.fs.transport.fusepy import serve
+        except OSError as error:
+            raise MountError(f"cannot load libfuse 2: {error}", hint="apt-get install fuse3 libfuse2") from error
+        serve(
+            plan.operations,
+            plan.mountpoint,
+            name=plan.name,
+            allow_other=plan.allow_other,
+            read_only=plan.read_only,
+            ready=ready,
+        )
+
+    def flush(self, path: bytes, ino: int) -> bool:
+        """Have a child process fsync the file."""
+        return self._launderer.flush(path, ino)
+
+    def tree_replaced(self) -> None:
+        """Nothing to do: attributes are not remembered, and a name leads to what has it when it is opened."""
+
+    def close(self) -> None:
+        """End the child process."""
+        self._launderer.close()
+
+
+class PassthroughTransport:
+    """Our own server on /dev/fuse."""
+
+    name = "passthrough"
+
+    def __init__(self, plan: MountPlan) -> None:
+        from ckptfs.fs.transport.passthrough import PassthroughServer
+
+        self._plan = plan
+        self._server: PassthroughServer | None = None
+
+    def serve(self, ready: Callable[[], None]) -> None:
+        """Mount and serve."""
+        from ckptfs.fs.transport.passthrough import PassthroughServer, serve
+
+        def started(server: PassthroughServer) -> None:
+            self._server = server
+            ready()
+
+        plan = self._plan
+        serve(
+            plan.operations,
+            plan.mountpoint,
+            name=plan.name,
+            allow_other=plan.allow_other,
+            read_only=plan.read_only,
+            stack_depth=2 if filesystem_type(plan.backing) == _OVERLAYFS_MAGIC else 1,
+            ready=started,
+        )
+
+    def flush(self, path: bytes, ino: int) -> bool:
+        """Have the kernel write the file's pages back."""
+        if self._server is not None:
+            self._server.flush_mapped(ino)
+        return True
+
+    def tree_replaced(self) -> None:
+        """Make the kernel forget."""
+        if self._server is not None:
+            self._server.tree_replaced()
+
+    def close(self) -> None:
+        """Nothing is left."""
+
+
+def choose(wanted: str, plan: MountPlan, say: Callable[[str], None]) -> Transport:
+    """Return the transport to mount with.
+
+    Args:
+        wanted: `auto`, `passthrough` or `fusepy`.
+        plan: For it.
+        say: Told why `auto` did not take passthrough.
+
+    Raises:
+        MountError: The one wanted cannot work here.
+    """
+    if wanted == "fusepy":
+        return FusepyTransport(plan)
+    obstacle = passthrough_obstacle()
+    if obstacle is None and (wanted == "passthrough" or os.environ.get("CKPTFS_PT")):
+        return PassthroughTransport(plan)
+    if wanted == "passthrough":
+        raise MountError(f"passthrough cannot work here: {obstacle}", hint="use --transport auto or fusepy")
+    say(f"mounting through libfuse: {obstacle}")
+    return FusepyTransport(plan)
+
+
+def passthrough_obstacle() -> str | None:
+    """Return why the passthrough transport cannot work on this machine, None if it can."""
+    release = os.uname().release
+    version = re.match(r"(\d+)\.(\d+)", release)
+    if version is None or (int(version[1]), int(version[2])) < (6, 9):
+        return f"the kernel is {release}, and FUSE passthrough came with 6.9"
+    if not _is_first_user_namespace():
+        return "this is not the machine's first user namespace"
+    if not _has_capability(_CAP_SYS_ADMIN):
+        return "it needs CAP_SYS_ADMIN"
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        return "/dev/fuse cannot be opened"
+    return None
+
+
+def filesystem_type(path: Path) -> str:
+    """Return the type of the filesystem that holds a directory, as the kernel's mount table has it."""
+    found, longest = "", -1
+    resolved = os.path.realpath(path)
+    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+        before, _, after = line.partition(" - ")
+        top = before.split(" ")[4]
+        if len(top) >= longest and (top == "/" or resolved == top or resolved.startswith(top + "/")):
+            found, longest = after.split(" ")[0], len(top)
+    return found
+
+
+def _is_first_user_namespace() -> bool:
+    try:
+        return Path("/proc/self/uid_map").read_text().split() == ["0", "0", "4294967295"]
+    except OSError:
+        return False
+
+
+def _has_capability(number: int) -> bool:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            return bool(int(line.split()[1], 16) >> number & 1)
+    return False

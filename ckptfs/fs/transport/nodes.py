@@ -1,0 +1,161 @@
+"""Nodes: the kernel's numbers for inodes, and the paths that they have now.
+
+The kernel names an inode by the node id that a lookup gave it, for as long as it remembers the inode; the operations
+want paths. A node knows its names as (directory node, name) pairs, so renaming a directory touches one node, and hard
+links are one node with several names.
+
+Pure bookkeeping. Invariants:
+    D1  a node id is never used for a second inode while the mount lives
+    D2  a node is kept while the kernel counts lookups of it, or another node lies below it
+    D3  an inode with a name has one node at most
+Thread-safe.
+"""
+
+import threading
+from dataclasses import dataclass, field
+
+from ckptfs.fs.transport.wire import ROOT_NODE
+
+Key = int | tuple[int, bytes]
+"""What makes two names the same inode: the inode number; of a control file its directory and name."""
+
+
+@dataclass(slots=True, eq=False)
+class Node:
+    """One inode that the kernel knows."""
+
+    id: int
+    key: Key
+    lookups: int = 0
+    """How often the kernel was told of it and has not forgotten it."""
+    names: "list[tuple[Node, bytes]]" = field(default_factory=list)
+
+
+class Nodes:
+    """All nodes of one mount."""
+
+    def __init__(self) -> None:
+        self.root = Node(ROOT_NODE, 0, lookups=1)
+        self._by_id: dict[int, Node] = {ROOT_NODE: self.root}
+        self._by_key: dict[Key, Node] = {}
+        self._by_name: dict[tuple[int, bytes], Node] = {}
+        self._next = ROOT_NODE + 1
+        self._lock = threading.Lock()
+
+    def get(self, node_id: int) -> Node:
+        """Return a node. Raises KeyError for one that the kernel cannot know."""
+        return self._by_id[node_id]
+
+    def path(self, node: Node) -> bytes | None:
+        """Return a path that a node has now, b"" for the root, None if it has no name any more."""
+        parts: list[bytes] = []
+        while node is not self.root:
+            if not node.names:
+                return None
+            node, name = node.names[0]
+            parts.append(name)
+        return b"/".join(reversed(parts))
+
+    def below(self, directory: Node, name: bytes) -> bytes | None:
+        """Return the path of a name in a directory, None if the directory has no name any more."""
+        above = self.path(directory)
+        if above is None:
+            return None
+        return above + b"/" + name if above else name
+
+    def found(self, directory: Node, name: bytes, key: Key) -> Node:
+        """A lookup, or an operation that answers like one, found an inode under a name; count it."""
+        with self._lock:
+            node = self._by_key.get(key)
+            if node is None:
+                node = Node(self._next, key)
+                self._next += 1
+                self._by_id[node.id] = self._by_key[key] = node
+            self._put_name(node, directory, name)
+            node.lookups += 1
+            return node
+
+    def nameless(self, key: Key) -> Node:
+        """An inode was made without a name; count it."""
+        with self._lock:
+            node = Node(self._next, key, lookups=1)
+            self._next += 1
+            self._by_id[node.id] = self._by_key[key] = node
+            return node
+
+    def forget(self, node_id: int, lookups: int) -> None:
+        """The kernel forgets some lookups of a node."""
+        with self._lock:
+            node = self._by_id.get(node_id)
+            if node is None or node is self.root:
+                return
+            node.lookups -= lookups
+            if node.lookups <= 0:
+                del self._by_id[node_id]
+                self._drop_key(node)
+                for directory, name in node.names:
+                    if self._by_name.get((directory.id, name)) is node:
+                        del self._by_name[directory.id, name]
+
+    def by_key(self, key: Key) -> Node | None:
+        """Return the node of an inode, None if the kernel does not know it."""
+        return self._by_key.get(key)
+
+    def named(self, directory: Node, name: bytes) -> Node | None:
+        """Return the node that is known to have a name."""
+        return self._by_name.get((directory.id, name))
+
+    def unlinked(self, directory: Node, name: bytes) -> None:
+        """A name has gone."""
+        with self._lock:
+            self._take_name(directory, name)
+
+    def renamed(self, directory: Node, name: bytes, new_directory: Node, new_name: bytes) -> None:
+        """A name has become another, replacing what had that."""
+        with self._lock:
+            self._take_name(new_directory, new_name)
+            node = self._take_name(directory, name, keep_key=True)
+            if node is not None:
+                self._put_name(node, new_directory, new_name)
+
+    def exchanged(self, directory: Node, name: bytes, other_directory: Node, other_name: bytes) -> None:
+        """Two names have changed places."""
+        with self._lock:
+            first = self._take_name(directory, name, keep_key=True)
+            second = self._take_name(other_directory, other_name, keep_key=True)
+            if first is not None:
+                self._put_name(first, other_directory, other_name)
+            if second is not None:
+                self._put_name(second, directory, name)
+
+    def all_names(self) -> list[tuple[Node, bytes, Node]]:
+        """Return (directory, name, node) of every name that is known."""
+        with self._lock:
+            by_id = self._by_id
+            return [
+                (by_id[directory], name, node)
+                for (directory, name), node in self._by_name.items()
+                if directory in by_id
+            ]
+
+    def _put_name(self, node: Node, directory: Node, name: bytes) -> None:
+        before = self._by_name.get((directory.id, name))
+        if before is node:
+            return
+        if before is not None:
+            self._take_name(directory, name)
+        self._by_name[directory.id, name] = node
+        node.names.append((directory, name))
+
+    def _take_name(self, directory: Node, name: bytes, *, keep_key: bool = False) -> Node | None:
+        node = self._by_name.pop((directory.id, name), None)
+        if node is not None:
+            node.names = [pair for pair in node.names if not (pair[0] is directory and pair[1] == name)]
+            if not node.names and not keep_key:
+                # its inode number may come back for another file
+                self._drop_key(node)
+        return node
+
+    def _drop_key(self, node: Node) -> None:
+        if self._by_key.get(node.key) is node:
+            del self._by_key[node.key]

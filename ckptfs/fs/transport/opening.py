@@ -1,0 +1,84 @@
+"""Which way an opened file goes: past us (passthrough) or through us (mediated).
+
+The kernel allows only one way at a time for an inode, and one backing id for all who go past us; otherwise a program
+gets EIO. A shared writable mapping of a passthrough file lives on after the last close without our seeing it, and only
+a read-write descriptor can make one. Hence:
+
+    already open as      read-only      write-only     read-write
+    nothing              passthrough    passthrough    mediated
+    passthrough          joins          joins          joins, "may be mapped"
+    mediated             mediated       mediated       mediated
+
+An inode is "already open" until the last release of its handles. A file that could not be given a backing id is
+mediated.
+
+Pure but for the two calls that are injected. Source: the kernel's fs/fuse/iomode.c and
+Documentation/filesystems/fuse/fuse-passthrough.rst; tests: every cell, with real opens.
+"""
+
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class _Use:
+    backing_id: int = 0
+    """Not 0: passthrough."""
+    handles: int = 0
+
+
+class Openings:
+    """The ways of all open inodes.
+
+    Args:
+        register: Makes a backing id of a file; raises OSError.
+        release: Gives it back.
+    """
+
+    def __init__(self, register: Callable[[int], int], release: Callable[[int], None]) -> None:
+        self._register = register
+        self._release = release
+        self._uses: dict[int, _Use] = {}
+        self._lock = threading.Lock()
+
+    def open(self, ino: int, flags: int, backing_fd: Callable[[], int]) -> int:
+        """Count a new handle of an inode; return its backing id, 0 if it is mediated.
+
+        Args:
+            flags: Of open(2).
+            backing_fd: Opens the backing file for reading and writing, since who joins later may write; it is closed
+            here.
+        """
+        with self._lock:
+            use = self._uses.get(ino)
+            if use is None:
+                use = _Use()
+                if flags & os.O_ACCMODE != os.O_RDWR:
+                    use.backing_id = self._make_backing(backing_fd)
+                self._uses[ino] = use
+            use.handles += 1
+            return use.backing_id
+
+    def close(self, ino: int) -> None:
+        """A handle is released."""
+        with self._lock:
+            use = self._uses[ino]
+            use.handles -= 1
+            if use.handles == 0:
+                del self._uses[ino]
+                if use.backing_id:
+                    self._release(use.backing_id)
+
+    def _make_backing(self, backing_fd: Callable[[], int]) -> int:
+        try:
+            fd = backing_fd()
+        except OSError:
+            return 0
+        try:
+            return self._register(fd)
+        except OSError:
+            return 0
+        finally:
+            os.close(fd)

@@ -1,0 +1,646 @@
+"""The passthrough transport: our own server on /dev/fuse, without libfuse. The kernel moves file data directly between
+programs and the live files; we answer the rest.
+
+Needs Linux 6.9 and CAP_SYS_ADMIN in the first user namespace. Requests are served by several threads; one that blocks
+(a fetch, a capture, fsync of the marker) does not keep the others from being answered, for a thread is added whenever
+none is waiting.
+"""
+
+import errno
+import itertools
+import logging
+import os
+import stat
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ckptfs.errors import MountError
+from ckptfs.fs.attributes import Attributes, Caller
+from ckptfs.fs.control import below_versions, control_of
+from ckptfs.fs.open_files import FileHandle
+from ckptfs.fs.operations import ControlHandle, Handle, Operations, ViewHandle
+from ckptfs.fs.transport import wire
+from ckptfs.fs.transport.device import MAX_WRITE_BYTES, REQUEST_BYTES, Device, DeviceClosedError
+from ckptfs.fs.transport.nodes import Key, Node, Nodes
+from ckptfs.fs.transport.opening import Openings
+from ckptfs.fs.transport.wire import InitFlag, Opcode, OpenFlag, Request, SetAttr
+
+log = logging.getLogger(__name__)
+
+Reply = Sequence[bytes | memoryview]
+
+_WANTED = (
+    InitFlag.ASYNC_READ
+    | InitFlag.ATOMIC_O_TRUNC
+    | InitFlag.BIG_WRITES
+    | InitFlag.DO_READDIRPLUS
+    | InitFlag.READDIRPLUS_AUTO
+    | InitFlag.ASYNC_DIO
+    | InitFlag.PARALLEL_DIROPS
+    | InitFlag.MAX_PAGES
+    | InitFlag.CACHE_SYMLINKS
+    # lets the kernel remember that a file has no capabilities, instead of asking before every write
+    | InitFlag.HANDLE_KILLPRIV_V2
+    | InitFlag.INIT_EXT
+    | InitFlag.PASSTHROUGH
+    | InitFlag.HAS_RESEND
+)
+
+# Only we change the tree, so what the kernel knows stays true; an hour rather than for ever, to be forgiving
+_LONG_S = 3600
+_MAX_THREADS = 64
+_FIRST_THREADS = 3
+
+
+class PassthroughServer:
+    """Serves one mount.
+
+    Args:
+        operations: What to answer with.
+        device: Mounted, or about to be.
+        stack_depth: 1; 2 if the live tree is on overlayfs.
+        ready: Called when kernel and server have agreed on the protocol.
+    """
+
+    def __init__(
+        self, operations: Operations, device: Device, *, stack_depth: int = 1, ready: Callable[[], None] = lambda: None
+    ) -> None:
+        self._fs = operations
+        self._device = device
+        self._stack_depth = stack_depth
+        self._ready = ready
+        self._nodes = Nodes()
+        self._openings = Openings(device.register_backing, device.release_backing)
+        self._handles: dict[int, Handle] = {}
+        self._listings: dict[int, list[bytes]] = {}
+        self._open_nodes: dict[int, list[FileHandle]] = {}
+        self._numbers = itertools.count(1)
+        self._lock = threading.Lock()
+        self._threads: list[threading.Thread] = []
+        self._idle = 0
+        self._handlers: dict[int, Callable[[Request], Reply | None]] = {
+            Opcode.INIT: self._init,
+            Opcode.LOOKUP: self._lookup,
+            Opcode.FORGET: self._forget,
+            Opcode.BATCH_FORGET: self._batch_forget,
+            Opcode.GETATTR: self._getattr,
+            Opcode.SETATTR: self._setattr,
+            Opcode.READLINK: self._readlink,
+            Opcode.SYMLINK: self._symlink,
+            Opcode.MKNOD: self._mknod,
+            Opcode.MKDIR: self._mkdir,
+            Opcode.UNLINK: self._unlink,
+            Opcode.RMDIR: self._rmdir,
+            Opcode.RENAME: self._rename,
+            Opcode.RENAME2: self._rename2,
+            Opcode.LINK: self._link,
+            Opcode.OPEN: self._open,
+            Opcode.CREATE: self._create,
+            Opcode.TMPFILE: self._tmpfile,
+            Opcode.READ: self._read,
+            Opcode.WRITE: self._write,
+            Opcode.FLUSH: self._flush,
+            Opcode.RELEASE: self._release,
+            Opcode.FSYNC: self._fsync,
+            Opcode.FALLOCATE: self._fallocate,
+            Opcode.LSEEK: self._lseek,
+            Opcode.COPY_FILE_RANGE: self._copy_file_range,
+            Opcode.OPENDIR: self._opendir,
+            Opcode.READDIR: self._readdir,
+            Opcode.READDIRPLUS: self._readdirplus,
+            Opcode.RELEASEDIR: self._releasedir,
+            Opcode.FSYNCDIR: lambda request: (),
+            Opcode.STATFS: self._statfs,
+            Opcode.SETXATTR: self._setxattr,
+            Opcode.GETXATTR: self._getxattr,
+            Opcode.LISTXATTR: self._listxattr,
+            Opcode.REMOVEXATTR: self._removexattr,
+            # what a program waits for ends by itself within a bound; see the time-outs of the mount
+            Opcode.INTERRUPT: lambda request: None,
+            Opcode.DESTROY: lambda request: (),
+        }
+
+    def run(self) -> None:
+        """Serve until the mount is gone."""
+        for _ in range(_FIRST_THREADS):
+            self._add_thread()
+        # threads are only ever added, and by running ones
+        for thread in iter(lambda: self._threads.pop() if self._threads else None, None):
+            thread.join()
+
+    def flush_mapped(self, ino: int) -> None:
+        """Have the kernel write back what programs changed in mappings of a mediated file; returns when it is done."""
+        node = self._nodes.by_key(ino)
+        if node is not None:
+            body = wire.INVAL_INODE_OUT.pack(node.id, 0, 0)
+            self._device.notify(wire.Notification.INVAL_INODE, body)
+
+    def tree_replaced(self) -> None:
+        """The tree was restored to another version: names may be other inodes, and what the kernel remembers is old."""
+        for directory, name, node in self._nodes.all_names():
+            path = self._nodes.below(directory, name)
+            try:
+                same = path is not None and self._fs.attributes(path, Caller(0, 0, 0)).ino == node.key
+            except OSError:
+                same = False
+            if not same and (path is None or control_of(path) is None):
+                self._nodes.unlinked(directory, name)
+            body = wire.INVAL_ENTRY_OUT.pack(directory.id, len(name), 0) + name + b"\0"
+            self._device.notify(wire.Notification.INVAL_ENTRY, body)
+            self._device.notify(wire.Notification.INVAL_INODE, wire.INVAL_INODE_OUT.pack(node.id, 0, -1))
+        self._device.notify(wire.Notification.INVAL_INODE, wire.INVAL_INODE_OUT.pack(wire.ROOT_NODE, 0, -1))
+
+    # threads
+
+    def _add_thread(self) -> None:
+        thread = threading.Thread(target=self._work, name="fuse", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _work(self) -> None:
+        buffer = memoryview(bytearray(REQUEST_BYTES))
+        while True:
+            with self._lock:
+                self._idle += 1
+            try:
+                data = self._device.receive(buffer)
+            except DeviceClosedError:
+                return
+            with self._lock:
+                self._idle -= 1
+                is_last = self._idle == 0 and threading.active_count() < _MAX_THREADS
+            if is_last:
+                self._add_thread()
+            self._serve(wire.decode_request(data))
+
+    def _serve(self, request: Request) -> None:
+        handler = self._handlers.get(request.opcode)
+        if handler is None:
+            self._device.fail(request.unique, errno.ENOSYS)
+            return
+        try:
+            reply = handler(request)
+        except OSError as error:
+            self._device.fail(request.unique, error.errno or errno.EIO)
+        except KeyError:
+            self._device.fail(request.unique, errno.ESTALE)
+        except Exception:
+            log.exception("failed opcode=%d", request.opcode)
+            self._device.fail(request.unique, errno.EIO)
+        else:
+            if reply is not None:
+                self._device.reply(request.unique, reply)
+
+    # protocol
+
+    def _init(self, request: Request) -> Reply:
+        major, minor, max_readahead, flags = wire.INIT_IN.unpack_from(request.body)
+        if major != wire.MAJOR or minor < wire.OLDEST_MINOR:
+            raise OSError(errno.EPROTO, f"the kernel speaks FUSE {major}.{minor}")
+        if flags & InitFlag.INIT_EXT:
+            flags |= int.from_bytes(request.body[wire.INIT_IN.size : wire.INIT_IN.size + 4], "little") << 32
+        agreed = int(_WANTED) & flags
+        if not agreed & InitFlag.PASSTHROUGH:
+            raise OSError(errno.EPROTO, "the kernel has no FUSE passthrough")
+        self._ready()
+        return (
+            wire.INIT_OUT.pack(
+                wire.MAJOR,
+                min(minor, wire.MINOR),
+                max_readahead,
+                agreed & 0xFFFFFFFF,
+                64,
+                48,
+                MAX_WRITE_BYTES,
+                1,
+                MAX_WRITE_BYTES // 4096,
+                0,
+                agreed >> 32,
+                self._stack_depth,
+                0,
+            ),
+        )
+
+    def _lookup(self, request: Request) -> Reply:
+        (name,) = wire.names(request.body, 1)
+        directory = self._nodes.get(request.node)
+        path = self._below(directory, name)
+        return (self._entry(directory, name, path, self._fs.attributes(path, _caller(request))),)
+
+    def _forget(self, request: Request) -> None:
+        self._nodes.forget(request.node, *wire.FORGET_IN.unpack_from(request.body))
+
+    def _batch_forget(self, request: Request) -> None:
+        count, _ = wire.BATCH_FORGET_IN.unpack_from(request.body)
+        rows = request.body[wire.BATCH_FORGET_IN.size :][: count * wire.FORGET_ONE.size]
+        for node_id, lookups in wire.FORGET_ONE.iter_unpack(rows):
+            self._nodes.forget(node_id, lookups)
+
+    # attributes
+
+    def _getattr(self, request: Request) -> Reply:
+        flags, _, number = wire.GETATTR_IN.unpack_from(request.body)
+        handle = self._handles.get(number) if flags & wire.GETATTR_FH else None
+        return (self._attributes_of(self._nodes.get(request.node), request, handle),)
+
+    def _attributes_of(self, node: Node, request: Request, handle: Handle | None = None) -> bytes:
+        path = self._nodes.path(node)
+        if path is None:
+            attributes = self._fs.attributes(b"", _caller(request), handle or self._open_handle(node))
+            return wire.ATTR_OUT.pack(0, 0, 0) + wire.encode_attributes(node.id, attributes)
+        # fstat(2) of a named file asks for the same as stat(2)
+        attributes = self._fs.attributes(path, _caller(request), None)
+        return wire.ATTR_OUT.pack(_valid_s(path), 0, 0) + wire.encode_attributes(node.id, attributes)
+
+    def _setattr(self, request: Request) -> Reply:
+        (
+            valid, _, number, size, _, atime, mtime, _, atime_ns, mtime_ns, _, mode, _, uid, gid, _,
+        ) = wire.SETATTR_IN.unpack_from(request.body)  # fmt: skip
+        node = self._nodes.get(request.node)
+        path = self._nodes.path(node)
+        handle = self._handles.get(number) if valid & SetAttr.FH else None
+        if path is None and handle is None:
+            handle = self._open_handle(node)
+        if valid & SetAttr.SIZE:
+            self._fs.truncate(path or b"", size, handle)
+        owner = (uid if valid & SetAttr.UID else -1, gid if valid & SetAttr.GID else -1)
+        times = (
+            _time_ns(valid, SetAttr.ATIME, SetAttr.ATIME_NOW, atime, atime_ns),
+            _time_ns(valid, SetAttr.MTIME, SetAttr.MTIME_NOW, mtime, mtime_ns),
+        )
+        sets_times = bool(valid & (SetAttr.ATIME | SetAttr.MTIME))
+        if path is None:
+            new_mode = mode & 0o7777 if valid & SetAttr.MODE else None
+            self._fs.change_nameless(handle, new_mode, owner, times if sets_times else None)
+        else:
+            if valid & SetAttr.KILL_SUIDGID:
+                self._fs.drop_privileges(path)
+            if owner != (-1, -1):
+                self._fs.chown(path, *owner)
+            if valid & SetAttr.MODE:
+                self._fs.chmod(path, mode & 0o7777)
+            if sets_times:
+                self._fs.utimens(path, *times, _caller(request))
+        return (self._attributes_of(node, request, handle),)
+
+    def _readlink(self, request: Request) -> Reply:
+        return (self._fs.readlink(self._path(request.node)),)
+
+    def _statfs(self, request: Request) -> Reply:
+        status = self._fs.statfs()
+        return (
+            wire.STATFS_OUT.pack(
+                status.f_blocks,
+                status.f_bfree,
+                status.f_bavail,
+                status.f_files,
+                status.f_ffree,
+                status.f_bsize,
+                status.f_namemax,
+                status.f_frsize,
+                0,
+            ),
+        )
+
+    def _setxattr(self, request: Request) -> Reply:
+        size, flags = wire.SETXATTR_IN.unpack_from(request.body)
+        rest = request.body[wire.SETXATTR_IN.size :]
+        (name,) = wire.names(rest, 1)
+        value = bytes(rest[len(name) + 1 :][:size])
+        self._fs.setxattr(self._path(request.node), name, value, flags)
+        return ()
+
+    def _getxattr(self, request: Request) -> Reply:
+        size, _ = wire.GETXATTR_IN.unpack_from(request.body)
+        (name,) = wire.names(request.body[wire.GETXATTR_IN.size :], 1)
+        path = self._nodes.path(self._nodes.get(request.node))
+        if path is None:
+            raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
+        return _sized(self._fs.getxattr(path, name), size)
+
+    def _listxattr(self, request: Request) -> Reply:
+        size, _ = wire.GETXATTR_IN.unpack_from(request.body)
+        names = self._fs.listxattr(self._path(request.node))
+        return _sized(b"".join(name + b"\0" for name in names), size)
+
+    def _removexattr(self, request: Request) -> Reply:
+        self._fs.removexattr(self._path(request.node), *wire.names(request.body, 1))
+        return ()
+
+    # names
+
+    def _symlink(self, request: Request) -> Reply:
+        name, target = wire.names(request.body, 2)
+        return self._made(request, name, lambda path: self._fs.symlink(path, target, _caller(request)))
+
+    def _mknod(self, request: Request) -> Reply:
+        mode, device, _, _ = wire.MKNOD_IN.unpack_from(request.body)
+        (name,) = wire.names(request.body[wire.MKNOD_IN.size :], 1)
+        return self._made(request, name, lambda path: self._fs.mknod(path, mode, device, _caller(request)))
+
+    def _mkdir(self, request: Request) -> Reply:
+        mode, _ = wire.MKDIR_IN.unpack_from(request.body)
+        (name,) = wire.names(request.body[wire.MKDIR_IN.size :], 1)
+        return self._made(request, name, lambda path: self._fs.mkdir(path, mode & 0o7777, _caller(request)))
+
+    def _link(self, request: Request) -> Reply:
+        (source_id,) = wire.LINK_IN.unpack_from(request.body)
+        (name,) = wire.names(request.body[wire.LINK_IN.size :], 1)
+        source = self._nodes.get(source_id)
+        old = self._nodes.path(source)
+        if old is None:
+            handle = self._open_handle(source)
+            return self._made(request, name, lambda path: self._fs.link_nameless(handle, path))
+        return self._made(request, name, lambda path: self._fs.link(old, path))
+
+    def _made(self, request: Request, name: bytes, make: Callable[[bytes], None]) -> Reply:
+        directory = self._nodes.get(request.node)
+        path = self._below(directory, name)
+        make(path)
+        return (self._entry(directory, name, path, self._fs.attributes(path, _caller(request))),)
+
+    def _unlink(self, request: Request) -> Reply:
+        (name,) = wire.names(request.body, 1)
+        directory = self._nodes.get(request.node)
+        self._fs.unlink(self._below(directory, name))
+        self._nodes.unlinked(directory, name)
+        return ()
+
+    def _rmdir(self, request: Request) -> Reply:
+        (name,) = wire.names(request.body, 1)
+        directory = self._nodes.get(request.node)
+        self._fs.rmdir(self._below(directory, name))
+        self._nodes.unlinked(directory, name)
+        return ()
+
+    def _rename(self, request: Request) -> Reply:
+        (new_directory,) = wire.RENAME_IN.unpack_from(request.body)
+        return self._do_rename(request, new_directory, 0, request.body[wire.RENAME_IN.size :])
+
+    def _rename2(self, request: Request) -> Reply:
+        new_directory, flags, _ = wire.RENAME2_IN.unpack_from(request.body)
+        return self._do_rename(request, new_directory, flags, request.body[wire.RENAME2_IN.size :])
+
+    def _do_rename(self, request: Request, new_directory_id: int, flags: int, rest: memoryview) -> Reply:
+        old_name, new_name = wire.names(rest, 2)
+        old_directory, new_directory = self._nodes.get(request.node), self._nodes.get(new_directory_id)
+        old, new = self._below(old_directory, old_name), self._below(new_directory, new_name)
+        self._fs.rename(old, new, flags)
+        if flags & 2:  # RENAME_EXCHANGE
+            self._nodes.exchanged(old_directory, old_name, new_directory, new_name)
+        else:
+            self._nodes.renamed(old_directory, old_name, new_directory, new_name)
+        return ()
+
+    # directories
+
+    def _opendir(self, request: Request) -> Reply:
+        number = next(self._numbers)
+        self._listings[number] = []
+        return (wire.OPEN_OUT.pack(number, 0, 0),)
+
+    def _releasedir(self, request: Request) -> Reply:
+        number, _, _, _ = wire.RELEASE_IN.unpack_from(request.body)
+        self._listings.pop(number, None)
+        return ()
+
+    def _readdir(self, request: Request) -> Reply:
+        return self._list(request, plus=False)
+
+    def _readdirplus(self, request: Request) -> Reply:
+        return self._list(request, plus=True)
+
+    def _list(self, request: Request, *, plus: bool) -> Reply:
+        number, offset, size, _, _, _, _ = wire.READ_IN.unpack_from(request.body)
+        directory = self._nodes.get(request.node)
+        path = self._path(request.node)
+        if offset == 0:
+            # what rewinddir(3) must show anew
+            self._listings[number] = [b".", b"..", *self._fs.names(path)]
+        listing = self._listings[number]
+        parts: list[bytes] = []
+        room = size
+        caller = _caller(request)
+        for index in range(offset, len(listing)):
+            name = listing[index]
+            fixed = wire.DIRENT.size + (wire.ENTRY_OUT.size + wire.ATTR.size if plus else 0)
+            needed = fixed + len(name) + -(wire.DIRENT.size + len(name)) % 8
+            if needed > room:
+                break
+            row = self._list_row(directory, path, name, index + 1, caller, plus=plus)
+            if row:
+                parts.append(row)
+                room -= needed
+        return parts
+
+    def _list_row(
+        self, directory: Node, above: bytes, name: bytes, offset: int, caller: Caller, *, plus: bool
+    ) -> bytes:
+        if name in (b".", b".."):
+            entry = bytes(wire.ENTRY_OUT.size + wire.ATTR.size) if plus else b""
+            return entry + wire.encode_directory_entry(directory.id, offset, stat.S_IFDIR >> 12, name)
+        path = above + b"/" + name if above else name
+        try:
+            attributes = self._fs.attributes(path, caller)
+        except OSError:
+            return b""  # it has gone since
+        entry = self._entry(directory, name, path, attributes) if plus else b""
+        return entry + wire.encode_directory_entry(attributes.ino, offset, stat.S_IFMT(attributes.mode) >> 12, name)
+
+    # open files
+
+    def _open(self, request: Request) -> Reply:
+        flags, open_flags = wire.OPEN_IN.unpack_from(request.body)
+        path = self._path(request.node)
+        if open_flags & wire.OPEN_KILL_SUIDGID:
+            self._fs.drop_privileges(path)
+        handle = self._fs.open(path, flags, _caller(request))
+        return (self._opened(request.node, handle, flags, path),)
+
+    def _create(self, request: Request) -> Reply:
+        flags, mode, _, _ = wire.CREATE_IN.unpack_from(request.body)
+        (name,) = wire.names(request.body[wire.CREATE_IN.size :], 1)
+        directory = self._nodes.get(request.node)
+        path = self._below(directory, name)
+        handle = self._fs.create(path, flags, mode & 0o7777, _caller(request))
+        attributes = self._fs.attributes(path, _caller(request), handle if isinstance(handle, FileHandle) else None)
+        entry = self._entry(directory, name, path, attributes)
+        node_id = wire.ENTRY_OUT.unpack_from(entry)[0]
+        return entry, self._opened(node_id, handle, flags, path)
+
+    def _tmpfile(self, request: Request) -> Reply:
+        flags, mode, _, _ = wire.CREATE_IN.unpack_from(request.body)
+        handle = self._fs.create_nameless(self._path(request.node), flags, mode & 0o7777, _caller(request))
+        attributes = self._fs.attributes(b"", _caller(request), handle)
+        node = self._nodes.nameless(attributes.ino)
+        entry = wire.ENTRY_OUT.pack(node.id, 0, 0, 0, 0, 0) + wire.encode_attributes(node.id, attributes)
+        return entry, self._opened(node.id, handle, flags, b"")
+
+    def _opened(self, node_id: int, handle: Handle, flags: int, path: bytes) -> bytes:
+        number = next(self._numbers)
+        open_flags, backing_id = OpenFlag(0), 0
+        if isinstance(handle, ControlHandle):
+            # what a control file says has no size beforehand, and must not come from the page cache
+            open_flags = OpenFlag.DIRECT_IO
+        else:
+            backing_id = self._openings.open(_ino(handle), flags, lambda: _reopen(handle))
+            if backing_id:
+                # nothing is cached that a close would have to flush
+                open_flags = OpenFlag.PASSTHROUGH | OpenFlag.NOFLUSH
+        if isinstance(handle, FileHandle):
+            if backing_id:
+                self._fs.going_past(handle)
+            with self._lock:
+                self._open_nodes.setdefault(node_id, []).append(handle)
+        self._handles[number] = handle
+        return wire.OPEN_OUT.pack(number, open_flags, backing_id)
+
+    def _release(self, request: Request) -> Reply:
+        number, _, _, _ = wire.RELEASE_IN.unpack_from(request.body)
+        handle = self._handles.pop(number)
+        if isinstance(handle, FileHandle):
+            with self._lock:
+                handles = self._open_nodes[request.node]
+                handles.remove(handle)
+                if not handles:
+                    del self._open_nodes[request.node]
+        if not isinstance(handle, ControlHandle):
+            self._openings.close(_ino(handle))
+        self._fs.release(handle)
+        return ()
+
+    def _read(self, request: Request) -> Reply:
+        number, offset, size, _, _, _, _ = wire.READ_IN.unpack_from(request.body)
+        buffer = memoryview(bytearray(size))
+        return (buffer[: self._fs.read_into(self._handles[number], buffer, offset)],)
+
+    def _write(self, request: Request) -> Reply:
+        number, offset, size, write_flags, _, _, _ = wire.WRITE_IN.unpack_from(request.body)
+        handle = self._handles[number]
+        path = self._nodes.path(self._nodes.get(request.node))
+        if write_flags & wire.WRITE_KILL_SUIDGID and path is not None:
+            self._fs.drop_privileges(path)
+        data = request.body[wire.WRITE_IN.size :][:size]
+        return (wire.WRITE_OUT.pack(self._fs.write(handle, path, data, offset), 0),)
+
+    def _flush(self, request: Request) -> Reply:
+        self._fs.flush(self._handles[wire.FLUSH_IN.unpack_from(request.body)[0]])
+        return ()
+
+    def _fsync(self, request: Request) -> Reply:
+        number, flags, _ = wire.FSYNC_IN.unpack_from(request.body)
+        self._fs.fsync(self._handles[number], bool(flags & wire.FSYNC_DATA_ONLY))
+        return ()
+
+    def _fallocate(self, request: Request) -> Reply:
+        number, offset, length, mode, _ = wire.FALLOCATE_IN.unpack_from(request.body)
+        path = self._nodes.path(self._nodes.get(request.node))
+        self._fs.allocate(self._handles[number], path, mode, offset, length)
+        return ()
+
+    def _lseek(self, request: Request) -> Reply:
+        number, offset, whence, _ = wire.LSEEK_IN.unpack_from(request.body)
+        return (wire.LSEEK_OUT.pack(self._fs.seek(self._handles[number], offset, whence)),)
+
+    def _copy_file_range(self, request: Request) -> Reply:
+        source, source_offset, _, target, target_offset, length, _ = wire.COPY_FILE_RANGE_IN.unpack_from(request.body)
+        handles = self._handles[source], self._handles[target]
+        # the reply has 32 bits for the length
+        copied = self._fs.copy_range(*handles, source_offset, target_offset, min(length, 1 << 30))
+        return (wire.WRITE_OUT.pack(copied, 0),)
+
+    # nodes and paths
+
+    def _path(self, node_id: int) -> bytes:
+        path = self._nodes.path(self._nodes.get(node_id))
+        if path is None:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return path
+
+    def _below(self, directory: Node, name: bytes) -> bytes:
+        path = self._nodes.below(directory, name)
+        if path is None:
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return path
+
+    def _entry(self, directory: Node, name: bytes, path: bytes, attributes: Attributes) -> bytes:
+        key: Key = attributes.ino if control_of(path) is None or b".versions" in path else (directory.id, name)
+        node = self._nodes.found(directory, name, key)
+        valid_s = _valid_s(path)
+        return wire.ENTRY_OUT.pack(node.id, 0, valid_s, valid_s, 0, 0) + wire.encode_attributes(node.id, attributes)
+
+    def _open_handle(self, node: Node) -> FileHandle:
+        handles = self._open_nodes.get(node.id)
+        if not handles:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return handles[0]
+
+
+def serve(
+    operations: Operations,
+    mountpoint: Path,
+    *,
+    name: str,
+    allow_other: bool,
+    read_only: bool,
+    stack_depth: int,
+    ready: Callable[[PassthroughServer], None],
+) -> None:
+    """Mount and serve until unmounted.
+
+    Raises:
+        MountError: The device or the mount is refused.
+    """
+    device = Device.open()
+    server = PassthroughServer(operations, device, stack_depth=stack_depth, ready=lambda: ready(server))
+    try:
+        device.mount(mountpoint, name, allow_other=allow_other, read_only=read_only)
+    except OSError as error:
+        device.close()
+        raise MountError(f"could not mount on {mountpoint}: {error.strerror}", hint="mounting needs root") from error
+    try:
+        server.run()
+    finally:
+        device.close()
+
+
+def _caller(request: Request) -> Caller:
+    return Caller(request.uid, request.gid, request.pid)
+
+
+def _ino(handle: FileHandle | ViewHandle) -> int:
+    return handle.inode.ino if isinstance(handle, FileHandle) else handle.attributes.ino
+
+
+def _reopen(handle: FileHandle | ViewHandle) -> int:
+    """Open a handle's file for whoever may join it."""
+    if isinstance(handle, ViewHandle):
+        return os.dup(handle.fd)
+    return os.open(f"/proc/self/fd/{handle.fd}", os.O_RDWR | os.O_CLOEXEC)
+
+
+def _valid_s(path: bytes) -> int:
+    """Return how long the kernel may remember a path and its attributes."""
+    below = below_versions(path)
+    if below is not None:
+        # what a version holds never changes; which versions and tags there are does
+        return _LONG_S if b"/" in below else 0
+    return 0 if control_of(path) is not None else _LONG_S
+
+
+def _sized(value: bytes, size: int) -> Reply:
+    """Answer a request for a value or, with size 0, for its size."""
+    if size == 0:
+        return (wire.GETXATTR_OUT.pack(len(value), 0),)
+    if len(value) > size:
+        raise OSError(errno.ERANGE, os.strerror(errno.ERANGE))
+    return (value,)
+
+
+def _time_ns(valid: int, field: SetAttr, now: SetAttr, seconds: int, nanoseconds: int) -> int | None:
+    """Return a time to set; None for one that stays."""
+    if not valid & field:
+        return None
+    return time.time_ns() if valid & now else seconds * 10**9 + nanoseconds
