@@ -89,7 +89,10 @@ class Mount:
         self._watchdog.start()
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
-        answer: dict[str, Any] = json.loads(line) if line else {"error": "it said nothing", "hint": None, "errno": 0}
+        if not line:
+            assert self.process.stderr is not None
+            line = json.dumps({"error": self.process.stderr.read().decode(), "hint": None, "errno": 0}).encode()
+        answer = json.loads(line)
         if "error" in answer:
             self._reap()
             raise MountFailedError(answer["error"], answer["hint"], answer["errno"])

@@ -66,8 +66,11 @@ class CacheDirectory:
     def prepare(self) -> None:
         """Create what is missing. Raises CacheError."""
         try:
+            for parent in reversed(self.root.parents):
+                # with its mode: a mount has no umask, and nobody else is to have a say above the live tree
+                parent.mkdir(exist_ok=True, mode=0o755)
             # 0700: the live tree holds files of all users of the mount under the daemon's account
-            self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.root.mkdir(exist_ok=True, mode=0o700)
             for name in _SUBDIRECTORIES:
                 (self.root / name).mkdir(exist_ok=True, mode=0o700)
         except OSError as error:

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ckptfs.errors import CkptfsError, CorruptObjectError
 from ckptfs.format.manifest import Part
 from ckptfs.format.part import decode_part, encode_part
 from ckptfs.format.pending import PendingHeader, decode_pending, encode_pending
@@ -95,8 +96,27 @@ def list_pending(pending_root: Path) -> list[PendingVersion]:
         try:
             header = decode_pending((directory / "version.json").read_bytes())
         except FileNotFoundError:
-            continue  # discarded, or closed, since it was listed
+            if directory.exists():
+                raise CorruptObjectError(f"{directory} has no version.json") from None
+            # discarded, replaced or closed since it was listed: what comes after it must not be taken for the next one
+            return list_pending(pending_root)
         found.append(PendingVersion(directory, generation, header))
+    return found
+
+
+def pending_numbers(pending_root: Path) -> set[int]:
+    """Return the numbers of the pending versions, whatever their state."""
+    return {version for version, _, _ in _directories(pending_root)}
+
+
+def commit_ids(root: Path) -> set[str]:
+    """Return the commit ids of the versions in a directory, of those that can be read."""
+    found = set()
+    for directory in root.iterdir():
+        try:
+            found.add(decode_pending((directory / "version.json").read_bytes()).commit_id)
+        except (OSError, CkptfsError):
+            continue
     return found
 
 

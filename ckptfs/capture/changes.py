@@ -28,6 +28,10 @@ class ChangeSet:
     origins: dict[int, Origin] = field(default_factory=dict)
     """Where an inode's unchanged bytes are, if not under its own path in the version before."""
 
+    def only_attributes(self, path: bytes) -> bool:
+        """True if of a changed path only the attributes were marked."""
+        return self.paths[path] == _ATTRIBUTES
+
     def after(self, earlier: "ChangeSet") -> "ChangeSet":
         """Return this set's changes on top of an earlier set's, as one set relative to the earlier set's base."""
         paths = dict(earlier.paths)

@@ -21,7 +21,7 @@ from ckptfs.capture.journal import JournalState
 from ckptfs.capture.scan import descriptor_path
 from ckptfs.format.manifest import Entry, Kind, LocalData, ParentFile, Tree
 from ckptfs.fs.hydrate import Stub
-from ckptfs.transfer.attributes import apply_attributes
+from ckptfs.transfer.attributes import apply_attributes, kind_format
 from ckptfs.transfer.materialize import TreeWriter
 
 log = logging.getLogger(__name__)
@@ -206,9 +206,10 @@ def doubts_of_known(state: JournalState, tree: Tree, root_fd: int) -> Doubts:
     changed = {_inode(root_fd, path) for path in state.content} - {None}
     groups = {tree[path].link_id for path in doubtful if path in tree} - {0}
     if changed or groups:
-        # a write through one name of an inode changes them all
+        # a write through one name changes them all; a path that got a further name since has its attributes marked
         for path, entry in tree.items():
-            if entry.link_id and (entry.link_id in groups or _inode(root_fd, path) in changed):
+            may_share = entry.link_id or path in state.attributes
+            if may_share and (entry.link_id in groups or _inode(root_fd, path) in changed):
                 doubtful.add(path)
     return Doubts(doubtful, _without_stubs(doubtful, state, root_fd), set())
 
@@ -229,6 +230,7 @@ def doubts_of_unknown(
     named = state.content | state.names
     suspect = {path for path in present - named if _looks_like(path, tree.get(path), root_fd)}
     precious = named & present if journal_is_whole else present - suspect
+    precious -= {path for path in precious if _is_same_node(path, tree.get(path), root_fd)}
     return Doubts(present | set(tree), _without_stubs(precious, state, root_fd), suspect)
 
 
@@ -238,6 +240,16 @@ def _looks_like(path: bytes, entry: Entry | None, root_fd: int) -> bool:
     status = os.stat(path, dir_fd=root_fd, follow_symlinks=False)
     same = (status.st_size, status.st_mtime_ns) == (entry.size_bytes, entry.mtime_ns)
     return same and stat.S_ISREG(status.st_mode)
+
+
+def _is_same_node(path: bytes, entry: Entry | None, root_fd: int) -> bool:
+    """True if a path is no file or directory, and all that it holds is in the target."""
+    if entry is None or entry.kind in (Kind.FILE, Kind.DIRECTORY):
+        return False
+    status = os.stat(path, dir_fd=root_fd, follow_symlinks=False)
+    if stat.S_IFMT(status.st_mode) != kind_format(entry.kind):
+        return False
+    return entry.kind is not Kind.SYMLINK or os.readlink(path, dir_fd=root_fd) == entry.target
 
 
 def _without_stubs(paths: set[bytes], state: JournalState, root_fd: int) -> set[bytes]:

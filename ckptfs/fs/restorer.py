@@ -66,9 +66,8 @@ class LiveRestorer:
                 self._wait_durable()
             record = self._history.resolve(spec)
             wanted = self._history.tree(record)
-            base = self._base_tree()
-            with self._live.gate.exclusive():
-                self._replace(base, wanted)
+            while not self._replace_on(self._newest_durable(), wanted):
+                pass  # a save came between
             self._restored()
             log.info("restored version=%d base_version=%d", record.version, self._capturer.version)
 
@@ -81,11 +80,10 @@ class LiveRestorer:
         except FencedError as error:
             raise NotDurableError(f"the newest version never became durable: {error.fact}") from error
 
-    def _base_tree(self) -> Tree:
-        """Return the tree of the newest captured version, against which the next capture is made."""
+    def _newest_durable(self) -> int:
+        """Return the number of the newest captured version, against which the next capture is made."""
         self._wait_durable()
-        newest = self._capturer.version
-        return self._history.tree(self._record(newest)) if newest else {}
+        return self._capturer.version
 
     def _record(self, number: int) -> CommitRecord:
         try:
@@ -93,25 +91,54 @@ class LiveRestorer:
         except NoSuchVersionError as error:
             raise OSError(errno.EIO, error.fact) from error
 
+    def _replace_on(self, newest: int, wanted: Tree) -> bool:
+        """Replace the live tree, unless it is the next version's by now."""
+        base = self._history.tree(self._record(newest)) if newest else {}
+        with self._live.gate.exclusive():
+            if self._capturer.version != newest:
+                return False
+            self._replace(base, wanted)
+            return True
+
     def _replace(self, base: Tree, wanted: Tree) -> None:
         live = self._live
         changed = {path for path in base.keys() | wanted.keys() if base.get(path) != wanted.get(path)}
-        dirty = set(live.changes.current.paths)
-        only_attributes = {path for path in changed - dirty if _same_content(base.get(path), wanted.get(path))}
-        doubtful = (changed | dirty) - only_attributes
+        touched = live.changes.current.paths.keys()
+        dirty = {path for path in touched if self._is_dirty(path)}
+        kept = {path for path in (changed | touched) - dirty if _same_content(base.get(path), wanted.get(path))}
+        doubtful = (changed | touched) - kept
         doubtful |= _link_partners(doubtful, wanted) | _link_partners(doubtful, base)
-        only_attributes -= doubtful
+        kept -= doubtful
         precious = {path for path in dirty if not self._is_unfilled(path)}
-        for path in sorted(doubtful | only_attributes):
+        for path in sorted(doubtful | kept):
             live.changes.mark_name(path)
         self._let_go(doubtful)
         aligner = self._make_aligner()
         target = Target(wanted)
         result = aligner.align(target, Doubts(doubtful, precious))
-        aligner.refresh_attributes(target, only_attributes)
+        self._refresh(aligner, target, kept)
         self._adopt(target, result)
         for path, ino in result.made.items():
             live.changes.restored(ino, wanted[path].extents)
+
+    def _is_dirty(self, path: bytes) -> bool:
+        """True if more of a path than its attributes may differ from the newest captured version."""
+        changes = self._live.changes.current
+        if not changes.only_attributes(path):
+            return True
+        try:
+            # written through another of its names
+            return self._live.lstat(path).st_ino in changes.content
+        except OSError:
+            return True
+
+    def _refresh(self, aligner: Aligner, target: Target, kept: set[bytes]) -> None:
+        """Give paths whose content stays the attributes of the version."""
+        aligner.refresh_attributes(target, kept)
+        for path in kept:
+            stub = self._live.hydrator.get(self._live.lstat(path).st_ino)
+            if stub is not None:
+                stub.mtime_ns = target.tree[path].mtime_ns
 
     def _is_unfilled(self, path: bytes) -> bool:
         try:

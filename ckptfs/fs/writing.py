@@ -213,7 +213,7 @@ class WritingMount:
             capturer=self._capturer,
             uploads=self._uploads,
             make_aligner=lambda: Aligner(self._cache.live, self._root_fd, self._cache.unsaved),
-            adopt=lambda target, result: self._adopt(target, result, kept_stubs=set()),
+            adopt=self._adopt_restored,
             sync_timeout_s=self._options.sync_timeout_s,
             restored=lambda: self._transport.tree_replaced() if self._transport is not None else None,
         )
@@ -253,6 +253,10 @@ class WritingMount:
                 new_inodes.add(ino)
                 stubs.append(Stub(ino, path, entry, entry.mtime_ns, suspect=False))
         self._hydrator.add(stubs)
+
+    def _adopt_restored(self, target: Target, result: Alignment) -> None:
+        self._journal.stubs(stub.ino for stub in result.stubs)
+        self._adopt(target, result, kept_stubs=set())
 
     def _take_pending(self, taken: Taken) -> None:
         """Guard what pending versions share with the live tree, and have them uploaded."""
