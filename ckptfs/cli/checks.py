@@ -24,8 +24,6 @@ class Finding(NamedTuple):
 
 _DEVICE = Path("/dev/fuse")
 _CAP_SYS_ADMIN = 21
-_PASSTHROUGH_KERNEL = (6, 9)
-"""The first with FUSE_PASSTHROUGH."""
 _LOW_SPACE_BYTES = 5 << 30
 _NO_SPACE_BYTES = 256 << 20
 """Less holds not even eight packs of 32 MiB in flight."""
@@ -84,17 +82,13 @@ def _privilege() -> Finding:
 
 
 def _passthrough() -> Finding:
-    kernel = tuple(int(word) for word in os.uname().release.split("-")[0].split(".")[:2])
-    reasons = []
-    if kernel < _PASSTHROUGH_KERNEL:
-        reasons.append(f"the kernel is older than {'.'.join(map(str, _PASSTHROUGH_KERNEL))}")
-    if not _is_capable():
-        reasons.append("CAP_SYS_ADMIN is missing")
-    elif not _in_initial_namespace():
-        reasons.append("this is not the initial user namespace")
-    if not reasons:
+    # the transports come with the whole filesystem: only for this command
+    from ckptfs.fs.transport.choice import passthrough_obstacle
+
+    obstacle = passthrough_obstacle()
+    if obstacle is None:
         return Finding("passthrough", "ok", "kernel and privileges allow it")
-    return Finding("passthrough", "warn", " and ".join(reasons), "file data goes through libfuse, which is slower")
+    return Finding("passthrough", "warn", obstacle, "file data goes through libfuse, which is slower")
 
 
 def _cache(cache_dir: Path) -> Finding:
@@ -115,8 +109,3 @@ def _is_capable() -> bool:
         if line.startswith("CapEff:"):
             return bool(int(line.split()[1], 16) >> _CAP_SYS_ADMIN & 1)
     return False
-
-
-def _in_initial_namespace() -> bool:
-    # there the map is the identity over all ids
-    return Path("/proc/self/uid_map").read_text().split() == ["0", "0", "4294967295"]

@@ -169,7 +169,6 @@ def test_a_mount_point_that_cannot_be_is_one_error_with_a_hint(mounted: Place, t
     )
     assert_failed(ckptfs("mount", other, tmp_path / "file", "--cache-dir", tmp_path / "c"), "is not a directory")
     assert_failed(ckptfs("mount", other, mounted.mountpoint, "--cache-dir", tmp_path / "c"), "already mounted")
-    assert_failed(ckptfs("mount", other, tmp_path / "file", "--transport", "passthrough"), "passthrough")
 
 
 def test_a_second_writer_is_refused_by_the_name_of_the_holder(mounted: Place, tmp_path: Path) -> None:
