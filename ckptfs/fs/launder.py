@@ -85,17 +85,9 @@ def _read_line(fd: int, deadline_s: float) -> bytes:
 
 def serve(mountpoint: str) -> None:
     """The child: fsync each file named in hexadecimal on standard input, and answer `ok` or `failed`."""
-    root_fd = -1
     for line in sys.stdin.buffer:
         try:
-            if root_fd < 0:
-                root_fd = os.open(mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            path = bytes.fromhex(line.decode())
-            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=root_fd)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+            _flush(mountpoint, bytes.fromhex(line.decode()))
             answer = b"ok\n"
         except FileNotFoundError:
             answer = b"ok\n"  # it has no name any more, so no version will hold it
@@ -103,6 +95,19 @@ def serve(mountpoint: str) -> None:
             answer = b"failed\n"
         sys.stdout.buffer.write(answer)
         sys.stdout.buffer.flush()
+
+
+def _flush(mountpoint: str, path: bytes) -> None:
+    # open for no longer than it takes: umount(2) refuses while anybody has anything open in the mount
+    root_fd = os.open(mountpoint, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=root_fd)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    finally:
+        os.close(root_fd)
 
 
 if __name__ == "__main__":
