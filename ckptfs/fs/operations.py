@@ -94,8 +94,14 @@ class Operations:
     # attributes and names
 
     @through_door
-    def attributes(self, path: bytes, caller: Caller, handle: Handle | None = None) -> Attributes:
-        """Return a path's attributes; of an open file also when it has no name any more."""
+    def attributes(
+        self, path: bytes, caller: Caller, handle: Handle | None = None, *, is_known: bool = False
+    ) -> Attributes:
+        """Return a path's attributes; of an open file also when it has no name any more.
+
+        Args:
+            is_known: The kernel has looked the path up before: this is no look-up, which an exclusive create must lose.
+        """
         if isinstance(handle, FileHandle):
             return self._writable().open_files.attributes(handle)
         if isinstance(handle, ViewHandle):
@@ -106,7 +112,7 @@ class Operations:
         control = control_of(path)
         if control is None:
             return self._tree().attributes(path)
-        if control is Control.SAVE and handle is None and is_exclusive_create(caller.pid):
+        if control is Control.SAVE and handle is None and not is_known and is_exclusive_create(caller.pid):
             raise _error(errno.ENOENT)
         return self._control_attributes(path, control)
 

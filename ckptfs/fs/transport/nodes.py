@@ -118,6 +118,13 @@ class Nodes:
             if node is not None:
                 self._put_name(node, new_directory, new_name)
 
+    def rekey(self, node: Node, key: Key) -> None:
+        """What the kernel knows as one inode is another from now on; the old one's number may come back."""
+        with self._lock:
+            self._drop_key(node)
+            node.key = key
+            self._by_key[key] = node
+
     def exchanged(self, directory: Node, name: bytes, other_directory: Node, other_name: bytes) -> None:
         """Two names have changed places."""
         with self._lock:

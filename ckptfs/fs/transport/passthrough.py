@@ -251,7 +251,7 @@ class PassthroughServer:
             attributes = self._fs.attributes(b"", _caller(request), handle or self._open_handle(node))
             return wire.ATTR_OUT.pack(0, 0, 0) + wire.encode_attributes(node.id, attributes)
         # fstat(2) of a named file asks for the same as stat(2)
-        attributes = self._fs.attributes(path, _caller(request), None)
+        attributes = self._fs.attributes(path, _caller(request), is_known=True)
         return wire.ATTR_OUT.pack(_valid_s(path), 0, 0) + wire.encode_attributes(node.id, attributes)
 
     def _setattr(self, request: Request) -> Reply:
@@ -392,6 +392,11 @@ class PassthroughServer:
             self._nodes.exchanged(old_directory, old_name, new_directory, new_name)
         else:
             self._nodes.renamed(old_directory, old_name, new_directory, new_name)
+            if control_of(new) is not None:
+                # the file is gone; what the kernel still calls it is the marker now
+                marker = self._nodes.named(new_directory, new_name)
+                if marker is not None:
+                    self._nodes.rekey(marker, (new_directory.id, new_name))
         return ()
 
     # directories
@@ -457,6 +462,10 @@ class PassthroughServer:
         if open_flags & wire.OPEN_KILL_SUIDGID:
             self._fs.drop_privileges(path)
         handle = self._fs.open(path, flags, _caller(request))
+        node = self._nodes.get(request.node)
+        if isinstance(handle, FileHandle) and handle.inode.ino != node.key:
+            # truncating gave the name a fresh inode, to leave the old one to a pending version
+            self._nodes.rekey(node, handle.inode.ino)
         return (self._opened(request.node, handle, flags, path),)
 
     def _create(self, request: Request) -> Reply:
@@ -465,8 +474,7 @@ class PassthroughServer:
         directory = self._nodes.get(request.node)
         path = self._below(directory, name)
         handle = self._fs.create(path, flags, mode & 0o7777, _caller(request))
-        attributes = self._fs.attributes(path, _caller(request), handle if isinstance(handle, FileHandle) else None)
-        entry = self._entry(directory, name, path, attributes)
+        entry = self._entry(directory, name, path, self._fs.attributes(path, _caller(request), handle))
         node_id = wire.ENTRY_OUT.unpack_from(entry)[0]
         return entry, self._opened(node_id, handle, flags, path)
 
