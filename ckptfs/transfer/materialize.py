@@ -65,7 +65,7 @@ class TreeWriter:
     def __init__(self, target: Path) -> None:
         target.mkdir(parents=True, exist_ok=True)
         self._target = os.fsencode(target)
-        self._root_fd = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._root_fd = open_owned(target.resolve(), os.O_RDONLY | os.O_DIRECTORY)
         self._walker = DirectoryWalker(self._root_fd)
         self._lock = threading.Lock()
         self._directories: list[Entry] = []

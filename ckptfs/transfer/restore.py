@@ -137,8 +137,6 @@ class _FileContents:
 
     def _is_there(self, entry: Entry) -> bool:
         """True if the target has the file already, byte by byte and hole by hole, with no other name."""
-        if entry.link_id:
-            return False
         try:
             fd = self._writer.open_file(entry.path, os.O_RDONLY)
         except OSError:

@@ -84,7 +84,7 @@ class VersionUploader:
             self._attempt = _Attempt(pending.header.commit_id, is_fresh=True)
             raise
         except CkptfsError:
-            # the commit may have happened: look before the next attempt
+            # ask the store before anything is read again: it may be gone, and the commit may have happened
             self._base = None
             raise
 

@@ -17,7 +17,7 @@ def read(
     path: Path, size: int, on_extent: Callable[[int], None] = lambda offset: None
 ) -> list[tuple[int, bytes | None]]:
     """Return the extents of a file: size, and bytes unless it is a hole."""
-    # a single spare buffer: an extent that is not given back would make the test hang
+    # a single buffer: one that is not given back would make the test hang
     buffers = BufferPool(1, CHUNK)
     found: list[tuple[int, bytes | None]] = []
     offset = 0
@@ -29,6 +29,7 @@ def read(
             offset += length
             on_extent(offset)
     assert sum(length for length, _ in found) == size
+    buffers.take()
     return found
 
 
@@ -167,6 +168,29 @@ def test_a_file_that_shrinks_while_it_is_read_is_an_error(tmp_path: Path) -> Non
     path.write_bytes(b"a" * 3 * CHUNK)
     with pytest.raises(PendingDataError, match="expected at least"):
         read(path, 3 * CHUNK, lambda offset: os.truncate(path, CHUNK + 1))
+
+
+def test_a_file_that_shrinks_where_a_hole_was_expected_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    sparse(path, (0, b"a" * PAGE), size=10 * CHUNK)
+    with pytest.raises(PendingDataError, match="expected at least"):
+        read(path, 10 * CHUNK, lambda offset: os.truncate(path, 5 * CHUNK))
+
+
+def test_a_private_copy_with_a_hole_where_there_were_zeros_is_as_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "f"
+    path.write_bytes(bytes(CHUNK))
+    real = os.preadv
+
+    def preadv(fd: int, buffers: list[memoryview], offset: int) -> int:
+        sparse(tmp_path / "copy", size=CHUNK)
+        (tmp_path / "copy").rename(path)
+        return real(fd, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    assert read(path, CHUNK) == [(CHUNK, None)]
 
 
 def test_a_file_that_is_missing_is_an_error_that_names_it(tmp_path: Path) -> None:

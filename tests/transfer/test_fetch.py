@@ -187,6 +187,18 @@ def test_a_store_that_stays_away_fails_all_files_within_about_one_budget(bench: 
     assert 60 <= range_requests(bench) < 240
 
 
+def test_a_store_that_was_away_is_asked_with_patience_again_once_it_is_back(bench: Bench) -> None:
+    entry = save(bench, a=os.urandom(1000))[b"a"]
+    fetcher = Fetcher(bench.store, retry=Retry(budget_s=0.2, most_s=0.05))
+    bench.store.faults = lambda operation, key: Fault.BEFORE
+    with pytest.raises(StoreUnavailableError):
+        fetcher.read_file(entry)
+    bench.store.faults = lambda operation, key: Fault.NONE
+    fetcher.read_file(entry)
+    bench.store.faults = fail_next("get", "p/", Fault.BEFORE)
+    assert fetcher.read_file(entry) == (bench.source / "a").read_bytes()
+
+
 def test_a_write_that_fails_fails_its_own_file_with_the_same_errno(bench: Bench) -> None:
     tree = save(bench, a=os.urandom(1000), b=os.urandom(1000))
     done: dict[bytes, CkptfsError | None] = {}

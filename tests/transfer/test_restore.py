@@ -12,8 +12,9 @@ import pytest
 
 from ckptfs.errors import ChunkCorruptError, InvalidInputError
 from ckptfs.format.commit import CommitRecord
-from ckptfs.format.manifest import Chunk, Tree
+from ckptfs.format.manifest import Chunk, Entry, Kind, Tree
 from ckptfs.store.file import FileStore
+from ckptfs.transfer.materialize import materialize
 from ckptfs.transfer.restore import IncompleteRestoreError, restore
 from ckptfs.transfer.selection import select
 from ckptfs.transfer.upload import VersionUploader
@@ -139,6 +140,19 @@ def test_a_file_with_another_name_elsewhere_is_replaced_and_not_written_into(
     assert (bench.target / "a-").read_bytes() == b"sorts between a and a/"
 
 
+def test_a_file_with_the_same_bytes_and_another_name_elsewhere_leaves_that_alone(
+    bench: Bench, record: CommitRecord
+) -> None:
+    bench.target.mkdir()
+    elsewhere = bench.target.parent / "elsewhere"
+    elsewhere.write_bytes(b"sorts between a and a/")
+    os.chmod(elsewhere, 0o640)
+    os.link(elsewhere, bench.target / "a-")
+    bring(bench, record, b"a-")
+    assert (mode(elsewhere), os.stat(elsewhere).st_nlink) == (0o640, 1)
+    assert snapshot(bench.target)[b"a-"] == snapshot(bench.source)[b"a-"]
+
+
 def test_a_file_that_is_open_elsewhere_keeps_its_old_content_there(bench: Bench, record: CommitRecord) -> None:
     bench.target.mkdir()
     (bench.target / "a-").write_bytes(b"old")
@@ -260,12 +274,31 @@ def test_a_user_without_privileges_saves_and_restores_files_that_deny_themselves
         restore(open_history(store), store, record, target, [b"d/read-only"])
         assert mode(target / "d") == 0
         os.chmod(target / "d", 0o700)
+        os.chmod(target / "d" / "read-only", 0o600)
+        os.setxattr(target / "d" / "read-only", "user.x", b"other")
+        os.chmod(target / "d" / "read-only", 0o400)
+        restore(open_history(store), store, record, target, [b"d/read-only"])
         for name in ("none", "d/read-only"):
             os.chmod(target / name, 0o600)
             assert (target / name).read_bytes() == name.encode() * 1000
         assert os.getxattr(target / "d" / "read-only", "user.x") == b"1"
 
     as_nobody(work)
+
+
+@needs_root
+def test_a_user_without_privileges_makes_directories_that_deny_themselves(open_directory: Path) -> None:
+    entries = [Entry(path=path, kind=Kind.DIRECTORY, mode=0, mtime_ns=5) for path in (b"", b"x", b"x/y", b"x/y/z")]
+
+    def work() -> None:
+        (open_directory / "target").mkdir()
+        for _ in range(2):
+            materialize({entry.path: entry for entry in entries}, open_directory / "target", placeholder=True)
+
+    as_nobody(work)
+    for path in ("", "x", "x/y", "x/y/z"):
+        status = os.stat(open_directory / "target" / path)
+        assert (stat.S_IMODE(status.st_mode), status.st_mtime_ns) == (0, 5)
 
 
 @needs_root

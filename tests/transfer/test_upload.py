@@ -285,6 +285,21 @@ def test_a_store_that_goes_away_costs_only_the_packs_that_were_on_their_way(benc
     assert read(bench, record, b"f") == (bench.source / "f").read_bytes()
 
 
+def test_while_the_store_is_away_the_data_are_not_read_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.save()
+    (bench.source / "f").write_bytes(os.urandom(MIB))
+    pending = capture(bench.source, bench.pending, 2)
+    bench.store.faults = lambda operation, key: Fault.BEFORE
+    with pytest.raises(StoreUnavailableError):
+        bench.uploader.upload(pending)
+    monkeypatch.setattr(os, "preadv", lambda *_: pytest.fail("the data were read again"))
+    with pytest.raises(StoreUnavailableError):
+        bench.uploader.upload(pending)
+    monkeypatch.undo()
+    bench.store.faults = lambda operation, key: Fault.NONE
+    assert bench.uploader.upload(pending).version == 2
+
+
 @pytest.mark.parametrize("fault", [Fault.BEFORE, Fault.REPLY_LOST])
 def test_a_commit_of_unknown_outcome_is_finished_by_the_next_attempt(
     bench: Bench, fault: Fault, monkeypatch: pytest.MonkeyPatch
