@@ -144,7 +144,7 @@ def choose(wanted: str, plan: MountPlan, say: Callable[[str], None]) -> Transpor
     if wanted == "fusepy":
         return FusepyTransport(plan)
     obstacle = passthrough_obstacle()
-    if obstacle is None and (wanted == "passthrough" or os.environ.get("CKPTFS_PT")):
+    if obstacle is None:
         return PassthroughTransport(plan)
     if wanted == "passthrough":
         raise MountError(f"passthrough cannot work here: {obstacle}", hint="use --transport auto or fusepy")

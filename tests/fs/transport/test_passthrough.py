@@ -1,0 +1,285 @@
+"""The passthrough transport on a real mount: what is written past us is captured, and opening never gives EIO."""
+
+import ctypes
+import mmap
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ckptfs.fs.transport.choice import passthrough_obstacle
+from tests.mounting import Mount, Mounts
+
+WAYS = {"read": os.O_RDONLY, "write": os.O_WRONLY, "both": os.O_RDWR}
+SIZE_BYTES = 64 << 10
+
+
+@pytest.fixture
+def fast(mount: Mounts) -> Mount:
+    """A passthrough mount."""
+    assert passthrough_obstacle() is None, f"no passthrough here: {passthrough_obstacle()}"
+    return mount(transport="passthrough")
+
+
+def version(fast: Mount, number: int, name: str) -> bytes:
+    """Return a file of a version, once that is durable."""
+    fast.sync()
+    return (fast.root / ".versions" / str(number) / name).read_bytes()
+
+
+def test_auto_takes_passthrough_where_it_works(mount: Mounts) -> None:
+    assert mount().status()["transport"] == "passthrough"
+
+
+@pytest.mark.parametrize("now", WAYS)
+@pytest.mark.parametrize("already", WAYS)
+def test_every_pair_of_opens_works_and_a_save_in_between_is_exact(fast: Mount, already: str, now: str) -> None:
+    path = fast.root / "f"
+    path.write_bytes(b"a" * SIZE_BYTES)
+    first = os.open(path, WAYS[already])
+    second = os.open(path, WAYS[now])
+    try:
+        for letter, fd, way in ((b"b", first, already), (b"c", second, now)):
+            if way != "read":
+                assert os.pwrite(fd, letter * 100, 10) == 100
+            expected = path.read_bytes()
+            number = fast.save()
+            if way != "read":
+                assert os.pwrite(fd, b"later", 0) == 5
+                assert path.read_bytes()[:5] == b"later"
+            assert version(fast, number, "f") == expected
+        for fd, way in ((first, already), (second, now)):
+            if way != "write":
+                assert os.pread(fd, 3, SIZE_BYTES - 3) == b"aaa"
+    finally:
+        os.close(first)
+        os.close(second)
+
+
+@pytest.mark.parametrize("already", ["nothing", *WAYS])
+@pytest.mark.parametrize("stays_open", [True, False], ids=["open", "closed"])
+def test_stores_into_a_shared_mapping_are_in_the_next_version(fast: Mount, already: str, stays_open: bool) -> None:
+    path = fast.root / "f"
+    path.write_bytes(bytes(SIZE_BYTES))
+    first = os.open(path, WAYS[already]) if already != "nothing" else -1
+    fd = os.open(path, os.O_RDWR)
+    view = mmap.mmap(fd, SIZE_BYTES)
+    if not stays_open:
+        os.close(fd)
+    try:
+        for step in range(1, 6):
+            view[step * 4096 : step * 4096 + 4] = b"%04d" % step
+            expected = bytes(view)
+            number = fast.save()
+            view[0:4] = b"%04d" % step
+            assert version(fast, number, "f") == expected, f"step {step}"
+    finally:
+        view.close()
+        for descriptor in (first, fd if stays_open else -1):
+            if descriptor >= 0:
+                os.close(descriptor)
+
+
+def test_a_file_written_all_the_time_is_whole_or_said_to_be_torn(fast: Mount) -> None:
+    path = fast.root / "log"
+    stop = threading.Event()
+    written = 0
+
+    def write() -> None:
+        nonlocal written
+        with path.open("wb", buffering=0) as file:
+            while not stop.is_set():
+                file.write(b"%07d\n" % written)
+                written += 1
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(5):
+            low = written
+            number = fast.save()
+            high = written
+            data = version(fast, number, "log")
+            lines = data.splitlines()
+            assert low <= len(lines) <= high + 1
+            assert [int(line) for line in lines] == list(range(len(lines)))
+    finally:
+        stop.set()
+        writer.join()
+
+
+def test_a_file_open_for_writing_and_left_alone_is_not_captured_again(fast: Mount) -> None:
+    with (fast.root / "log").open("wb", buffering=0) as file:
+        file.write(b"line\n" * 1000)
+        fast.save()
+        fast.sync()
+        fast.save()
+        fast.sync()
+        assert fast.marker()["bytes_uploaded"] == 0
+        file.write(b"more\n")
+        number = fast.save()
+    assert version(fast, number, "log").endswith(b"more\n")
+
+
+def test_what_is_written_after_a_save_and_before_closing_is_in_the_next(fast: Mount) -> None:
+    with (fast.root / "f").open("wb", buffering=0) as file:
+        file.write(b"one")
+        first = fast.save()
+        file.write(b"two")
+    second = fast.save()
+    assert version(fast, first, "f") == b"one"
+    assert version(fast, second, "f") == b"onetwo"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda path: path.write_bytes(b"new"),
+        lambda path: os.truncate(path, 10),
+        lambda path: _overwrite(path),
+        lambda path: _append(path),
+        lambda path: (path.with_name("g").write_bytes(b"new"), path.with_name("g").rename(path)),
+        lambda path: path.unlink(),
+    ],
+    ids=["truncate on open", "truncate", "overwrite", "append", "rename over", "unlink"],
+)
+def test_a_pending_version_keeps_its_bytes(fast: Mount, change: Callable[[Path], object]) -> None:
+    path = fast.root / "f"
+    path.write_bytes(b"old" * 10000)
+    number = fast.save()
+    change(path)
+    assert version(fast, number, "f") == b"old" * 10000
+
+
+def _overwrite(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.write(b"changed")
+
+
+def _append(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"appended")
+
+
+def test_renameat2_flags_are_honoured(fast: Mount) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    a, b = fast.root / "a", fast.root / "b"
+    a.mkdir()
+    (a / "inside").write_text("a")
+    b.write_text("b")
+    assert libc.renameat2(-100, bytes(a), -100, bytes(b), 1) == -1
+    assert ctypes.get_errno() == 17
+    assert libc.renameat2(-100, bytes(a), -100, bytes(b), 2) == 0
+    assert (b / "inside").read_text() == "a"
+    assert a.read_text() == "b"
+    number = fast.save()
+    assert version(fast, number, "b/inside") == b"a"
+
+
+def test_a_file_without_a_name_can_be_given_one(fast: Mount) -> None:
+    fd = os.open(fast.root, os.O_TMPFILE | os.O_WRONLY, 0o644)
+    try:
+        os.write(fd, b"hidden until whole")
+        # os.link follows a symlink only when it is given a directory
+        os.link(f"/proc/self/fd/{fd}", fast.root / "whole", src_dir_fd=fd, follow_symlinks=True)
+    finally:
+        os.close(fd)
+    number = fast.save()
+    assert version(fast, number, "whole") == b"hidden until whole"
+
+
+def test_holes_are_seen_and_kept(fast: Mount) -> None:
+    path = fast.root / "sparse"
+    with path.open("wb") as file:
+        file.truncate(1 << 20)
+        file.seek(512 << 10)
+        file.write(b"x" * 4096)
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        assert os.lseek(fd, 0, os.SEEK_DATA) == 512 << 10
+        assert os.lseek(fd, 512 << 10, os.SEEK_HOLE) == (512 << 10) + 4096
+    finally:
+        os.close(fd)
+
+
+def test_copy_file_range_copies(fast: Mount) -> None:
+    (fast.root / "a").write_bytes(b"0123456789" * 1000)
+    source, target = os.open(fast.root / "a", os.O_RDONLY), os.open(fast.root / "b", os.O_WRONLY | os.O_CREAT, 0o644)
+    try:
+        assert os.copy_file_range(source, target, 5000, 10, 0) > 0
+    finally:
+        os.close(source)
+        os.close(target)
+    assert (fast.root / "b").read_bytes() == (b"0123456789" * 1000)[10:5010]
+
+
+def test_attributes_are_remembered_by_the_kernel_and_stay_right(fast: Mount) -> None:
+    path = fast.root / "f"
+    path.write_bytes(b"12345")
+    os.link(path, fast.root / "g")
+    assert os.stat(fast.root / "g").st_nlink == 2
+    with path.open("ab") as file:
+        file.write(b"678")
+    assert os.stat(fast.root / "g").st_size == 8
+    path.unlink()
+    assert os.stat(fast.root / "g").st_nlink == 1
+
+
+def test_a_restore_is_seen_at_once(fast: Mount) -> None:
+    (fast.root / "d").mkdir()
+    (fast.root / "d" / "f").write_text("one")
+    (fast.root / "gone").write_text("x")
+    first = fast.save()
+    (fast.root / "d" / "f").write_text("second")
+    (fast.root / "gone").unlink()
+    (fast.root / "new").write_text("y")
+    fast.save()
+    fast.sync()
+    assert sorted(os.listdir(fast.root)) == ["d", "new"]
+    fast.restore(first)
+    assert sorted(os.listdir(fast.root)) == ["d", "gone"]
+    assert (fast.root / "d" / "f").read_text() == "one"
+    assert not (fast.root / "new").exists()
+    assert os.stat(fast.root / "d" / "f").st_size == 3
+
+
+def test_an_unlinked_open_file_lives_on(fast: Mount) -> None:
+    path = fast.root / "f"
+    with path.open("w+b") as file:
+        file.write(b"data")
+        file.flush()
+        path.unlink()
+        status = os.fstat(file.fileno())
+        assert (status.st_nlink, status.st_size) == (0, 4)
+        os.fchmod(file.fileno(), 0o600)
+        os.ftruncate(file.fileno(), 2)
+        file.seek(0)
+        assert file.read() == b"da"
+        assert os.listdir(fast.root) == []
+
+
+def test_many_threads_make_and_remove_files_while_versions_are_saved(fast: Mount) -> None:
+    def work(number: int) -> None:
+        for step in range(150):
+            path = fast.root / f"w{number}-{step % 7}"
+            path.write_bytes(bytes([number]) * (step * 100))
+            if step % 3 == 0:
+                path.rename(fast.root / f"r{number}-{step % 5}")
+            if step % 11 == 0:
+                for found in fast.root.glob(f"r{number}-*"):
+                    found.unlink()
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    numbers = [fast.save() for _ in range(8)]
+    for thread in threads:
+        thread.join()
+    last = fast.save()
+    fast.sync()
+    assert numbers == list(range(1, 9))
+    shown = {path.name: path.read_bytes() for path in fast.root.iterdir()}
+    saved = {path.name: path.read_bytes() for path in (fast.root / ".versions" / str(last)).iterdir()}
+    assert saved == shown
