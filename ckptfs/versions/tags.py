@@ -20,6 +20,8 @@ from ckptfs.versions.retry import Retry
 
 TagMap = dict[str, int]
 
+_RETRY = Retry()
+
 Change = Callable[[CommitRecord, TagMap], TagMap]
 """Returns the new map of tags, from the newest record and the map as of it."""
 
@@ -28,7 +30,9 @@ class _UnchangedError(CkptfsError):
     """The map is what it should be already. Never leaves this module."""
 
 
-def set_tag(store: Store, name: str, spec: str | int, *, unsafe_single_writer: bool = False) -> int:
+def set_tag(
+    store: Store, name: str, spec: str | int, *, unsafe_single_writer: bool = False, retry: Retry = _RETRY
+) -> int:
     """Name a version; a tag of that name moves. Return the version's number.
 
     Args:
@@ -36,6 +40,7 @@ def set_tag(store: Store, name: str, spec: str | int, *, unsafe_single_writer: b
         name: `[A-Za-z0-9][A-Za-z0-9._-]{0,99}`, not all digits and not `latest`.
         spec: A number, a tag or `latest`.
         unsafe_single_writer: Go on although the store may ignore create-only. Safe only while nobody writes.
+        retry: For attempts whose outcome is unknown.
 
     Raises:
         InvalidInputError: The name or the spec cannot be.
@@ -53,10 +58,10 @@ def set_tag(store: Store, name: str, spec: str | int, *, unsafe_single_writer: b
         # resolved again after every lost race: what we lost to may have pruned the version
         return tags | {name: history.resolve(spec, newest=newest).version}
 
-    return _commit(history, change, unsafe_single_writer=unsafe_single_writer)[1][name]
+    return _commit(history, change, retry, unsafe_single_writer=unsafe_single_writer)[1][name]
 
 
-def delete_tag(store: Store, name: str, *, unsafe_single_writer: bool = False) -> int:
+def delete_tag(store: Store, name: str, *, unsafe_single_writer: bool = False, retry: Retry = _RETRY) -> int:
     """Remove a tag. Return the number of the version that it named.
 
     Raises:
@@ -70,12 +75,11 @@ def delete_tag(store: Store, name: str, *, unsafe_single_writer: bool = False) -
             raise NoSuchVersionError(f"{store.url} has no tag {name[:120]!r}")
         return {other: number for other, number in tags.items() if other != name}
 
-    return _commit(history, change, unsafe_single_writer=unsafe_single_writer)[0][name]
+    return _commit(history, change, retry, unsafe_single_writer=unsafe_single_writer)[0][name]
 
 
-def _commit(history: History, change: Change, *, unsafe_single_writer: bool) -> tuple[TagMap, TagMap]:
+def _commit(history: History, change: Change, retry: Retry, *, unsafe_single_writer: bool) -> tuple[TagMap, TagMap]:
     """Append the changed map to history. Return the map before and after."""
-    retry = Retry()
     commit_id = secrets.token_hex(16)
     host, pid = socket.gethostname(), os.getpid()
     before: TagMap = {}

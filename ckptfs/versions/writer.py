@@ -4,7 +4,7 @@
     W2  a version is committed once: its commit_id, chosen when it was captured, tells whether it is in history already
     W3  a version is committed only on top of the version that its changes were made against
     W4  no version names an object that a collection has condemned: a collection is a record, so the race to create the
-        next one makes us read it first, and what was condemned since we began is refused
+        next one makes us read it first
 
 A Writer is safe for use by several threads: one may renew the lease while another commits.
 """
@@ -23,6 +23,7 @@ from ckptfs.store.base import Store
 from ckptfs.versions import ranges
 from ckptfs.versions.acquire import Claim, acquire_epoch
 from ckptfs.versions.append import append, successor
+from ckptfs.versions.condemned import Condemned
 from ckptfs.versions.create import ensure_format, ensure_safe
 from ckptfs.versions.history import History, open_history
 from ckptfs.versions.leasing import Holder, read_lease, write_lease
@@ -73,7 +74,7 @@ class Writer:
         self._lease_retry = replace(retry, budget_s=min(retry.budget_s, lease_s / 3))
         self._newest = newest
         self._fenced: str | None = None
-        self._condemned: set[str] = set()
+        self._condemned = Condemned(history)
         self._counter = 0
         self._commit_lock = threading.Lock()
         self._lease_lock = threading.Lock()
@@ -258,7 +259,7 @@ class Writer:
         if newest.version != base or draft.version <= base:
             raise self._diverged(draft, newest)
         named = draft.objects | {part.key for part in draft.parts if part.at == "segment"}
-        condemned = sorted(named & self._condemned)
+        condemned = self._condemned.among(named, newest)
         if condemned:
             raise CondemnedError(f"version {draft.version} names condemned objects: {', '.join(condemned[:3])}")
         record = successor(newest, CommitKind.SAVE, draft.commit_id, host=self._holder.host, pid=self._holder.pid)
@@ -279,8 +280,6 @@ class Writer:
         """Take note of a record that is now the newest we know; raise FencedError if it shuts us out (W1)."""
         if newest.epoch > self.epoch:
             self._fence(newest.host, newest.pid, newest.epoch)
-        if newest.kind is CommitKind.GC:
-            self._condemned.update(newest.condemned)
         self._newest = newest
 
     def _own_lease(self) -> LeaseRecord | None:

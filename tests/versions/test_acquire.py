@@ -16,6 +16,11 @@ from tests.versions.memory_store import Fault, MemoryStore, fail_next
 from tests.versions.scene import FakeClock, acquire, all_records, holder, resume, save
 
 
+def renew_all(writers: list[Writer]) -> None:
+    for writer in writers:
+        writer.renew()
+
+
 class World(FakeClock):
     """A clock on which something else happens every now and then while somebody sleeps."""
 
@@ -155,6 +160,22 @@ def test_a_holder_that_commits_while_we_wait_is_alive_whatever_its_lease_says() 
     assert save(first).version == 2
 
 
+def test_a_holder_that_commits_when_we_are_about_to_fence_it_is_looked_at_again() -> None:
+    store = MemoryStore()
+    first = acquire(store, "gpu-07")
+
+    def the_silent_one_commits(operation: str, key: str) -> None:
+        if operation == "create" and key == commit_key(2):
+            store.before_request = lambda operation, key: None
+            save(first)
+
+    store.before_request = the_silent_one_commits
+    idle = World(40, first.renew)
+    with pytest.raises(HeldError, match="gpu-07"):
+        acquire(store, "gpu-08", time=idle)
+    assert save(first).version == 2
+
+
 def test_tags_of_others_while_we_wait_are_no_sign_of_life() -> None:
     store = MemoryStore()
     save(acquire(store, "gpu-07"))
@@ -233,7 +254,7 @@ def test_of_two_who_found_the_holder_dead_one_gets_the_store_and_the_other_is_re
 
     store.before_request = another_is_quicker
     with pytest.raises(HeldError, match="quick"):
-        acquire(store, "slow", time=World(10, lambda: [writer.renew() for writer in second]))
+        acquire(store, "slow", time=World(10, lambda: renew_all(second)))
     assert save(second[0]).version == 1
     assert [record.host for record in all_records(store)] == ["dead", "quick", "quick"]
 
@@ -250,7 +271,7 @@ def test_of_two_who_take_over_at_once_one_gets_the_store_and_the_other_is_refuse
 
     store.before_request = another_is_quicker
     with pytest.raises(HeldError, match="quick"):
-        acquire(store, "slow", time=World(10, lambda: [writer.renew() for writer in second]), takeover=True)
+        acquire(store, "slow", time=World(10, lambda: renew_all(second)), takeover=True)
     assert save(second[0]).version == 1
 
 
@@ -286,8 +307,7 @@ def test_threads_that_race_for_an_empty_store_make_one_writer() -> None:
     for thread in threads:
         thread.start()
     while any(thread.is_alive() for thread in threads):
-        for writer in writers:
-            writer.renew()
+        renew_all(writers)
         time.sleep(0.005)
     assert (len(writers), len(refused)) == (1, 7)
     assert [record.kind for record in all_records(store)] == ["fence"]

@@ -132,6 +132,36 @@ def test_a_version_that_names_a_condemned_pack_is_refused_and_can_be_committed_w
         writer.commit_save(replace(draft(4), objects=frozenset([pack])))
 
 
+@pytest.mark.parametrize("since", ["before this process", "in an epoch before"])
+def test_what_was_condemned_before_we_began_is_refused_too(since: str) -> None:
+    store = MemoryStore()
+    epoch = save(acquire(store), 2).epoch
+    pack = "p/0000000001-" + "ab" * 16
+    collect(store, dropped=[(1, 1)], condemned=[pack])
+    collect(store, dropped=[(1, 1)], condemned=["p/0000000001-" + "cd" * 16])
+    if since == "in an epoch before":
+        acquire(store, takeover=True)
+        epoch = acquire(store, takeover=True).epoch
+    writer = resume(store, epoch)
+    save(writer)
+    with pytest.raises(CondemnedError, match=pack):
+        writer.commit_save(replace(draft(4), objects=frozenset([pack, f"p/{epoch:010d}-{'ef' * 16}"])))
+    collect(store, condemned=[later := "p/0000000001-" + "12" * 16])
+    with pytest.raises(CondemnedError, match=later):
+        writer.commit_save(replace(draft(4), objects=frozenset([later])))
+
+
+def test_collections_of_earlier_epochs_are_not_read_for_packs_of_our_own() -> None:
+    store = MemoryStore()
+    save(acquire(store))
+    for _ in range(50):
+        collect(store, condemned=["p/0000000001-" + "ab" * 16])
+    writer = acquire(store, takeover=True)
+    store.requests.clear()
+    writer.commit_save(replace(draft(2), objects=frozenset(["p/0000000002-" + "cd" * 16])))
+    assert store.count("get") <= 1
+
+
 def test_a_version_that_names_a_condemned_segment_is_refused() -> None:
     store = MemoryStore()
     writer = acquire(store)
