@@ -19,7 +19,9 @@ from typing import Any
 from ckptfs.fs.mount_table import FILESYSTEM_TYPE
 from ckptfs.fs.options import MountOptions
 
-_READY_TIMEOUT_S = 60.0
+TRANSPORT = os.environ.get("CKPTFS_TEST_TRANSPORT", "auto")
+"""Of every mount that a test does not choose one for."""
+
 _END_TIMEOUT_S = 60.0
 
 
@@ -63,7 +65,7 @@ class Mount:
         self.root = mountpoint
         self.store = store
         self.cache_dir = cache_dir
-        self._options = {"prefetch": False, **options}
+        self._options = {"prefetch": False, "transport": TRANSPORT, **options}
         self._env = dict(env or {})
         self._deadline_s = deadline_s
         self._watchdog: threading.Timer | None = None

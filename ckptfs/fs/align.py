@@ -203,13 +203,13 @@ class Aligner:
 def doubts_of_known(state: JournalState, tree: Tree, root_fd: int) -> Doubts:
     """Return the doubts about a live tree that is the target but for what its journal says."""
     doubtful = state.content | state.names
-    changed = {_inode(root_fd, path) for path in state.content} - {None}
+    changed = {inode_of(root_fd, path) for path in state.content} - {None}
     groups = {tree[path].link_id for path in doubtful if path in tree} - {0}
     if changed or groups:
         # a write through one name changes them all; a path that got a further name since has its attributes marked
         for path, entry in tree.items():
             may_share = entry.link_id or path in state.attributes
-            if may_share and (entry.link_id in groups or _inode(root_fd, path) in changed):
+            if may_share and (entry.link_id in groups or inode_of(root_fd, path) in changed):
                 doubtful.add(path)
     return Doubts(doubtful, _without_stubs(doubtful, state, root_fd), set())
 
@@ -254,7 +254,7 @@ def _is_same_node(path: bytes, entry: Entry | None, root_fd: int) -> bool:
 
 def _without_stubs(paths: set[bytes], state: JournalState, root_fd: int) -> set[bytes]:
     """Leave out files that never had their data here: there is nothing to lose."""
-    return {path for path in paths if _inode(root_fd, path) not in state.stubs} if state.stubs else paths
+    return {path for path in paths if inode_of(root_fd, path) not in state.stubs} if state.stubs else paths
 
 
 def timestamp() -> str:
@@ -262,7 +262,8 @@ def timestamp() -> str:
     return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
 
 
-def _inode(root_fd: int, path: bytes) -> int | None:
+def inode_of(root_fd: int, path: bytes) -> int | None:
+    """Return a path's inode, None if there is nothing."""
     try:
         return os.stat(path or b".", dir_fd=root_fd, follow_symlinks=False).st_ino
     except OSError:

@@ -75,9 +75,9 @@ class LiveTree:
 
     def shown(self, status: os.stat_result, nlink: int | None = None) -> Attributes:
         """Return attributes of a backing file with what is ours to say: link count, and a stub's times and blocks."""
-        if not stat.S_ISREG(status.st_mode):
-            # pending versions hard-link files only: the backing count is right for all else
+        if stat.S_ISDIR(status.st_mode):
             return from_status(status, status.st_nlink)
+        # the backing count has the links of pending versions, and of what was set aside, in it
         attributes = from_status(status, self.links.count(status.st_ino) if nlink is None else nlink)
         stub = self.hydrator.get(status.st_ino)
         if stub is not None:
@@ -137,8 +137,8 @@ class LiveTree:
             self.changes.mark_attributes(source)
             os.link(source, path, src_dir_fd=self.root_fd, dst_dir_fd=self.root_fd, follow_symlinks=False)
             status = self.lstat(source)
+            self.links.link(status.st_ino, source, path)
             if stat.S_ISREG(status.st_mode):
-                self.links.link(status.st_ino, source, path)
                 self.changes.moved(status.st_ino, source)
 
     def give_to(self, path: bytes, mode: int | None, caller: Caller) -> None:
@@ -225,7 +225,7 @@ class LiveTree:
 
     def lost_name(self, status: os.stat_result, path: bytes) -> None:
         """Draw the consequences of a removed name. Called inside the gate."""
-        if stat.S_ISREG(status.st_mode) and self.links.unlink(status.st_ino, path):
+        if not stat.S_ISDIR(status.st_mode) and self.links.unlink(status.st_ino, path):
             self.hydrator.forget(status.st_ino)
             self.changes.forget_inode(status.st_ino)
             self.on_nameless(status.st_ino)
@@ -235,20 +235,19 @@ class LiveTree:
         self.changes.mark_attributes(parent_of(path))
 
     def _mark_rename(self, old: bytes, new: bytes, status: os.stat_result) -> list[tuple[bytes, int]]:
-        """Mark all names that a rename changes; return path and inode of the files that move with it."""
+        """Mark all names that a rename changes; return path and inode of all that moves with it."""
         self._mark_new(old)
         self._mark_new(new)
         if stat.S_ISREG(status.st_mode):
             self.changes.moved(status.st_ino, old)
-            return [(old, status.st_ino)]
-        moved = []
+        moved = [(old, status.st_ino)]
         if stat.S_ISDIR(status.st_mode):
             for below, ino, is_file in self.walk(old):
                 self.changes.mark_name(below)
                 self.changes.mark_name(new + below[len(old) :])
+                moved.append((below, ino))
                 if is_file:
                     self.changes.moved(ino, below)
-                    moved.append((below, ino))
         return moved
 
     def _follow_rename(self, moved: list[tuple[bytes, int]], old: bytes, new: bytes) -> None:

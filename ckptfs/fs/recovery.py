@@ -5,6 +5,7 @@ The cases are in docs/CONCURRENCY.md ("Taking up a cache directory").
 """
 
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +13,9 @@ from typing import Any
 from ckptfs.cache.directory import CacheDirectory
 from ckptfs.cache.pending import PendingVersion, close_pending, discard_pending, is_synced, list_pending, sweep_pending
 from ckptfs.capture.journal import JournalState
-from ckptfs.errors import CorruptObjectError, NoSuchVersionError
+from ckptfs.errors import CkptfsError, CorruptObjectError, NoSuchVersionError
 from ckptfs.format.commit import CommitKind, CommitRecord
+from ckptfs.format.manifest import LocalData
 from ckptfs.fs.align import Aligner, Alignment, Doubts, Target, doubts_of_known, doubts_of_unknown, with_pending
 from ckptfs.versions.history import History
 from ckptfs.versions.writer import Writer
@@ -42,17 +44,29 @@ def is_our_lineage(session: dict[str, Any], writer: Writer) -> bool:
         session: As the last session left it.
         writer: Of this session.
     """
-    if session.get("store_id") != writer.history.store_id:
-        return False
     last = session.get("epoch")
-    if last == writer.epoch - 1:
-        return True
-    # a session that died between its fence and writing that down
-    claim = session.get("claim")
-    if last != writer.epoch - 2 or not isinstance(claim, dict):
+    if session.get("store_id") != writer.history.store_id or not isinstance(last, int):
         return False
-    fence = _fence_of(writer.history, writer.epoch - 1)
-    return fence is not None and (fence.host, fence.pid) == (claim.get("host"), claim.get("pid"))
+    claims = claims_of(session)
+    if last >= writer.epoch - 1:
+        return last == writer.epoch - 1
+    if writer.epoch - 1 - last > len(claims):
+        return False
+    # a session of ours that died between its fence and writing that down made a fence and nothing else
+    record = writer.history.record(writer.newest.seq - 1)
+    while record.epoch > last:
+        if record.kind is CommitKind.SAVE or record.seq == 1:
+            return False
+        if record.kind is CommitKind.FENCE and [record.host, record.pid] not in claims:
+            return False
+        record = writer.history.record(record.seq - 1)
+    return True
+
+
+def claims_of(session: dict[str, Any]) -> list[list[Any]]:
+    """Return [host, pid] of every session that has asked for the store since the last one that got it."""
+    claims = session.get("claims")
+    return claims if isinstance(claims, list) else []
 
 
 def take_up(cache: CacheDirectory, history: History, *, ours: bool, boot: str) -> Taken:
@@ -79,6 +93,8 @@ def take_up(cache: CacheDirectory, history: History, *, ours: bool, boot: str) -
             broken = "the machine restarted before its data were on disk"
         if broken is None and pending.version != version + 1:
             broken = f"version {version + 1} is missing"
+        if broken is None:
+            broken = damage_of(pending)
         if broken is not None:
             move_aside(cache, pending, broken)
             continue
@@ -129,6 +145,22 @@ def move_aside(cache: CacheDirectory, pending: PendingVersion, why: str) -> None
     log.warning("kept aside version=%d reason=%r directory=%s", pending.version, why, target)
 
 
+def damage_of(pending: PendingVersion) -> str | None:
+    """Return why a pending version can never be uploaded, None if nothing speaks against it."""
+    try:
+        for entry in pending.part().entries:
+            for extent in entry.extents:
+                if isinstance(extent, LocalData):
+                    size_bytes = os.stat(pending.data_path(extent.index)).st_size
+                    if size_bytes < extent.size_bytes:
+                        return f"{os.fsdecode(entry.path)!r} has {size_bytes} of {extent.size_bytes} bytes"
+    except FileNotFoundError as error:
+        return f"{error.filename} is missing"
+    except CkptfsError as error:
+        return f"its description is damaged: {error.fact}"
+    return None
+
+
 def _all_pending(cache: CacheDirectory) -> list[PendingVersion]:
     try:
         return list_pending(cache.pending)
@@ -145,12 +177,3 @@ def _commit_id_of(history: History, version: int) -> str | None:
         return history.version(version).commit_id
     except NoSuchVersionError:
         return None
-
-
-def _fence_of(history: History, epoch: int) -> CommitRecord | None:
-    record = history.newest()
-    while record is not None and record.seq > 1 and record.epoch >= epoch:
-        if record.kind is CommitKind.FENCE and record.epoch == epoch:
-            return record
-        record = history.record(record.seq - 1)
-    return record if record is not None and record.kind is CommitKind.FENCE and record.epoch == epoch else None

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ckptfs.cache.pending import PendingVersion
+from ckptfs.cache.directory import CacheDirectory
+from ckptfs.cache.pending import PendingVersion, commit_ids, pending_numbers
 from ckptfs.capture.guards import Guards, Slot
 from ckptfs.errors import FencedError, NotDurableError
 from ckptfs.format.pending import Note
@@ -40,9 +41,10 @@ class VersionState:
     files: int = 0
     bytes: int = 0
     bytes_uploaded: int = 0
-    linked_bytes: int = 0
+    kept_bytes: int = 0
     """Local disk that it keeps while it is pending."""
     slot: Slot | None = None
+    commit_id: str = ""
 
 
 class Uploads:
@@ -52,13 +54,13 @@ class Uploads:
         cache_root: The store's cache directory, which the upload process is given.
         guards: Released as versions become durable.
         newest: The newest version in the store when the mount began, None if there is none.
-        on_durable: Called with each version that became durable, from the listening thread.
+        on_durable: Called with each version that became durable; must not wait for anything.
     """
 
     def __init__(
         self, cache_root: Path, guards: Guards, newest: VersionState | None, on_durable: Callable[[int], None]
     ) -> None:
-        self._cache_root = cache_root
+        self._cache = CacheDirectory(cache_root)
         self._guards = guards
         self._on_durable = on_durable
         self._changed = threading.Condition()
@@ -74,7 +76,7 @@ class Uploads:
         """Start the upload process and keep it running."""
         self._listener.start()
 
-    def captured(self, pending: PendingVersion, slot: Slot, linked_bytes: int) -> None:
+    def captured(self, pending: PendingVersion, slot: Slot, kept_bytes: int) -> None:
         """A version was captured, or captured again under the same number."""
         header = pending.header
         state = VersionState(
@@ -83,8 +85,9 @@ class Uploads:
             note=header.note,
             files=header.files,
             bytes=header.bytes,
-            linked_bytes=linked_bytes,
+            kept_bytes=kept_bytes,
             slot=slot,
+            commit_id=header.commit_id,
         )
         with self._changed:
             self._waiting[header.version] = self._newest = state
@@ -122,16 +125,16 @@ class Uploads:
     @property
     def pending_bytes(self) -> int:
         """Local disk that pending versions keep."""
-        return sum(state.linked_bytes for state in self.waiting())
+        return sum(state.kept_bytes for state in self.waiting())
 
     def wait_for_room(self, limit_bytes: int, poll: Callable[[], None]) -> None:
         """Return when pending versions keep less than a limit. Raises FencedError."""
         with self._changed:
-            if sum(state.linked_bytes for state in self._waiting.values()) < limit_bytes:
+            if sum(state.kept_bytes for state in self._waiting.values()) < limit_bytes:
                 return
             log.warning("blocked a save pending_versions=%d limit_bytes=%d", len(self._waiting), limit_bytes)
             poll()
-            while sum(state.linked_bytes for state in self._waiting.values()) >= limit_bytes:
+            while sum(state.kept_bytes for state in self._waiting.values()) >= limit_bytes:
                 self._raise_if_fenced()
                 self._changed.wait(1.0)
 
@@ -177,6 +180,7 @@ class Uploads:
         while not self._stopping:
             started_s = time.monotonic()
             code = self._run_once()
+            self._catch_up()
             if self._stopping or code == FENCED_EXIT:
                 return
             if time.monotonic() - started_s > _LAST_RESTART_S:
@@ -186,7 +190,7 @@ class Uploads:
             pause_s = min(2 * pause_s, _LAST_RESTART_S)
 
     def _run_once(self) -> int:
-        command = [sys.executable, "-m", "ckptfs.transfer.process", os.fspath(self._cache_root)]
+        command = [sys.executable, "-m", "ckptfs.transfer.process", os.fspath(self._cache.root)]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
             self._process = process
             if self._stopping:
@@ -199,6 +203,22 @@ class Uploads:
                 except (ValueError, KeyError, TypeError):
                     log.exception("upload process said something unreadable line=%r", line[:200])
             return process.wait()
+
+    def _catch_up(self) -> None:
+        """Learn what a process that died could not say any more: a version leaves pending/ durable, or for aside/."""
+        # in this order: what is captured between the two is in pending/ for certain
+        waiting = self.waiting()
+        left = pending_numbers(self._cache.pending)
+        gone = [state for state in waiting if state.version not in left and state.state != "failed"]
+        if not gone:
+            return
+        aside = commit_ids(self._cache.aside)
+        for state in gone:
+            if state.commit_id in aside:
+                said = "it was put aside; the log says why"
+                self._handle({"event": "failed", "version": state.version, "error": said})
+            else:
+                self._handle({"event": "durable", "version": state.version, "bytes_added": state.bytes_uploaded})
 
     def _handle(self, event: dict[str, Any]) -> None:
         name, version = event["event"], event.get("version", 0)
@@ -225,9 +245,9 @@ class Uploads:
             elif name == "durable":
                 state.state, state.error, self._retry_error = "durable", None, None
                 state.bytes_uploaded = int(event["bytes_added"])
+                # before anybody who waited for it goes on
+                self._on_durable(version)
                 del self._waiting[version]
             self._changed.notify_all()
-        if name == "durable" and state is not None:
-            if state.slot is not None:
-                self._guards.release(state.slot)
-            self._on_durable(version)
+        if name == "durable" and state is not None and state.slot is not None:
+            self._guards.release(state.slot)

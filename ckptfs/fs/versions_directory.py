@@ -9,6 +9,7 @@ import os
 import stat
 import threading
 import time
+import zlib
 from collections import OrderedDict
 
 from ckptfs.errors import CkptfsError
@@ -22,6 +23,7 @@ _KEPT_TREES = 8
 # How long a listing is trusted: other machines commit and tag, and `ls -l` asks for each name
 _FRESH_S = 1.0
 _INODE = (1 << 62) - 16
+_FIRST_LINK_INODE = (1 << 62) - (1 << 33)
 
 
 class VersionsDirectory:
@@ -33,6 +35,7 @@ class VersionsDirectory:
         self._trees: OrderedDict[int, TreeView] = OrderedDict()
         self._lock = threading.Lock()
         self._listed_s = float("-inf")
+        self._changes = 0
         self._numbers: frozenset[int] = frozenset()
         self._links: dict[bytes, bytes] = {}
 
@@ -54,7 +57,7 @@ class VersionsDirectory:
         target = self._link(path)
         if target is not None:
             return Attributes(
-                ino=_INODE + 1,
+                ino=_link_inode(path, target),
                 mode=stat.S_IFLNK | 0o777,
                 nlink=1,
                 uid=os.geteuid(),
@@ -108,7 +111,8 @@ class VersionsDirectory:
         return view
 
     def changed(self) -> None:
-        """A version has become durable: list again."""
+        """A version has become durable: list again, also if a listing is under way."""
+        self._changes += 1
         self._listed_s = float("-inf")
 
     def _link(self, path: bytes) -> bytes | None:
@@ -128,6 +132,7 @@ class VersionsDirectory:
         now_s = time.monotonic()
         if now_s - self._listed_s < _FRESH_S:
             return
+        changes = self._changes
         try:
             newest = self._history.newest()
             numbers = frozenset(self._history.numbers())
@@ -140,4 +145,10 @@ class VersionsDirectory:
         self._links = {name.encode(): b"%d" % number for name, number in sorted(tags.items()) if number in numbers}
         if numbers:
             self._links[LATEST.encode()] = b"%d" % max(numbers)
-        self._listed_s = now_s
+        if changes == self._changes:
+            self._listed_s = now_s
+
+
+def _link_inode(name: bytes, target: bytes) -> int:
+    """Return another number for every name and target: the kernel may keep what an inode's symlink says."""
+    return _FIRST_LINK_INODE + zlib.crc32(name + b"\0" + target)

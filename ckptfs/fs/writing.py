@@ -28,7 +28,7 @@ from ckptfs.errors import CkptfsError
 from ckptfs.format.commit import CommitRecord
 from ckptfs.format.lease import LeaseRecord
 from ckptfs.format.manifest import Kind, LocalData
-from ckptfs.fs.align import Aligner, Alignment, Target
+from ckptfs.fs.align import Aligner, Alignment, Target, inode_of
 from ckptfs.fs.contents import ContentCache
 from ckptfs.fs.control import Control, save_text, status_text, version_object
 from ckptfs.fs.hydrate import Hydrator, Stub
@@ -241,9 +241,11 @@ class WritingMount:
         stubs = list(result.stubs)
         new_inodes = {stub.ino for stub in stubs}
         for path, entry in target.tree.items():
-            if entry.kind is not Kind.FILE or not (entry.link_id or kept_stubs):
+            if entry.kind is Kind.DIRECTORY or not (entry.link_id or kept_stubs):
                 continue
-            ino = self._live.lstat(path).st_ino
+            ino = inode_of(self._root_fd, path)
+            if ino is None:
+                continue  # a device that we may not make
             if entry.link_id:
                 self._capturer.link_ids[ino] = entry.link_id
                 first = first_names.setdefault(entry.link_id, path)
