@@ -26,8 +26,8 @@ from ckptfs.versions.retry import Retry
 
 # 4 MiB: a manifest row of 64 bytes is then 0.0015 % of the data, and a 4 KiB change uploads 4 MiB at most
 CHUNK_BYTES = 4 << 20
-# below 64 KiB hashing takes less than waking a thread (about 30 us)
-_INLINE_BYTES = 64 << 10
+# below 256 KiB hashing and encoding (10 to 300 us) take less than handing over to a thread and back costs
+_INLINE_BYTES = 256 << 10
 
 Progress = Callable[[int, int], None]
 """Gets bytes done and bytes in all, of the data files; called by several threads, one at a time."""

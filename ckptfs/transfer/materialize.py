@@ -122,19 +122,33 @@ class TreeWriter:
                 temporary = self._temporary_name()
                 os.link(last, temporary, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
                 _replace(parent, temporary, name)
+                # rename(2) leaves both names if they are links of one inode already
+                _unlink(parent, temporary)
             finally:
                 os.close(parent)
 
     def create_temporary(self, path: bytes, size_bytes: int) -> bytes:
-        """Make an empty file of a size beside the place of a name. Returns its path, for `open_file` and `publish`."""
+        """Make a file of a size, without data, beside the place of a name.
+
+        Returns:
+            Its path, for `open_file`, `publish` and `remove`.
+        """
+        temporary, fd = self.create_open(path, size_bytes)
+        os.close(fd)
+        return temporary
+
+    def create_open(self, path: bytes, size_bytes: int) -> tuple[bytes, int]:
+        """As create_temporary; returns a descriptor for writing as well, which the caller closes."""
         with self._at(path) as (parent, _):
             temporary = self._temporary_name()
             fd = os.open(temporary, _NEW_FILE, 0o600, dir_fd=parent)
             try:
                 os.ftruncate(fd, size_bytes)
-            finally:
+            except OSError:
                 os.close(fd)
-        return path[: path.rfind(b"/") + 1] + temporary
+                os.unlink(temporary, dir_fd=parent)
+                raise
+        return path[: path.rfind(b"/") + 1] + temporary, fd
 
     def open_file(self, path: bytes, flags: int) -> int:
         """Open a regular file below the target; the caller closes the descriptor.
@@ -150,16 +164,24 @@ class TreeWriter:
                 raise OSError(errno.EINVAL, "not a regular file")
             return fd
 
-    def publish(self, temporary: bytes, entry: Entry) -> None:
-        """Give a complete temporary file its attributes and its name."""
-        with self._at(entry.path) as (parent, name):
-            source = temporary.rpartition(b"/")[2]
-            fd = os.open(source, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    def publish(self, temporary: bytes, entry: Entry, fd: int | None = None) -> None:
+        """Give a complete temporary file its attributes and its name.
+
+        Args:
+            temporary: Its path, as create_temporary returned it.
+            entry: What it is to be.
+            fd: A descriptor of it, if there is one.
+        """
+        if fd is None:
+            fd = self.open_file(temporary, os.O_WRONLY)
             try:
-                self._lost.update(apply_attributes(fd, entry))
+                return self.publish(temporary, entry, fd)
             finally:
                 os.close(fd)
-            _replace(parent, source, name)
+        lost = apply_attributes(fd, entry)
+        with self._at(entry.path) as (parent, name):
+            self._lost.update(lost)
+            _replace(parent, temporary.rpartition(b"/")[2], name)
 
     def refresh_attributes(self, entry: Entry) -> None:
         """Give a regular file that is there already an entry's attributes."""
@@ -172,10 +194,7 @@ class TreeWriter:
     def remove(self, path: bytes) -> None:
         """Remove a temporary file; one that is gone is no error."""
         with self._at(path) as (parent, name):
-            try:
-                os.unlink(name, dir_fd=parent)
-            except FileNotFoundError:
-                pass
+            _unlink(parent, name)
 
     def finish(self) -> None:
         """Give all directories their attributes (W2) and report what the kernel refused."""
@@ -252,10 +271,12 @@ def _replace(parent: int, temporary: bytes, name: bytes) -> None:
             os.rmdir(name, dir_fd=parent)
             os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
     except OSError:
-        os.unlink(temporary, dir_fd=parent)
+        _unlink(parent, temporary)
         raise
+
+
+def _unlink(parent: int, name: bytes) -> None:
     try:
-        # rename(2) leaves both names if they are links of one inode already
-        os.unlink(temporary, dir_fd=parent)
+        os.unlink(name, dir_fd=parent)
     except FileNotFoundError:
         pass

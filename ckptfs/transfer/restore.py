@@ -156,10 +156,12 @@ class _NewFile:
         self._entry = entry
         self._lock = threading.Lock()
         self._temporary = b""
+        self._fd = -1
+        """Kept open only for a file of one chunk, which is published by the thread that writes it: so few are."""
 
     def write(self, offset_bytes: int, data: bytes) -> None:
         """Write at an offset."""
-        fd = self._writer.open_file(self._create(), os.O_WRONLY)
+        fd = self._open()
         try:
             view = memoryview(data)
             while view:
@@ -167,26 +169,39 @@ class _NewFile:
                 view = view[size:]
                 offset_bytes += size
         finally:
-            os.close(fd)
+            if fd != self._fd:
+                os.close(fd)
 
     def publish(self) -> None:
         """Give the complete file its name."""
-        temporary = self._create()
-        self._writer.publish(temporary, self._entry)
-        self._temporary = b""
+        fd = self._open()
+        try:
+            self._writer.publish(self._temporary, self._entry, fd)
+            self._temporary = b""
+        finally:
+            os.close(fd)
+            self._fd = -1
 
     def discard(self) -> None:
         """Remove what was written, unless it was published."""
         with self._lock:
             temporary, self._temporary = self._temporary, b""
+            fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
         if temporary:
             self._writer.remove(temporary)
 
-    def _create(self) -> bytes:
+    def _open(self) -> int:
         with self._lock:
-            if not self._temporary:
-                self._temporary = self._writer.create_temporary(self._entry.path, self._entry.size_bytes)
-            return self._temporary
+            if self._fd >= 0:
+                return self._fd
+            if self._temporary:
+                return self._writer.open_file(self._temporary, os.O_WRONLY)
+            self._temporary, fd = self._writer.create_open(self._entry.path, self._entry.size_bytes)
+            if len(self._entry.extents) == 1:
+                self._fd = fd
+            return fd
 
 
 def _data_bytes(entry: Entry) -> int:
