@@ -10,7 +10,8 @@ comes at every close, RELEASE after the last one, when close has returned alread
     R3  the touch ends, and its version goes to the upload process, at RELEASE, at fsync, when another touch captures,
         or LINGER_S after its last capture
     R4  setting times by name is a touch of its own, unless the same process has a touch going on: then it is part of
-        that
+        that. Programs of other pid namespaces (the kernel gives them no number here) count as one process: a `touch`
+        from outside a mount's container would make two versions otherwise
     R5  a touch that was ended by fsync captures again, as a new version, only if it is written to again: the close
         after fsync is part of the same touch, whatever happened to the tree meanwhile
 
@@ -106,7 +107,7 @@ class SaveMarker:
     def set_times(self, process: int) -> None:
         """A program set the marker's times by name (R4)."""
         with self._lock:
-            own = next((touch for touch in self._open if process and touch.process == process), None)
+            own = next((touch for touch in self._open if touch.process == process), None)
             if own is not None and not own.synced:
                 self._settle(own)
             else:
