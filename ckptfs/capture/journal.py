@@ -2,8 +2,8 @@
 
 Records are one letter, a payload and a NUL, appended with one write(2) before the change that they announce:
 
-    V<version> <commit id>   the live tree is this version (0 and an empty id: the empty tree); what follows counts from
-    here P<version> <commit id>   a capture is about to become this version
+    V<version> <commit id>   the live tree is this version (0 and no id: the empty tree); what follows counts from here
+    P<version> <commit id>   a capture is about to become this version
     W<path>                  a file's content may differ
     N<path>                  a name may have come, gone or become another file
     A<path>                  attributes may differ
