@@ -15,7 +15,7 @@ comes at every close, RELEASE after the last one, when close has returned alread
     R5  a touch that was ended by fsync captures again, as a new version, only if it is written to again: the close
         after fsync is part of the same touch, whatever happened to the tree meanwhile
 
-All methods may block (capturing, waiting for room); one touch at a time.
+All methods may block while a capture is made, one at a time; waiting for room is done without the lock.
 """
 
 import threading
@@ -37,6 +37,12 @@ LINGER_S = 10.0
 
 class Saver(Protocol):
     """What the marker needs of the mount."""
+
+    def has_room(self) -> bool:
+        """True if one more version may be pending."""
+
+    def wait_for_room(self) -> None:
+        """Return when one more version may be pending. Raises FencedError."""
 
     def capture(self, note: Note, replace: Captured | None) -> Captured:
         """Capture the live tree."""
@@ -94,8 +100,7 @@ class SaveMarker:
 
     def flush(self, touch: Touch) -> None:
         """A descriptor of the touch is being closed (R1). Raises what a capture raises."""
-        with self._lock:
-            self._settle(touch)
+        self._settle(touch)
 
     def release(self, touch: Touch) -> None:
         """The last descriptor is closed (R3)."""
@@ -108,24 +113,23 @@ class SaveMarker:
         """A program set the marker's times by name (R4)."""
         with self._lock:
             own = next((touch for touch in self._open if touch.process == process), None)
-            if own is not None and not own.synced:
-                self._settle(own)
-            else:
-                self.put(b"")
+        if own is not None and not own.synced:
+            self._settle(own)
+        else:
+            self.put(b"")
 
     def put(self, text: bytes) -> None:
         """A whole touch in one call, with its text. Raises NoteTooLargeError and what a capture raises."""
         touch = Touch(0)
         self.write(touch, text, 0)
-        with self._lock:
-            self._settle(touch)
-            self._end(touch)
+        self._settle(touch, ends=True)
 
     def sync(self, touch: Touch | None) -> None:
         """fsync: end a touch that goes on, then return when all captured versions are durable."""
+        if touch is not None:
+            self._settle(touch)
         with self._lock:
             if touch is not None:
-                self._settle(touch)
                 touch.synced = True
             self._end_all()
         self._saver.wait_durable()
@@ -142,13 +146,27 @@ class SaveMarker:
         with self._lock:
             self._end_all()
 
-    def _settle(self, touch: Touch) -> None:
+    def _settle(self, touch: Touch, *, ends: bool = False) -> None:
+        """Capture if there is anything to; called without the lock, for nobody else is to wait for room with it."""
+        while True:
+            with self._lock:
+                if not self._is_due(touch):
+                    return
+                for other in self._open:
+                    if other is not touch:
+                        self._end(other)
+                if touch.captured is not None or self._saver.has_room():
+                    self._capture(touch)
+                    if ends:
+                        self._end(touch)
+                    return
+            self._saver.wait_for_room()
+
+    def _is_due(self, touch: Touch) -> bool:
+        return not touch.synced and (bytes(touch.text) != touch.captured_text or self._saver.has_changes())
+
+    def _capture(self, touch: Touch) -> None:
         text = bytes(touch.text)
-        if touch.synced or (text == touch.captured_text and not self._saver.has_changes()):
-            return
-        for other in self._open:
-            if other is not touch:
-                self._end(other)
         touch.captured = self._saver.capture(parse_note(text), touch.captured)
         touch.captured_text = text
         touch.captured_at = self._clock()

@@ -1,6 +1,6 @@
 """Saving: what lies between a touch of the marker and a captured version.
 
-Order of a save: is it allowed; is there room for another pending version; pull dirty mapped pages in; close the gate;
+Order of a save: is there room for another pending version; is it allowed; pull dirty mapped pages in; close the gate;
 capture; open the gate.
 """
 
@@ -14,7 +14,7 @@ from typing import Protocol
 
 from ckptfs.capture.capture import Captured, Capturer
 from ckptfs.capture.gate import Gate
-from ckptfs.errors import FencedError
+from ckptfs.errors import FencedError, NotDurableError
 from ckptfs.format.pending import Note
 from ckptfs.fs.open_files import OpenFiles
 from ckptfs.fs.uploads import Uploads
@@ -59,12 +59,21 @@ class LiveSaver:
         self._lock = threading.Lock()
         self.blocked_since: float | None = None
         """Wall clock time since when a save waits for room; None when none does."""
+        self._blocked = 0
+        self._blocked_lock = threading.Lock()
+        self._is_ending = False
 
     def check_allowed(self) -> None:
-        """Raise FencedError if no save can ever succeed again."""
+        """Raise FencedError or NotDurableError if no save of this mount can ever become durable again."""
         fenced = self._uploads.fenced
         if fenced is not None:
             raise FencedError(fenced)
+        failed = self._uploads.failed
+        if failed is not None:
+            raise NotDurableError(
+                f"version {failed.version} could not be stored ({failed.error}), and every later one builds on it",
+                hint="unmount and mount again; `ckptfs recover` lists what was kept",
+            )
 
     def has_changes(self) -> bool:
         """True if the live tree may differ from the newest capture; dirty mapped pages are brought here to know."""
@@ -78,8 +87,6 @@ class LiveSaver:
         """Capture the live tree. Raises FencedError and OSError (ENOSPC, EIO)."""
         with self._lock:
             self.check_allowed()
-            if replace is None:
-                self._wait_for_room()
             started_s = time.monotonic()
             torn = self._flush_mapped()
             with self._gate.exclusive():
@@ -115,14 +122,30 @@ class LiveSaver:
             # a sync says EIO where a save says EROFS: the data are here and cannot be made durable
             raise OSError(errno.EIO, error.fact) from error
 
-    def _wait_for_room(self) -> None:
-        def blocked() -> None:
-            self.blocked_since = time.time()
+    def has_room(self) -> bool:
+        """True if pending versions keep less than their limit, or nobody may be kept waiting any more."""
+        self.check_allowed()
+        return self._is_ending or self._uploads.pending_bytes < self._max_pending_bytes
 
+    def wait_for_room(self) -> None:
+        """Return when there may be room. Raises FencedError."""
+        with self._blocked_lock:
+            self._blocked += 1
+            if self._blocked == 1:
+                self.blocked_since = time.time()
+                log.warning("blocked a save pending_bytes=%d", self._uploads.pending_bytes)
         try:
-            self._uploads.wait_for_room(self._max_pending_bytes, blocked)
+            self._uploads.wait_for_change(lambda: self.has_room())
         finally:
-            self.blocked_since = None
+            with self._blocked_lock:
+                self._blocked -= 1
+                if not self._blocked:
+                    self.blocked_since = None
+
+    def end(self) -> None:
+        """The mount is going away: saves that wait go on, as what they capture stays in the cache directory anyway."""
+        self._is_ending = True
+        self._uploads.poke()
 
     def _flush_mapped(self) -> set[int]:
         """Bring dirty mapped pages into the live files; return the inodes for which that failed."""

@@ -109,6 +109,11 @@ class Uploads:
         return self._fenced
 
     @property
+    def failed(self) -> VersionState | None:
+        """The oldest version that can never be stored; what was captured after it builds on it. None: there is none."""
+        return next((state for state in self.waiting() if state.state == "failed"), None)
+
+    @property
     def retry_error(self) -> str | None:
         """Why the store cannot be reached now; None while it can."""
         return self._retry_error
@@ -127,16 +132,21 @@ class Uploads:
         """Local disk that pending versions keep."""
         return sum(state.kept_bytes for state in self.waiting())
 
-    def wait_for_room(self, limit_bytes: int, poll: Callable[[], None]) -> None:
-        """Return when pending versions keep less than a limit. Raises FencedError."""
+    def wait_for_change(self, is_over: Callable[[], bool]) -> None:
+        """Return when something is so that changes with the versions; what it raises is raised."""
         with self._changed:
-            if sum(state.kept_bytes for state in self._waiting.values()) < limit_bytes:
-                return
-            log.warning("blocked a save pending_versions=%d limit_bytes=%d", len(self._waiting), limit_bytes)
-            poll()
-            while sum(state.kept_bytes for state in self._waiting.values()) >= limit_bytes:
-                self._raise_if_fenced()
+            while not is_over():
                 self._changed.wait(1.0)
+
+    def wait_briefly(self, timeout_s: float) -> None:
+        """Return when something has changed, or the time is over."""
+        with self._changed:
+            self._changed.wait(timeout_s)
+
+    def poke(self) -> None:
+        """Have those who wait look again."""
+        with self._changed:
+            self._changed.notify_all()
 
     def wait_durable(self, timeout_s: float) -> None:
         """Return when every version captured before this call is durable.

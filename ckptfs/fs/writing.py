@@ -53,6 +53,8 @@ from ckptfs.versions.writer import Writer
 log = logging.getLogger(__name__)
 
 _TICK_S = 1.0
+# one small PUT; who comes next on this machine need not wait anyway, and on another no longer than the lease
+_RELEASE_S = 5.0
 
 
 @dataclass(slots=True)
@@ -343,6 +345,7 @@ class WritingMount:
 
     def before_detach(self) -> None:
         """The mount is going away: end touches, and save if asked while mapped pages can still be had."""
+        self._saver.end()
         self._marker.end_all()
         if self._options.save_on_exit and self._saver.has_changes():
             try:
@@ -357,27 +360,43 @@ class WritingMount:
         self._hydrator.stop()
         self._uploads.stop()
         left = take_left(self._cache)
-        if self._uploads.fenced is None:
-            try:
-                self._writer.release()
-            except CkptfsError as error:
-                log.warning("could not give the lease back error=%r", error.fact)
+        self._release()
         self._journal.close()
         self._cache.unlock()
-        self._store.close()
         return Ending(left, reason)
+
+    def _release(self) -> None:
+        """Give the lease back and let go of the store; a store that does not answer holds nobody up."""
+
+        def run() -> None:
+            try:
+                if self._uploads.fenced is None:
+                    self._writer.release()
+                self._store.close()
+            except CkptfsError as error:
+                log.warning("could not give the lease back error=%r", error.fact)
+
+        thread = threading.Thread(target=run, name="release", daemon=True)
+        thread.start()
+        thread.join(_RELEASE_S)
+        if thread.is_alive():
+            log.warning("could not give the lease back in %.0f s", _RELEASE_S)
 
     def _drain(self, stop_draining: threading.Event) -> str:
         """Wait for pending versions; return why some are left."""
         deadline_s = time.monotonic() + self._options.drain_timeout_s
         while True:
             try:
-                remaining_s = deadline_s - time.monotonic()
-                self._uploads.wait_durable(max(0.0, min(0.5, remaining_s)))
+                self._uploads.wait_durable(0.0)
                 return ""
             except CkptfsError as error:
-                if stop_draining.is_set() or time.monotonic() >= deadline_s or self._uploads.fenced is not None:
+                can_go_on = self._uploads.fenced is None and any(
+                    state.state != "failed" for state in self._uploads.waiting()
+                )
+                remaining_s = deadline_s - time.monotonic()
+                if stop_draining.is_set() or remaining_s <= 0 or not can_go_on:
                     return self._uploads.fenced or self._uploads.retry_error or error.fact
+            self._uploads.wait_briefly(min(0.5, remaining_s))
 
 
 def take_left(cache: CacheDirectory) -> int:

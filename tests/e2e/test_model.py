@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.e2e.model import Inode, Model
-from tests.mounting import Mount, Mounts, touch
+from tests.mounting import Mounts, touch
 from tests.snapshot import Snapshot, assert_same, snapshot
 
 EXAMPLES = int(os.environ.get("CKPTFS_TEST_EXAMPLES", "12"))
@@ -483,8 +483,9 @@ MountStory.TestCase.settings = settings(
 )
 
 
-@pytest.mark.fuse
-@pytest.mark.slow
-@pytest.mark.timeout(240 if IS_SHORT else 24 * 3600)
-class TestMountBehavesAsATreeInMemory(MountStory.TestCase):  # type: ignore[misc, name-defined]
-    """The name under which pytest finds it."""
+TestMountBehavesAsATreeInMemory = MountStory.TestCase
+TestMountBehavesAsATreeInMemory.pytestmark = [  # type: ignore[attr-defined]
+    pytest.mark.fuse,
+    pytest.mark.slow,
+    pytest.mark.timeout(240 if IS_SHORT else 24 * 3600),
+]

@@ -2,6 +2,7 @@
 
 import os
 import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from ckptfs.fs.launder import Launderer
 from ckptfs.fs.operations import Operations
 
 _CAP_SYS_ADMIN = 21
+# entry_timeout of libfuse, 1 s; its high-level interface cannot take back what the kernel was told
+_NAMES_REMEMBERED_S = 1.1
 _OVERLAYFS_MAGIC = "overlay"
 
 
@@ -78,7 +81,8 @@ class FusepyTransport:
         return self._launderer.flush(path, ino)
 
     def tree_replaced(self) -> None:
-        """Nothing to do: attributes are not remembered, and a name leads to what has it when it is opened."""
+        """Return when the kernel remembers no name: one that was a fifo is not to be taken for one now."""
+        time.sleep(_NAMES_REMEMBERED_S)
 
     def close(self) -> None:
         """End the child process."""
