@@ -88,7 +88,8 @@ class Draft:
         taken = self._data.get(status.st_ino)
         if taken is None:
             index = len(self._data)
-            target = self.directory / "data" / str(index)
+            # plain bytes: pathlib would take a fifth of the whole capture of 1,000 files
+            target = b"%s/data/%d" % (os.fsencode(self.directory), index)
             if status.st_ino in self.unseen:
                 status = self._copy(path, target)
             else:
@@ -97,7 +98,7 @@ class Draft:
             taken = self._data[status.st_ino] = index, status
         return taken
 
-    def _copy(self, path: bytes, target: Path) -> os.stat_result:
+    def _copy(self, path: bytes, target: bytes) -> os.stat_result:
         """Copy a file that may be written to meanwhile, until it held still for one copy, or the attempts are over."""
         source_fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.root_fd)
         try:
