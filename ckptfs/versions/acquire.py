@@ -51,7 +51,7 @@ def acquire_epoch(history: History, claim: Claim, retry: Retry) -> CommitRecord:
         HeldError: Another holder is alive; names it.
         StoreUnavailableError: The store does not answer. A fence may or may not have been made.
     """
-    newest = retry.call(history.newest)
+    newest = retry.call(history.end)
     first_epoch = epoch_of(newest)
     for _ in range(_MAX_ROUNDS):
         forced = claim.takeover and epoch_of(newest) == first_epoch
@@ -60,7 +60,7 @@ def acquire_epoch(history: History, claim: Claim, retry: Retry) -> CommitRecord:
                 return append(history, newest, _fence(newest, claim, forced=forced), retry)
             except _OutrunError:
                 pass
-        newest = retry.call(history.newest)
+        newest = retry.call(history.end)
     raise HeldError(f"{history.store.url} changed hands {_MAX_ROUNDS} times while it was asked for")
 
 
@@ -84,7 +84,7 @@ def _is_free(history: History, newest: CommitRecord, claim: Claim, retry: Retry)
     sight, lease = watch_lease(lease, newest.epoch, lease_s, lambda: read_lease(history.store, retry), retry)
     if sight is Sight.ALIVE and lease is not None:
         raise HeldError(f"{url} is mounted read-write by {lease.host} (pid {lease.pid}, renewed just now)")
-    after = retry.call(history.newest)
+    after = retry.call(history.end)
     if sight is Sight.DEAD and after is not None and after.epoch == newest.epoch and after.head != newest.head:
         raise HeldError(f"{url} is mounted read-write by {name}, committed version {after.version} just now)")
     return sight is Sight.DEAD and epoch_of(after) == newest.epoch
@@ -102,7 +102,7 @@ def _last_writer(history: History, newest: CommitRecord) -> CommitRecord:
 
 def _check_no_rollback(history: History, newest: CommitRecord, lease: LeaseRecord, retry: Retry) -> None:
     """Raise unless a lease's epoch, above that of the newest record seen before it, is in history by now."""
-    again = retry.call(history.newest)
+    again = retry.call(history.end)
     if epoch_of(again) < lease.epoch:
         raise CorruptObjectError(
             f"{LEASE_KEY} has epoch {lease.epoch}, but history ends at commit {newest.seq} with epoch {newest.epoch}: "

@@ -69,6 +69,17 @@ class History:
                 return None
         return known[0]
 
+    def end(self) -> CommitRecord | None:
+        """Return the newest record even where listings lag, as those of NFS may. At least one GET more than `newest`.
+
+        Raises:
+            CorruptObjectError: A record is damaged.
+        """
+        newest = self.newest()
+        while (record := self.probe(newest.seq + 1 if newest is not None else 1)) is not None:
+            newest = record
+        return newest
+
     def remember(self, record: CommitRecord, inline: bytes) -> None:
         """Keep a record that was just committed, so that it need not be read back."""
         self._recent.add(record, inline)
@@ -80,7 +91,9 @@ class History:
             newest: The record to go by, if it is at hand; else the newest is looked up.
         """
         newest = newest or self.newest()
-        return self.record(newest.head) if newest is not None and newest.head else None
+        if newest is None or not newest.head:
+            return None
+        return self._save_record(newest.head, newest.version)
 
     def version(self, number: int, *, newest: CommitRecord | None = None) -> CommitRecord:
         """Return a version's save record. O(log n) GETs over n records.
@@ -98,12 +111,7 @@ class History:
         if ranges.contains(self.dropped(newest=newest), number):
             raise NoSuchVersionError(f"{self.store.url} has no version {number} any more: it was pruned")
         at_head = number == newest.version
-        record = self.record(newest.head if at_head else first_with_version(self.record, number, newest))
-        if record.kind is not CommitKind.SAVE or record.version != number:
-            raise CorruptObjectError(
-                f"{commit_key(record.seq)}: expected version {number}, this is a {record.kind} of {record.version}"
-            )
-        return record
+        return self._save_record(newest.head if at_head else first_with_version(self.record, number, newest), number)
 
     def resolve(self, spec: str | int, *, newest: CommitRecord | None = None) -> CommitRecord:
         """Return the save record of a version given as a number, a tag, or `latest`.
@@ -148,12 +156,12 @@ class History:
     def tags(self, *, newest: CommitRecord | None = None) -> dict[str, int]:
         """Return the tags and the version that each names."""
         newest = newest or self.newest()
-        return dict(self.record(newest.tags).tag_map) if newest is not None and newest.tags else {}
+        return dict(self._of_kind(newest.tags, CommitKind.TAG).tag_map) if newest is not None and newest.tags else {}
 
     def dropped(self, *, newest: CommitRecord | None = None) -> ranges.Ranges:
         """Return the numbers of the versions that have been pruned."""
         newest = newest or self.newest()
-        return self.record(newest.gc).dropped if newest is not None and newest.gc else ()
+        return self._of_kind(newest.gc, CommitKind.GC).dropped if newest is not None and newest.gc else ()
 
     def load_parts(self, record: CommitRecord) -> list[Part]:
         """Return the manifest parts of a save record, in order. See tree.load_parts."""
@@ -169,6 +177,19 @@ class History:
         with naming(commit_key(record.seq)):
             check_tree(tree)
         return tree
+
+    def _save_record(self, seq: int, number: int) -> CommitRecord:
+        record = self._of_kind(seq, CommitKind.SAVE)
+        if record.version != number:
+            raise CorruptObjectError(f"{commit_key(seq)}: expected version {number}, this is {record.version}")
+        return record
+
+    def _of_kind(self, seq: int, kind: CommitKind) -> CommitRecord:
+        """Return the record that another points to as one of a kind."""
+        record = self.record(seq)
+        if record.kind is not kind:
+            raise CorruptObjectError(f"{commit_key(seq)}: expected a {kind} record, this is a {record.kind}")
+        return record
 
     def _read(self, seq: int) -> tuple[CommitRecord, bytes]:
         try:

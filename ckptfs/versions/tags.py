@@ -96,7 +96,7 @@ def _commit(history: History, change: Change, retry: Retry, *, unsafe_single_wri
         record = successor(newest, CommitKind.TAG, commit_id, host=host, pid=pid)
         return replace(record, tag_map=after), b""
 
-    newest = history.newest()
+    newest = history.end()
     try:
         build(newest)  # refuse what is wrong before anything is written
         ensure_safe(history.store, retry, unsafe_single_writer=unsafe_single_writer)

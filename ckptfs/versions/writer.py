@@ -153,7 +153,7 @@ class Writer:
         """
         history = open_history(store)
         retry = Retry(budget_s=retry_budget_s, clock=clock, sleep=sleep)
-        newest = retry.call(history.newest)
+        newest = retry.call(history.end)
         if newest is None or newest.epoch < epoch:
             seen = "no commit record" if newest is None else f"{commit_key(newest.seq)} of epoch {newest.epoch}"
             raise CorruptObjectError(f"history of {store.url} ends at {seen}, before our epoch {epoch} began")

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 
 from ckptfs.errors import AlreadyExistsError, CorruptObjectError, NotFoundError, StoreUnavailableError
+from ckptfs.format.keys import COMMIT_PREFIX
 from ckptfs.store.base import ObjectInfo
 
 
@@ -38,15 +39,21 @@ def fail_next(operation: str, prefix: str, *faults: Fault) -> Faults:
 
 
 class MemoryStore:
-    """A Store. `honours_create=False` makes it overwrite what it should refuse to, as some do."""
+    """A Store.
 
-    def __init__(self, *, honours_create: bool = True) -> None:
+    Args:
+        honours_create: False makes it overwrite what it should refuse to, as some do.
+        list_lag: Listings lack this many of the newest commit records, as those of NFS may.
+    """
+
+    def __init__(self, *, honours_create: bool = True, list_lag: int = 0) -> None:
         self.objects: dict[str, bytes] = {}
         self.requests: list[tuple[str, str]] = []
         self.late: list[tuple[str, str, bytes]] = []
         self.faults: Faults = no_faults
         self.before_request: Callable[[str, str], None] = lambda operation, key: None
         self.honours_create = honours_create
+        self.list_lag = list_lag
         self._lock = threading.Lock()
 
     @property
@@ -75,7 +82,8 @@ class MemoryStore:
     def list(self, prefix: str, *, after: str = "", limit: int | None = None) -> Iterator[ObjectInfo]:
         self._begin("list", prefix)
         with self._lock:
-            keys = sorted(key for key in self.objects if key.startswith(prefix) and key > after)[:limit]
+            keys = sorted(key for key in self.objects if key.startswith(prefix) and key > after)
+            keys = keys[self.list_lag if prefix == COMMIT_PREFIX else 0 :][:limit]
             return iter([ObjectInfo(key, len(self.objects[key])) for key in keys])
 
     def delete(self, key: str) -> None:

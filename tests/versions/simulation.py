@@ -89,6 +89,7 @@ class Simulation:
         global_random.seed(seed)  # for the pauses between attempts
         self.store = store or MemoryStore()
         self.store.objects = dict(BEGINNING)
+        self.store.list_lag = self.random.choice([0, 0, 0, 1, 3])
         self.schedule = Schedule(self.random)
         self.told = Told()
         self._fault_rate = fault_rate
@@ -106,6 +107,7 @@ class Simulation:
             self.store.deliver(self.random.randrange(len(self.store.late)))
         self.store.before_request = lambda operation, key: None
         self.store.faults = lambda operation, key: Fault.NONE
+        self.store.list_lag = 0
         check(self.store, self.told)
 
     @property
@@ -279,7 +281,8 @@ class Machine:
 
 
 def note_of(version: CommitRecord | SaveDraft) -> dict[str, Any]:
-    assert isinstance(version.note, dict)
+    if not isinstance(version.note, dict):
+        raise BrokenPromiseError(f"{version} is not the record of a version")
     return version.note
 
 
@@ -301,6 +304,9 @@ def check(store: MemoryStore, told: Told) -> None:
     repeated = [commit_id for commit_id, count in Counter(record.commit_id for record in records).items() if count > 1]
     require(not repeated, f"records committed twice: {repeated}")
     check_saves([record for record in records if record.kind is CommitKind.SAVE], records, told)
+    dropped = history.dropped()
+    for name, version in history.tags().items():
+        require(not contains(dropped, version), f"tag {name} names version {version}, which was dropped")
     for name, version in told.tagged.items():
         require(history.tags().get(name) == version, f"tag {name} of version {version} is lost")
 

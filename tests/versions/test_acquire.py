@@ -313,6 +313,21 @@ def test_threads_that_race_for_an_empty_store_make_one_writer() -> None:
     assert [record.kind for record in all_records(store)] == ["fence"]
 
 
+def test_a_listing_that_lags_hides_neither_holder_nor_versions_from_a_writer() -> None:
+    store = MemoryStore(list_lag=3)
+    first = acquire(store, "gpu-07")
+    save(first)
+    with pytest.raises(HeldError, match="gpu-07"):
+        acquire(store, "gpu-08", time=World(10, first.renew))
+    second = acquire(store, "gpu-08", takeover=True)
+    assert resume(store, second.epoch, "gpu-08").newest == second.newest
+    set_tag(store, "best", "latest")
+    with pytest.raises(HeldError, match="gpu-08"):
+        acquire(store, "gpu-09", time=World(10, second.renew))
+    store.list_lag = 0
+    assert [record.kind for record in all_records(store)] == ["fence", "save", "fence", "tag"]
+
+
 def test_resuming_an_epoch_writes_nothing() -> None:
     store = MemoryStore()
     epoch = acquire(store).epoch

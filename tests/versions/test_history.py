@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from ckptfs.errors import CorruptObjectError, InvalidInputError, NoSuchVersionError, UnsupportedFormatError
-from ckptfs.format.commit import decode_commit, encode_commit
+from ckptfs.format.commit import CommitKind, decode_commit, encode_commit
 from ckptfs.format.keys import commit_key
 from ckptfs.hashing import hash_bytes
 from ckptfs.versions.history import History
@@ -189,6 +189,24 @@ def test_records_that_contradict_each_other_are_damage() -> None:
         list(fresh(store).versions())
     with pytest.raises(CorruptObjectError, match="C3"):
         fresh(store).resolve(3)
+
+
+def test_a_record_that_is_not_what_others_point_to_is_damage() -> None:
+    store = store_with(3)
+    set_tag(store, "best", 1)
+    collect(store, dropped=[(1, 1)])
+    save(acquire(store, takeover=True))
+    for seq, question in {4: History.head, 5: History.tags, 6: History.dropped}.items():
+        history = fresh(store)
+        newest = history.newest()
+        assert newest is not None
+        pointing = replace(newest, kind=CommitKind.FENCE, version=3, head=4)
+        assert question(history, newest=pointing)
+        other = replace(history.record(2), seq=seq)
+        history = fresh(store)
+        history.remember(replace(other, kind=CommitKind.FENCE), b"")
+        with pytest.raises(CorruptObjectError, match=commit_key(seq)):
+            question(history, newest=pointing)
 
 
 def test_a_strange_key_among_the_commit_records_is_damage() -> None:
