@@ -1,14 +1,16 @@
 # make demo   the main job, on real input, from an empty machine (about a minute once the packages are there)
 # make test   everything: static checks and all tests
 # make check  the static checks alone
+# make fsx    1,000,000 random operations on a file, across saves and remounts (about an hour; FSX_ARGS=--help)
 # Each makes .venv and installs what it needs; a second run finds it done and is quick.
 
 VENV    := .venv
 BIN     := $(VENV)/bin
 SOURCES := ckptfs daemon demo tests conftest.py
 PYTEST_ARGS ?=
+FSX_ARGS ?=
 
-.PHONY: demo test check format picture install-deps clean
+.PHONY: demo test fsx check format picture install-deps clean
 
 demo: $(VENV)/.demo
 	@scripts/system-packages demo
@@ -23,6 +25,9 @@ check: $(VENV)/.test
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+fsx: $(VENV)/.test
+	$(BIN)/python -m tests.fs.fsx $(FSX_ARGS)
 
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix $(SOURCES)

@@ -493,7 +493,8 @@ class PassthroughServer:
             # what a control file says has no size beforehand, and must not come from the page cache
             open_flags = OpenFlag.DIRECT_IO
         else:
-            backing_id = self._openings.open(_ino(handle), flags, lambda: _reopen(handle))
+            maybe_mapped = isinstance(handle, FileHandle) and handle.inode.maybe_mapped
+            backing_id = self._openings.open(_ino(handle), flags, lambda: _reopen(handle), maybe_mapped=maybe_mapped)
             if backing_id:
                 # nothing is cached that a close would have to flush
                 open_flags = OpenFlag.PASSTHROUGH | OpenFlag.NOFLUSH
@@ -550,7 +551,11 @@ class PassthroughServer:
 
     def _lseek(self, request: Request) -> Reply:
         number, offset, whence, _ = wire.LSEEK_IN.unpack_from(request.body)
-        return (wire.LSEEK_OUT.pack(self._fs.seek(self._handles[number], offset, whence)),)
+        handle = self._handles[number]
+        if isinstance(handle, FileHandle) and handle.inode.mappable:
+            # the kernel does not: what was stored in a mapping of a hole is still its own secret
+            self.flush_mapped(handle.inode.ino)
+        return (wire.LSEEK_OUT.pack(self._fs.seek(handle, offset, whence)),)
 
     def _copy_file_range(self, request: Request) -> Reply:
         source, source_offset, _, target, target_offset, length, _ = wire.COPY_FILE_RANGE_IN.unpack_from(request.body)

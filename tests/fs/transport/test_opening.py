@@ -50,6 +50,11 @@ def test_an_inode_goes_one_way_at_a_time(openings: Openings, already: str, now: 
         assert second == first
 
 
+@pytest.mark.parametrize("now", WAYS)
+def test_a_file_that_may_be_mapped_is_never_mediated(openings: Openings, now: str) -> None:
+    assert openings.open(5, WAYS[now], null, maybe_mapped=True)
+
+
 def test_one_backing_id_serves_all_handles_and_is_given_back_with_the_last(
     openings: Openings, backings: Backings
 ) -> None:

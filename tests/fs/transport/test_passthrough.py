@@ -1,15 +1,16 @@
 """The passthrough transport on a real mount: what is written past us is captured, and opening never gives EIO."""
 
 import ctypes
-import mmap
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from ckptfs.fs.transport.choice import passthrough_obstacle
+from tests.mapping import Mapping
 from tests.mounting import Mount, Mounts
 
 WAYS = {"read": os.O_RDONLY, "write": os.O_WRONLY, "both": os.O_RDWR}
@@ -65,7 +66,8 @@ def test_stores_into_a_shared_mapping_are_in_the_next_version(fast: Mount, alrea
     path.write_bytes(bytes(SIZE_BYTES))
     first = os.open(path, WAYS[already]) if already != "nothing" else -1
     fd = os.open(path, os.O_RDWR)
-    view = mmap.mmap(fd, SIZE_BYTES)
+    mapping = Mapping(fd, SIZE_BYTES, writes=True)
+    view = mapping.view
     if not stays_open:
         os.close(fd)
     try:
@@ -76,10 +78,46 @@ def test_stores_into_a_shared_mapping_are_in_the_next_version(fast: Mount, alrea
             view[0:4] = b"%04d" % step
             assert version(fast, number, "f") == expected, f"step {step}"
     finally:
-        view.close()
+        mapping.close()
         for descriptor in (first, fd if stays_open else -1):
             if descriptor >= 0:
                 os.close(descriptor)
+
+
+def test_a_mapping_that_outlives_its_handles_and_a_later_handle_see_the_same_bytes(fast: Mount) -> None:
+    path = fast.root / "f"
+    path.write_bytes(bytes(SIZE_BYTES))
+    first, second = os.open(path, os.O_RDONLY), os.open(path, os.O_RDWR)
+    mapping = Mapping(second, SIZE_BYTES, writes=True)
+    os.close(first)
+    os.close(second)
+    try:
+        # closing is told to the server after close(2) returned
+        time.sleep(0.3)
+        later = os.open(path, os.O_RDWR)
+        try:
+            for word in (b"once", b"more"):
+                mapping.view[0:4] = word
+                assert os.pread(later, 4, 0) == word
+            os.pwrite(later, b"back", 0)
+            assert bytes(mapping.view[0:4]) == b"back"
+        finally:
+            os.close(later)
+    finally:
+        mapping.close()
+
+
+def test_a_store_into_the_hole_of_a_mapped_file_is_data(fast: Mount) -> None:
+    fd = os.open(fast.root / "f", os.O_RDWR | os.O_CREAT)
+    os.ftruncate(fd, SIZE_BYTES)
+    mapping = Mapping(fd, SIZE_BYTES, writes=True)
+    try:
+        mapping.view[8192:8196] = b"data"
+        assert os.lseek(fd, 0, os.SEEK_DATA) == 8192
+        assert os.lseek(fd, 8192, os.SEEK_HOLE) == 12288
+    finally:
+        mapping.close()
+        os.close(fd)
 
 
 def test_a_file_written_all_the_time_is_whole_or_said_to_be_torn(fast: Mount) -> None:
