@@ -40,6 +40,21 @@ def store_directory_name(url: str) -> str:
     return f"{readable or 'store'}-{hash_bytes(url.encode()).hex()[:12]}"
 
 
+class CacheInUseError(CacheError):
+    """Another process has the cache directory: a mount of the same store, or one that is ending.
+
+    Args:
+        pid: Its process id, empty if it has not said it yet.
+    """
+
+    def __init__(self, root: Path, pid: str) -> None:
+        super().__init__(
+            f"the cache directory {root} is in use by pid {pid or '?'}",
+            hint="unmount that mount first, or choose another directory with --cache-dir",
+        )
+        self.pid = pid
+
+
 class CacheDirectory:
     """Paths and lock of one store's local state.
 
@@ -80,7 +95,7 @@ class CacheDirectory:
             ) from error
 
     def lock(self) -> None:
-        """Take the directory for this process until it ends. Raises CacheError if another process has it."""
+        """Take the directory for this process until it ends. Raises CacheInUseError."""
         try:
             fd = os.open(self.lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -90,10 +105,7 @@ class CacheDirectory:
         except BlockingIOError as error:
             pid = os.read(fd, 32).decode(errors="replace").strip()
             os.close(fd)
-            raise CacheError(
-                f"the cache directory {self.root} is in use by pid {pid or '?'}",
-                hint="unmount that mount first, or choose another directory with --cache-dir",
-            ) from error
+            raise CacheInUseError(self.root, pid) from error
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         self._lock_fd = fd

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ckptfs.cache.directory import CacheDirectory, boot_id, lock_is_free, store_directory_name
+from ckptfs.cache.directory import CacheDirectory, CacheInUseError, boot_id, lock_is_free, store_directory_name
 from ckptfs.cache.pending import list_pending, sync_pending
 from ckptfs.capture.capture import Capturer
 from ckptfs.capture.changes import Changes, LinkGroups
@@ -24,7 +24,7 @@ from ckptfs.capture.gate import Gate
 from ckptfs.capture.guards import Guards, Slot
 from ckptfs.capture.journal import Journal, read_journal
 from ckptfs.capture.sizes import Sizes
-from ckptfs.errors import CkptfsError
+from ckptfs.errors import CkptfsError, HeldError
 from ckptfs.format.commit import CommitRecord
 from ckptfs.format.lease import LeaseRecord
 from ckptfs.format.manifest import Kind, LocalData
@@ -79,7 +79,7 @@ class WritingMount:
         self._store = open_store(options.store, create=True)
         self._cache = CacheDirectory(options.cache_dir / store_directory_name(self._store.url))
         self._cache.prepare()
-        self._cache.lock()
+        self._lock_cache()
         self._cache.stop_upload_process()
         session = self._cache.read_session()
         self._writer = self._acquire(session)
@@ -92,6 +92,16 @@ class WritingMount:
         self._build(take_up(self._cache, self._history, ours=ours, boot=self._boot))
 
     # beginning
+
+    def _lock_cache(self) -> None:
+        try:
+            self._cache.lock()
+        except CacheInUseError as error:
+            raise HeldError(
+                f"{self._store.url} is mounted read-write by {socket.gethostname()} (pid {error.pid or '?'}, "
+                f"on this machine, with the same cache directory)",
+                hint=f"unmount it there and wait until it has ended; it works in {self._cache.root}",
+            ) from error
 
     def _acquire(self, session: dict[str, Any]) -> Writer:
         self._holder = Holder(
