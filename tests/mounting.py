@@ -220,11 +220,16 @@ class Mount:
 
 
 class Mounts:
-    """Makes mounts below one directory, and ends them all."""
+    """Makes mounts below one directory, and ends them all.
 
-    def __init__(self, directory: Path, deadline_s: float) -> None:
+    Args:
+        deadline_s: Of each.
+        options: For each that does not say otherwise, of Mount and MountOptions.
+    """
+
+    def __init__(self, directory: Path, deadline_s: float, **options: Any) -> None:
         self.directory = directory
-        self._deadline_s = deadline_s
+        self._options = {"deadline_s": deadline_s, **options}
         self._made: list[Mount] = []
 
     @property
@@ -240,7 +245,7 @@ class Mounts:
             cache: Of the cache directory.
             options: Of Mount and MountOptions.
         """
-        options = {"deadline_s": self._deadline_s, **options}
+        options = {**self._options, **options}
         mount = Mount(store or self.file_store, self.directory / name, self.directory / cache, **options)
         self._made.append(mount)
         return mount

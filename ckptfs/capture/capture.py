@@ -39,6 +39,8 @@ class Captured:
     """Bytes that it keeps on local disk, shared with the live tree or not."""
     torn: int
     """Files that may hold a mixture of moments."""
+    before: tuple[int, str]
+    """Number and commit id of the version before it."""
 
 
 @dataclass(slots=True)
@@ -114,6 +116,7 @@ class Capturer:
                 replace.undo = self._swap(replace.undo)
             shutil.rmtree(directory, ignore_errors=True)
             raise
+        before = replace.before if replace is not None else (self.version, self.commit_id)
         self.changes.journal.captured(version, header.commit_id)
         self.changes.take()
         self.version, self.commit_id = version, header.commit_id
@@ -124,7 +127,19 @@ class Capturer:
         for ino, index, size_bytes in draft.shared:
             self.guards.add(ino, slot, index, size_bytes)
         linked_bytes = sum(size_bytes for _, _, size_bytes in draft.shared)
-        return Captured(pending, slot, changes, undo, linked_bytes + draft.copied_bytes, len(draft.torn))
+        return Captured(pending, slot, changes, undo, linked_bytes + draft.copied_bytes, len(draft.torn), before)
+
+    def withdraw(self, captured: Captured) -> None:
+        """Undo the newest capture, whose touch goes on: it never was. Called with the gate closed.
+
+        Raises:
+            OSError: No room in the journal; nothing has changed.
+        """
+        self.changes.put_back(captured.changes, *captured.before)
+        self._swap(captured.undo)
+        self.version, self.commit_id = captured.before
+        self.guards.release(captured.slot)
+        discard_pending(captured.pending)
 
     def close(self, captured: Captured) -> None:
         """The touch has ended: hand the version to the upload process."""

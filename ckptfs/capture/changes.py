@@ -96,6 +96,14 @@ class Changes:
         self.epoch += 1
         return taken
 
+    def put_back(self, taken: ChangeSet, version: int, commit_id: str) -> None:
+        """Count taken changes again: their capture is being undone, and the version before it is the newest."""
+        changes = self.current.after(taken)
+        content = [path for path, bits in changes.paths.items() if bits & _CONTENT]
+        others = [path for path, bits in changes.paths.items() if not bits & _CONTENT]
+        self.journal.withdrawn(version, commit_id, content, others)
+        self.current = changes
+
 
 class LinkGroups:
     """The names of inodes that have several."""
@@ -115,15 +123,15 @@ class LinkGroups:
         """An inode known as `old` gets the further name `new`."""
         self._names.setdefault(ino, {old}).add(new)
 
-    def unlink(self, ino: int, path: bytes) -> bool:
-        """A name goes away. Returns True if it was the inode's last."""
+    def unlink(self, ino: int, path: bytes) -> bytes | None:
+        """A name goes away. Returns one that is left, None if it was the inode's last."""
         names = self._names.get(ino)
         if names is None:
-            return True
+            return None
         names.discard(path)
         if len(names) == 1:
             del self._names[ino]
-        return False
+        return next(iter(names))
 
     def rename(self, ino: int, old: bytes, new: bytes) -> None:
         """A name changes."""

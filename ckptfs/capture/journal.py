@@ -185,6 +185,12 @@ class Journal:
                 except OSError:
                     return  # as good as before, only longer
 
+    def withdrawn(self, version: int, commit_id: str, content: Iterable[bytes], names: Iterable[bytes]) -> None:
+        """A capture has been undone; the live tree is the version before it, with these changes."""
+        start = b"V%d %s" % (version, commit_id.encode())
+        records = [start, *(b"W" + path for path in content), *(b"N" + path for path in names)]
+        self._append(b"".join(record + b"\0" for record in records))
+
     def close(self) -> None:
         """Close the file; it stays."""
         os.close(self._fd)

@@ -32,6 +32,15 @@ class Attributes(NamedTuple):
     ctime_ns: int = 0
 
 
+class Listed(NamedTuple):
+    """One name in a directory."""
+
+    name: bytes
+    ino: int
+    format: int
+    """What S_IFMT leaves of the mode; 0 if it is not known."""
+
+
 def from_status(status: os.stat_result, nlink: int) -> Attributes:
     """Return the attributes of a real file, with the number of names that the mount gives it."""
     return Attributes(

@@ -18,12 +18,21 @@ from ckptfs.capture.changes import Changes, LinkGroups
 from ckptfs.capture.gate import Gate
 from ckptfs.capture.guards import Guards
 from ckptfs.capture.scan import descriptor_path
-from ckptfs.fs.attributes import Attributes, Caller, from_status
+from ckptfs.fs.attributes import Attributes, Caller, Listed, from_status
 from ckptfs.fs.hydrate import Hydrator
 
 RENAME_EXCHANGE = 2
 
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _format_of(entry: os.DirEntry[bytes]) -> int:
+    """Return the kind of a directory's entry without asking for its status; 0 for kinds that would need it."""
+    if entry.is_file(follow_symlinks=False):
+        return stat.S_IFREG
+    if entry.is_dir(follow_symlinks=False):
+        return stat.S_IFDIR
+    return stat.S_IFLNK if entry.is_symlink() else 0
 
 
 def parent_of(path: bytes) -> bytes:
@@ -61,7 +70,7 @@ class LiveTree:
         self.on_nameless: Callable[[int], None] = lambda ino: None
         """Told of every inode that loses its last name, inside the gate."""
         self.on_renamed: Callable[[int, bytes], None] = lambda ino, path: None
-        """Told of every file's new name, inside the gate."""
+        """Told of a name that a file has, when the one that was known may be gone; inside the gate."""
 
     # reading
 
@@ -88,9 +97,10 @@ class LiveTree:
         """Return a symlink's target."""
         return os.readlink(path, dir_fd=self.root_fd)
 
-    def names(self, path: bytes) -> list[bytes]:
-        """Return the names in a directory, without `.` and `..`."""
-        return os.listdir(descriptor_path(self.root_fd, path))
+    def listing(self, path: bytes) -> list[Listed]:
+        """Return what is in a directory, without `.` and `..`."""
+        with os.scandir(descriptor_path(self.root_fd, path)) as entries:
+            return [Listed(entry.name, entry.inode(), _format_of(entry)) for entry in entries]
 
     def statfs(self) -> os.statvfs_result:
         """Return the room of the filesystem that holds the live tree."""
@@ -225,10 +235,15 @@ class LiveTree:
 
     def lost_name(self, status: os.stat_result, path: bytes) -> None:
         """Draw the consequences of a removed name. Called inside the gate."""
-        if not stat.S_ISDIR(status.st_mode) and self.links.unlink(status.st_ino, path):
-            self.hydrator.forget(status.st_ino)
-            self.changes.forget_inode(status.st_ino)
-            self.on_nameless(status.st_ino)
+        if stat.S_ISDIR(status.st_mode):
+            return
+        left = self.links.unlink(status.st_ino, path)
+        if left is not None:
+            self._known_as(status.st_ino, left)
+            return
+        self.hydrator.forget(status.st_ino)
+        self.changes.forget_inode(status.st_ino)
+        self.on_nameless(status.st_ino)
 
     def _mark_new(self, path: bytes) -> None:
         self.changes.mark_name(path)
@@ -254,10 +269,13 @@ class LiveTree:
         for path, ino in moved:
             path_now = new + path[len(old) :]
             self.links.rename(ino, path, path_now)
-            self.on_renamed(ino, path_now)
-            stub = self.hydrator.get(ino)
-            if stub is not None:
-                stub.path = path_now
+            self._known_as(ino, path_now)
+
+    def _known_as(self, ino: int, path: bytes) -> None:
+        self.on_renamed(ino, path)
+        stub = self.hydrator.get(ino)
+        if stub is not None:
+            stub.path = path
 
     def walk(self, top: bytes) -> Iterator[tuple[bytes, int, bool]]:
         """Yield (path, inode, is a regular file) of everything below a directory, parents first."""
@@ -311,14 +329,23 @@ class LiveTree:
 
     def truncate(self, path: bytes, size_bytes: int) -> None:
         """Set a file's size by its name."""
-        status = self.lstat(path)
-        if stat.S_ISDIR(status.st_mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        if size_bytes:
-            self.hydrator.ensure(status.st_ino, path)
-        with self.hydrator.held(status.st_ino), self.gate:
-            self.before_truncate(path, status.st_ino, size_bytes)
-            os.truncate(descriptor_path(self.root_fd, path), size_bytes)
+        while True:
+            status = self.lstat(path)
+            if stat.S_ISDIR(status.st_mode):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            ino = status.st_ino
+            if size_bytes:
+                self.hydrator.ensure(ino, path)
+            with self.hydrator.held(ino), self.gate:
+                if not self.is_still(path, ino, with_data=size_bytes > 0):
+                    continue
+                self.before_truncate(path, ino, size_bytes)
+                os.truncate(descriptor_path(self.root_fd, path), size_bytes)
+                return
+
+    def is_still(self, path: bytes, ino: int, *, with_data: bool) -> bool:
+        """True if a path is an inode's name, and has its data if it must. Inside the gate it stays so."""
+        return self.lstat(path).st_ino == ino and not (with_data and ino in self.hydrator)
 
     def before_truncate(self, path: bytes, ino: int, size_bytes: int) -> None:
         """Mark and protect a file whose bytes from a size on are about to go. Called inside the gate."""

@@ -94,21 +94,49 @@ class OpenFiles:
         """Open a file; one that has no data yet gets them first."""
         live = self._live
         truncates = flags & os.O_TRUNC and flags & os.O_ACCMODE != os.O_RDONLY
-        ino = live.lstat(path).st_ino
-        if not truncates:
-            live.hydrator.ensure(ino, path)
-        with live.hydrator.held(ino), live.gate:
-            if truncates and self._replace_if_shared(path, ino):
-                ino = live.lstat(path).st_ino
-            fd = os.open(path, flags & ~_NOT_PASSED_ON | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=live.root_fd)
-            if truncates:
+        while True:
+            ino = live.lstat(path).st_ino
+            if not truncates:
+                live.hydrator.ensure(ino, path)
+            with live.hydrator.held(ino), live.gate:
+                if not live.is_still(path, ino, with_data=not truncates):
+                    continue
+                if truncates and self._replace_if_shared(path, ino):
+                    ino = live.lstat(path).st_ino
+                fd = os.open(path, flags & ~_NOT_PASSED_ON | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=live.root_fd)
+                if truncates:
+                    try:
+                        live.before_truncate(path, ino, 0)
+                        os.ftruncate(fd, 0)
+                    except BaseException:
+                        os.close(fd)
+                        raise
+                return self._handle(fd, flags, path)
+
+    def open_hidden(self, name: bytes, flags: int) -> FileHandle:
+        """Open a file in the spare directory once more, through /proc/PID/fd."""
+        live = self._live
+        with live.gate:
+            fd = os.open(name, flags & ~_NOT_PASSED_ON | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=live.spare_fd)
+            handle = self._handle(fd, flags, None)
+            if flags & os.O_TRUNC and handle.is_writable:
                 try:
-                    live.before_truncate(path, ino, 0)
+                    self._before_change(handle, None, 0)
                     os.ftruncate(fd, 0)
                 except BaseException:
-                    os.close(fd)
+                    self.close(handle)
                     raise
-            return self._handle(fd, flags, path)
+            return handle
+
+    def find(self, ino: int) -> Inode | None:
+        """Return an inode with open handles."""
+        return self._inodes.get(ino)
+
+    def mark_attributes(self, ino: int) -> None:
+        """The attributes of an open inode change through a name that is no part of the tree. Called inside the gate."""
+        inode = self._inodes.get(ino)
+        if inode is not None and inode.has_name:
+            self._live.changes.mark_attributes(inode.path)
 
     def close(self, handle: FileHandle) -> None:
         """Close a handle."""
@@ -236,7 +264,7 @@ class OpenFiles:
         return os.preadv(handle.fd, [buffer], offset_bytes)
 
     def write(self, handle: FileHandle, path: bytes | None, data: memoryview, offset_bytes: int) -> int:
-        """Write all of the data.
+        """Write data; return how many bytes there was room for.
 
         Args:
             path: The file's name now; None if the transport does not know one.
@@ -245,7 +273,10 @@ class OpenFiles:
             self._before_change(handle, path, offset_bytes)
             written = os.pwrite(handle.fd, data, offset_bytes)
             while written < len(data):
-                written += os.pwrite(handle.fd, data[written:], offset_bytes + written)
+                try:
+                    written += os.pwrite(handle.fd, data[written:], offset_bytes + written)
+                except OSError:
+                    break  # the disk became full: as write(2) does, say how much there was room for
             return written
 
     def truncate(self, handle: FileHandle, path: bytes | None, size_bytes: int) -> None:
@@ -291,11 +322,12 @@ class OpenFiles:
         with self._lock:
             return [(inode.path, inode.ino) for inode in self._inodes.values() if inode.ino in inodes]
 
-    def _handle(self, fd: int, flags: int, path: bytes) -> FileHandle:
+    def _handle(self, fd: int, flags: int, path: bytes | None) -> FileHandle:
         ino = os.fstat(fd).st_ino
         with self._lock:
-            inode = self._inodes.setdefault(ino, Inode(ino))
-            inode.path = path
+            inode = self._inodes.setdefault(ino, Inode(ino, has_name=path is not None))
+            if path is not None:
+                inode.path = path
             handle = FileHandle(fd, inode, flags)
             inode.handles += 1
             inode.writers += handle.is_writable

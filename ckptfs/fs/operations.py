@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from ckptfs.errors import CkptfsError, ReadOnlyError
-from ckptfs.fs.attributes import Attributes, Caller, virtual_file
+from ckptfs.fs.attributes import Attributes, Caller, Listed, virtual_file
 from ckptfs.fs.control import Control, below_versions, control_of
 from ckptfs.fs.door import through_door
 from ckptfs.fs.live import LiveTree
@@ -50,6 +50,8 @@ class ControlHandle:
     """What reading it gives: fixed when it was opened, so that one reader sees one state."""
     touch: Touch | None = None
     """Of `.save` open for writing."""
+    maker: int = 0
+    """The thread whose open(2) with O_CREAT made it; 0 if it was there."""
     written: bytearray = field(default_factory=bytearray)
     """To `.restore`."""
 
@@ -90,6 +92,8 @@ class Operations:
     writable: Writable | None = None
     view: Callable[[], TreeView] | None = None
     cache_root_status: Callable[[], os.statvfs_result]
+    _makers: set[int] = field(default_factory=set, init=False)
+    """Threads that made `.save` and have not closed it."""
 
     # attributes and names
 
@@ -112,7 +116,7 @@ class Operations:
         control = control_of(path)
         if control is None:
             return self._tree().attributes(path)
-        if control is Control.SAVE and handle is None and not is_known and is_exclusive_create(caller.pid):
+        if control is Control.SAVE and handle is None and not is_known and self._is_lookup_to_create(caller):
             raise _error(errno.ENOENT)
         return self._control_attributes(path, control)
 
@@ -126,13 +130,13 @@ class Operations:
         return self._tree().readlink(path)
 
     @through_door
-    def names(self, path: bytes) -> list[bytes]:
-        """Return the names in a directory, without the reserved ones."""
+    def listing(self, path: bytes) -> list[Listed]:
+        """Return what is in a directory, without the reserved names."""
         below = below_versions(path)
         if below is not None:
-            return self.versions.names(below)
+            return self.versions.listing(below)
         self._refuse_control(path, errno.ENOTDIR)
-        return self._tree().names(path)
+        return self._tree().listing(path)
 
     @through_door
     def statfs(self) -> os.statvfs_result:
@@ -193,7 +197,7 @@ class Operations:
         if control is Control.SAVE:
             writable = self._writable()
             writable.check_save_allowed()
-            writable.marker.set_times(process_of(caller.pid))
+            writable.marker.set_times(process_of(caller.pid), mtime_ns)
         elif control is None:
             self._changeable(path).utimens(path, atime_ns, mtime_ns)
 
@@ -246,7 +250,9 @@ class Operations:
         control = control_of(path)
         if isinstance(handle, FileHandle):
             self._writable().open_files.truncate(handle, path, size_bytes)
-        elif control is Control.SAVE and handle is None:
+        elif isinstance(handle, ControlHandle):
+            self._truncate_control(handle, size_bytes)
+        elif control is Control.SAVE:
             writable = self._writable()
             writable.check_save_allowed()
             writable.marker.put(b"")
@@ -259,7 +265,10 @@ class Operations:
     def create(self, path: bytes, flags: int, mode: int, caller: Caller) -> Handle:
         """Make and open a file."""
         if control_of(path) is Control.SAVE:
-            return self._open_control(path, Control.SAVE, flags, caller)
+            handle = self._open_control(path, Control.SAVE, flags, caller)
+            handle.maker = caller.pid
+            self._makers.add(caller.pid)
+            return handle
         self._changeable(path, errno.EEXIST)
         return self._writable().open_files.create(path, flags, mode, caller)
 
@@ -314,6 +323,7 @@ class Operations:
         """A descriptor is being closed: this is what makes close(2) of `.save` capture."""
         if not isinstance(handle, ControlHandle):
             return
+        self._makers.discard(handle.maker)
         if handle.touch is not None:
             self._writable().marker.flush(handle.touch)
         elif handle.written:
@@ -450,8 +460,21 @@ class Operations:
         if control is Control.SAVE:
             # said at open, for `: > .save` in a shell does not look at what closing said
             writable.check_save_allowed()
-            handle.touch = writable.marker.begin(process_of(caller.pid))
+            handle.touch = writable.marker.begin(process_of(caller.pid), appends=bool(flags & os.O_APPEND))
         return handle
+
+    def _is_lookup_to_create(self, caller: Caller) -> bool:
+        """True if `.save` must not be found: it is looked up by an open(2) that is to make it.
+
+        When it has made it, the kernel may ask for its attributes within the same call; the maker is shown them.
+        """
+        return caller.pid not in self._makers and is_exclusive_create(caller.pid)
+
+    def _truncate_control(self, handle: ControlHandle, size_bytes: int) -> None:
+        if handle.touch is not None:
+            self._writable().marker.truncate(handle.touch, size_bytes)
+        else:
+            del handle.written[size_bytes:]
 
     def _touch_by_rename(self, live: LiveTree, old: bytes) -> None:
         """Take a file away and make its text the note of a touch; a capture that fails puts it back."""

@@ -114,6 +114,14 @@ class LiveSaver:
         self._capturer.close(captured)
         self._uploads.wake()
 
+    def withdraw(self, captured: Captured) -> None:
+        """Undo the newest capture, whose touch goes on."""
+        with self._lock:
+            with self._gate.exclusive():
+                self._capturer.withdraw(captured)
+            self._uploads.withdrawn(captured.pending.version)
+            log.info("withdrew version=%d", captured.pending.version)
+
     def wait_durable(self) -> None:
         """Return when all captured versions are durable. Raises NotDurableError, FencedError."""
         try:

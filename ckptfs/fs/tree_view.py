@@ -5,7 +5,7 @@ import os
 import stat
 
 from ckptfs.format.manifest import Chunk, Entry, Kind, Tree
-from ckptfs.fs.attributes import Attributes
+from ckptfs.fs.attributes import Attributes, Listed
 from ckptfs.fs.contents import ContentCache
 from ckptfs.transfer.attributes import kind_format
 
@@ -16,6 +16,11 @@ _INODES_OF_VERSION = 1 << 36
 
 def _error(number: int) -> OSError:
     return OSError(number, os.strerror(number))
+
+
+def root_inode(version: int) -> int:
+    """Return the inode number of a version's root."""
+    return _FIRST_INODE + (version % (1 << 25)) * _INODES_OF_VERSION
 
 
 class TreeView:
@@ -30,16 +35,17 @@ class TreeView:
         self._inodes: dict[bytes, int] = {}
         self._links: dict[int, int] = {}
         first_of_link: dict[int, int] = {}
-        base = _FIRST_INODE + (version % (1 << 25)) * _INODES_OF_VERSION
+        self._inodes[b""] = root_inode(version)
         for index, (path, entry) in enumerate(tree.items(), 1):
-            ino = base + index
+            if not path:
+                continue
+            ino = root_inode(version) + index
             if entry.link_id:
                 ino = first_of_link.setdefault(entry.link_id, ino)
                 self._links[entry.link_id] = self._links.get(entry.link_id, 0) + 1
             self._inodes[path] = ino
-            if path:
-                above, _, name = path.rpartition(b"/")
-                self._children[above].append(name)
+            above, _, name = path.rpartition(b"/")
+            self._children[above].append(name)
 
     def entry(self, path: bytes) -> Entry:
         """Return a path's entry. Raises FileNotFoundError."""
@@ -60,7 +66,7 @@ class TreeView:
             )
         data_bytes = sum(extent.size_bytes for extent in entry.extents if isinstance(extent, Chunk))
         return Attributes(
-            ino=self._inodes.get(path, _FIRST_INODE),
+            ino=self._inodes[path],
             mode=kind_format(entry.kind) | entry.mode,
             nlink=nlink,
             uid=entry.uid,
@@ -73,11 +79,15 @@ class TreeView:
             ctime_ns=entry.mtime_ns,
         )
 
-    def names(self, path: bytes) -> list[bytes]:
-        """Return the names in a directory."""
+    def listing(self, path: bytes) -> list[Listed]:
+        """Return what is in a directory."""
         if self.entry(path).kind is not Kind.DIRECTORY:
             raise _error(errno.ENOTDIR)
-        return self._children[path]
+        prefix = path + b"/" if path else b""
+        return [
+            Listed(name, self._inodes[prefix + name], kind_format(self.tree[prefix + name].kind))
+            for name in self._children[path]
+        ]
 
     def readlink(self, path: bytes) -> bytes:
         """Return a symlink's target."""

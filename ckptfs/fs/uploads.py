@@ -66,6 +66,8 @@ class Uploads:
         self._changed = threading.Condition()
         self._waiting: dict[int, VersionState] = {}
         self._newest = newest
+        self._before = newest
+        """The one before the newest, should that be withdrawn."""
         self._fenced: str | None = None
         self._retry_error: str | None = None
         self._stopping = False
@@ -90,7 +92,16 @@ class Uploads:
             commit_id=header.commit_id,
         )
         with self._changed:
+            if header.version not in self._waiting:
+                self._before = self._newest
             self._waiting[header.version] = self._newest = state
+            self._changed.notify_all()
+
+    def withdrawn(self, version: int) -> None:
+        """The newest version, whose touch went on, is none after all."""
+        with self._changed:
+            del self._waiting[version]
+            self._newest = self._before
             self._changed.notify_all()
 
     def wake(self) -> None:

@@ -13,9 +13,9 @@ import zlib
 from collections import OrderedDict
 
 from ckptfs.errors import CkptfsError
-from ckptfs.fs.attributes import Attributes
+from ckptfs.fs.attributes import Attributes, Listed
 from ckptfs.fs.contents import ContentCache
-from ckptfs.fs.tree_view import TreeView
+from ckptfs.fs.tree_view import TreeView, root_inode
 from ckptfs.versions.history import LATEST, History
 
 # Trees that stay loaded: enough to compare a few versions, little against 100,000 files each
@@ -67,13 +67,14 @@ class VersionsDirectory:
         view, below = self._find(path)
         return view.attributes(below)
 
-    def names(self, path: bytes) -> list[bytes]:
-        """Return the names in a directory."""
+    def listing(self, path: bytes) -> list[Listed]:
+        """Return what is in a directory."""
         if path == b"":
             self._refresh()
-            return [*(b"%d" % number for number in sorted(self._numbers)), *self._links]
+            directories = [Listed(b"%d" % number, root_inode(number), stat.S_IFDIR) for number in sorted(self._numbers)]
+            return [*directories, *(Listed(name, _INODE + 1, stat.S_IFLNK) for name in self._links)]
         view, below = self._find(path)
-        return view.names(below)
+        return view.listing(below)
 
     def readlink(self, path: bytes) -> bytes:
         """Return a symlink's target."""

@@ -28,6 +28,9 @@ class CountingSaver:
     def close(self, captured: Any) -> None:
         self.ended.append(captured)
 
+    def withdraw(self, captured: Any) -> None:
+        raise AssertionError("no text is too long here")
+
     def has_changes(self) -> bool:
         return False
 

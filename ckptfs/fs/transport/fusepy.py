@@ -8,6 +8,7 @@ every buffer; so each is replaced here by one that hands bytes to the operations
 import ctypes
 import itertools
 import os
+import stat
 import threading
 import time
 from collections.abc import Callable
@@ -20,8 +21,10 @@ from ckptfs.errors import MountError
 from ckptfs.fs.attributes import Attributes, Caller
 from ckptfs.fs.door import through_door
 from ckptfs.fs.operations import ControlHandle, Handle, Operations
-from ckptfs.fs.transport.hidden import HiddenFiles, is_hidden_name
+from ckptfs.fs.transport.hidden import HiddenFiles
 
+# linux/time.h; not among Python's constants
+_CLOCK_REALTIME_COARSE = 5
 _UTIME_NOW, _UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
 
 _FILE_INFO = ctypes.POINTER(fuse.fuse_file_info)
@@ -74,7 +77,7 @@ class _Server(fuse.FUSE):  # type: ignore[misc]  # fusepy has no types
     def __init__(self, operations: Operations, mountpoint: str, ready: Callable[[], None], **options: Any) -> None:
         self._fs = operations
         self._ready = ready
-        self._hidden = HiddenFiles(operations.writable.live if operations.writable is not None else None)
+        self._hidden = HiddenFiles(operations.writable)
         self._handles: dict[int, Handle] = {}
         self._numbers = itertools.count(1)
         super().__init__(_Implemented(_NAMES), mountpoint, raw_fi=True, encoding="utf-8", **options)
@@ -94,7 +97,7 @@ class _Server(fuse.FUSE):  # type: ignore[misc]  # fusepy has no types
 
     def _put_attributes(self, path: bytes, buffer: Any, handle: Handle | None) -> int:
         found: Attributes | None = None
-        if handle is None and is_hidden_name(path):
+        if handle is None and self._hidden.has(path):
             found = self._hidden_attributes(path)
             path = path.rpartition(b"/")[0] + b"/.save" if b"/" in path else b".save"
         if found is None:
@@ -130,37 +133,42 @@ class _Server(fuse.FUSE):  # type: ignore[misc]  # fusepy has no types
 
     @through_door
     def chmod(self, path: bytes, mode: int) -> None:
-        if is_hidden_name(path):
-            return self._hidden.chmod(_relative(path), mode & 0o7777)
-        self._fs.chmod(_relative(path), mode & 0o7777)
+        place = self._hidden if self._hidden.has(path) else self._fs
+        place.chmod(_relative(path), mode & 0o7777)
 
     @through_door
     def chown(self, path: bytes, uid: int, gid: int) -> None:
         owner = (-1 if uid == 0xFFFFFFFF else uid, -1 if gid == 0xFFFFFFFF else gid)
-        if is_hidden_name(path):
-            return self._hidden.chown(_relative(path), *owner)
-        self._fs.chown(_relative(path), *owner)
+        place = self._hidden if self._hidden.has(path) else self._fs
+        place.chown(_relative(path), *owner)
 
     @through_door
     def utimens(self, path: bytes, times: Any) -> None:
         pair = (times.contents.actime, times.contents.modtime) if times else (None, None)
         atime_ns, mtime_ns = (_time_ns(value) for value in pair)
-        if is_hidden_name(path):
+        if self._hidden.has(path):
             return self._hidden.utimens(_relative(path), atime_ns, mtime_ns)
         self._fs.utimens(_relative(path), atime_ns, mtime_ns, _caller())
 
+    @through_door
     def setxattr(self, path: bytes, name: bytes, value: Any, size: int, flags: int, *_: object) -> None:
-        self._fs.setxattr(_relative(path), name, ctypes.string_at(value, size), flags)
+        place = self._hidden if self._hidden.has(path) else self._fs
+        place.setxattr(_relative(path), name, ctypes.string_at(value, size), flags)
 
+    @through_door
     def getxattr(self, path: bytes, name: bytes, buffer: Any, size: int, *_: object) -> int:
-        return _put_sized(self._fs.getxattr(_relative(path), name), buffer, size)
+        place = self._hidden if self._hidden.has(path) else self._fs
+        return _put_sized(place.getxattr(_relative(path), name), buffer, size)
 
+    @through_door
     def listxattr(self, path: bytes, buffer: Any, size: int) -> int:
-        names = self._fs.listxattr(_relative(path))
-        return _put_sized(b"".join(name + b"\0" for name in names), buffer, size)
+        place = self._hidden if self._hidden.has(path) else self._fs
+        return _put_sized(b"".join(name + b"\0" for name in place.listxattr(_relative(path))), buffer, size)
 
+    @through_door
     def removexattr(self, path: bytes, name: bytes) -> None:
-        self._fs.removexattr(_relative(path), name)
+        place = self._hidden if self._hidden.has(path) else self._fs
+        place.removexattr(_relative(path), name)
 
     # names
 
@@ -178,7 +186,7 @@ class _Server(fuse.FUSE):  # type: ignore[misc]  # fusepy has no types
 
     @through_door
     def unlink(self, path: bytes) -> None:
-        if is_hidden_name(path):
+        if self._hidden.has(path):
             return self._hidden.unlink(_relative(path))
         self._fs.unlink(_relative(path))
 
@@ -187,16 +195,21 @@ class _Server(fuse.FUSE):  # type: ignore[misc]  # fusepy has no types
 
     @through_door
     def rename(self, old: bytes, new: bytes) -> None:
-        if is_hidden_name(new):
-            return self._hidden.hide(_relative(old), _relative(new), _caller())
-        self._fs.rename(_relative(old), _relative(new))
+        if not self._hidden.hide(_relative(old), _relative(new), _caller()):
+            self._fs.rename(_relative(old), _relative(new))
 
     def opendir(self, path: bytes, info: Any) -> int:
         return 0
 
     def readdir(self, path: bytes, buffer: Any, fill: Any, offset: int, info: Any) -> int:
-        for name in (b".", b"..", *self._fs.names(_relative(path))):
-            if fill(buffer, name, None, 0) != 0:
+        status = fuse.c_stat()
+        here = _relative(path)
+        for name, of in ((b".", here), (b"..", here.rpartition(b"/")[0])):
+            status.st_ino, status.st_mode = self._fs.attributes(of, _caller()).ino, stat.S_IFDIR
+            fill(buffer, name, ctypes.byref(status), 0)
+        for listed in self._fs.listing(here):
+            status.st_ino, status.st_mode = listed.ino, listed.format
+            if fill(buffer, listed.name, ctypes.byref(status), 0) != 0:
                 break
         return 0
 
@@ -213,7 +226,13 @@ class _Server(fuse.FUSE):  # type: ignore[misc]  # fusepy has no types
         return self._put_handle(handle, info)
 
     def open(self, path: bytes, info: Any) -> int:
+        if self._hidden.has(path):
+            return self._put_handle(self._open_hidden(path, info.contents.flags), info)
         return self._put_handle(self._fs.open(_relative(path), info.contents.flags, _caller()), info)
+
+    @through_door
+    def _open_hidden(self, path: bytes, flags: int) -> Handle:
+        return self._hidden.open(path, flags)
 
     def _put_handle(self, handle: Handle, info: Any) -> int:
         number = next(self._numbers)
@@ -228,16 +247,18 @@ class _Server(fuse.FUSE):  # type: ignore[misc]  # fusepy has no types
 
     def write(self, path: bytes | None, buffer: Any, size: int, offset: int, info: Any) -> int:
         handle = self._handles[info.contents.fh]
-        return self._fs.write(handle, _known(path), _view(buffer, size), offset)
+        return self._fs.write(handle, self._known(path), _view(buffer, size), offset)
 
+    @through_door
     def truncate(self, path: bytes, size: int) -> None:
-        self._fs.truncate(_relative(path), size)
+        place = self._hidden if self._hidden.has(path) else self._fs
+        place.truncate(_relative(path), size)
 
     def ftruncate(self, path: bytes | None, size: int, info: Any) -> None:
         self._fs.truncate(_relative(path or b"/"), size, self._handles[info.contents.fh])
 
     def fallocate(self, path: bytes | None, mode: int, offset: int, size: int, info: Any) -> None:
-        self._fs.allocate(self._handles[info.contents.fh], _known(path), mode, offset, size)
+        self._fs.allocate(self._handles[info.contents.fh], self._known(path), mode, offset, size)
 
     def flush(self, path: bytes | None, info: Any) -> None:
         self._fs.flush(self._handles[info.contents.fh])
@@ -247,6 +268,9 @@ class _Server(fuse.FUSE):  # type: ignore[misc]  # fusepy has no types
 
     def fsync(self, path: bytes | None, data_only: int, info: Any) -> None:
         self._fs.fsync(self._handles[info.contents.fh], bool(data_only))
+
+    def _known(self, path: bytes | None) -> bytes | None:
+        return None if path is None or self._hidden.has(path) else path[1:]
 
 
 fuse.fuse_operations = _OperationsTable
@@ -304,10 +328,6 @@ def _relative(path: bytes) -> bytes:
     return path[1:]
 
 
-def _known(path: bytes | None) -> bytes | None:
-    return None if path is None or is_hidden_name(path) else path[1:]
-
-
 def _caller() -> Caller:
     return Caller(*fuse.fuse_get_context())
 
@@ -329,5 +349,6 @@ def _put_sized(value: bytes, buffer: Any, size: int) -> int:
 def _time_ns(value: Any) -> int | None:
     """Return a time to set; None for one that stays."""
     if value is None or value.tv_nsec == _UTIME_NOW:
-        return time.time_ns()
+        # the clock that the kernel stamps files with: a later write must not look older than this
+        return time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
     return None if value.tv_nsec == _UTIME_OMIT else value.tv_sec * 10**9 + value.tv_nsec

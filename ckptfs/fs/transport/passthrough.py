@@ -423,7 +423,7 @@ class PassthroughServer:
         path = self._path(request.node)
         if offset == 0:
             # what rewinddir(3) must show anew
-            self._listings[number] = [b".", b"..", *self._fs.names(path)]
+            self._listings[number] = [b".", b"..", *(listed.name for listed in self._fs.listing(path))]
         listing = self._listings[number]
         parts: list[bytes] = []
         room = size

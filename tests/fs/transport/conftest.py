@@ -1,0 +1,8 @@
+"""Mounts of this folder's tests take the transport that a user would get."""
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def transport() -> str:
+    return "auto"
