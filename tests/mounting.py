@@ -16,8 +16,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from ckptfs.fs.mount_table import FILESYSTEM_TYPE
 from ckptfs.fs.options import MountOptions
+from ckptfs.mount_table import FILESYSTEM_TYPE
 
 TRANSPORT = os.environ.get("CKPTFS_TEST_TRANSPORT", "auto")
 """Of every mount that a test does not choose one for."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ckptfs.errors import InvalidInputError, MountError
-from ckptfs.fs.mount_table import Mount, mount_at
+from ckptfs.mount_table import Mount, mount_at
 
 _ANSWER_TIMEOUT_S = 5.0
 """A control file is made from memory in milliseconds; 5 s allows for a machine whose cores are all busy."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ckptfs.errors import InvalidInputError
-from ckptfs.fs.mount_table import mount_at
+from ckptfs.mount_table import mount_at
 
 if TYPE_CHECKING:
     from ckptfs.versions.history import History

@@ -9,8 +9,8 @@ import subprocess
 from pathlib import Path
 
 from ckptfs.errors import MountError
+from ckptfs.mount_table import FILESYSTEM_TYPE, rows
 
-FILESYSTEM_TYPE = "fuse.ckptfs"
 _MNT_DETACH = 2
 # a mount whose process is gone answers at once (ENOTCONN); one that does not answer in 5 s hangs
 _PROBE_TIMEOUT_S = 5.0
@@ -45,11 +45,9 @@ def is_mounted(mountpoint: Path) -> bool:
     """True if the uppermost mount at exactly this path is one of ours; looks at the kernel's table only."""
     wanted = os.path.abspath(mountpoint)
     top = ""
-    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
-        # 36 35 98:0 /root /mount/point options shared:1 - type source super-options
-        before, _, after = line.partition(" - ")
-        if _unescape(before.split(" ")[4]) == wanted:
-            top = after.split(" ")[0]
+    for row in rows():
+        if row.mountpoint == wanted:
+            top = row.kind
     return top == FILESYSTEM_TYPE
 
 
@@ -90,10 +88,3 @@ def _answers(mountpoint: Path) -> bool:
         # not waited for: it may hang in the mount beyond SIGKILL; a mount that hangs is not ours to take away
         probe.kill()
         return True
-
-
-def _unescape(field: str) -> str:
-    """Return a field of the table with its octal escapes undone."""
-    for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
-        field = field.replace(code, character)
-    return field

@@ -17,6 +17,8 @@ import errno
 import os
 import secrets
 
+from ckptfs.mount_table import rows
+
 _TEMPORARY_PREFIX = ".ckptfs-tmp-"
 # a temporary file lives as long as writing one object takes; one of a day ago belongs to a process that was killed
 _TEMPORARY_LIFETIME_S = 86400.0
@@ -82,12 +84,7 @@ def _filesystem_type(path: str) -> str:
     """Return the type of the filesystem of a path, as /proc/self/mountinfo names it; empty when unknown."""
     device = os.stat(path).st_dev
     wanted = f"{os.major(device)}:{os.minor(device)}"
-    with open("/proc/self/mountinfo", errors="surrogateescape") as rows:
-        for row in rows:
-            before, _, after = row.partition(" - ")
-            if before.split()[2] == wanted:
-                return after.split()[0]
-    return ""
+    return next((row.kind for row in rows() if row.device == wanted), "")
 
 
 def _rename_noreplace(source: str, target: str) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ckptfs.fs.mount_table import mount_at
+from ckptfs.mount_table import mount_at
 from tests.cli.scene import Run, StoreWithVersions, assert_failed, ckptfs
 
 pytestmark = [

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from ckptfs import mount_table
 from ckptfs.cli import mounts
 from ckptfs.cli.mounts import read_control, require_mount
 from ckptfs.errors import InvalidInputError, MountError
-from ckptfs.fs import mount_table
-from ckptfs.fs.mount_table import mount_at
+from ckptfs.mount_table import mount_at
 
 TABLE = """\
 22 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw

@@ -9,7 +9,7 @@ from ckptfs.cli.mounts import read_control
 from ckptfs.cli.output import local_time, note_text, print_json, print_table, printable, rfc3339
 from ckptfs.cli.parameters import PATH, Command, json_option
 from ckptfs.cli.versions import path_text
-from ckptfs.fs.mount_table import mount_at
+from ckptfs.mount_table import mount_at
 from ckptfs.units import format_size
 
 if TYPE_CHECKING:

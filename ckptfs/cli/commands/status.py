@@ -10,7 +10,7 @@ from ckptfs.cli.mounts import read_control, require_mount
 from ckptfs.cli.output import note_text, print_json, printable
 from ckptfs.cli.parameters import PATH, Command, json_option
 from ckptfs.errors import CkptfsError
-from ckptfs.fs.mount_table import mounts
+from ckptfs.mount_table import mounts
 from ckptfs.units import format_size
 
 

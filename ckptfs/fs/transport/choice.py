@@ -11,6 +11,7 @@ from typing import Protocol
 from ckptfs.errors import MountError
 from ckptfs.fs.launder import Launderer
 from ckptfs.fs.operations import Operations
+from ckptfs.mount_table import rows
 
 _CAP_SYS_ADMIN = 21
 # entry_timeout of libfuse, 1 s; its high-level interface cannot take back what the kernel was told
@@ -175,11 +176,10 @@ def filesystem_type(path: Path) -> str:
     """Return the type of the filesystem that holds a directory, as the kernel's mount table has it."""
     found, longest = "", -1
     resolved = os.path.realpath(path)
-    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
-        before, _, after = line.partition(" - ")
-        top = before.split(" ")[4]
+    for row in rows():
+        top = row.mountpoint
         if len(top) >= longest and (top == "/" or resolved == top or resolved.startswith(top + "/")):
-            found, longest = after.split(" ")[0], len(top)
+            found, longest = row.kind, len(top)
     return found
 
 

@@ -2,12 +2,23 @@
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 FILESYSTEM_TYPE = "fuse.ckptfs"
 
 _TABLE = Path("/proc/self/mountinfo")
+
+
+class Row(NamedTuple):
+    """One mount of any filesystem. Source: proc_pid_mountinfo(5)."""
+
+    mountpoint: str
+    device: str
+    """`major:minor`."""
+    kind: str
+    source: str
 
 
 class Mount(NamedTuple):
@@ -18,16 +29,18 @@ class Mount(NamedTuple):
     """The store's address."""
 
 
-def mounts() -> list[Mount]:
-    """Return the mounts of ckptfs that this process can see; the upper of two at the same place comes last."""
-    found = []
+def rows() -> Iterator[Row]:
+    """Yield all mounts that this process can see; the upper of two at the same place comes later."""
     for line in _TABLE.read_text(errors="surrogateescape").splitlines():
         # 36 35 98:0 /root /mount/point options shared:1 - type source super-options
         before, _, after = line.partition(" - ")
-        kind, source = after.split(" ")[:2]
-        if kind == FILESYSTEM_TYPE:
-            found.append(Mount(Path(_unescape(before.split(" ")[4])), _unescape(source)))
-    return found
+        fields, (kind, source) = before.split(" "), after.split(" ")[:2]
+        yield Row(_unescape(fields[4]), fields[2], kind, _unescape(source))
+
+
+def mounts() -> list[Mount]:
+    """Return the mounts of ckptfs, in the order of the table."""
+    return [Mount(Path(row.mountpoint), row.source) for row in rows() if row.kind == FILESYSTEM_TYPE]
 
 
 def mount_at(path: Path) -> Mount | None:
