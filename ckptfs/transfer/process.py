@@ -51,7 +51,8 @@ _LONGEST_PAUSE_S = 5.0
 # how long one commit of unknown outcome is asked about before that is said
 _COMMIT_BUDGET_S = 5.0
 
-logger = logging.getLogger(__name__)
+# not __name__, which is __main__ here
+logger = logging.getLogger("ckptfs.transfer.process")
 T = TypeVar("T")
 
 
@@ -192,7 +193,8 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1:
         sys.stderr.write("usage: python -m ckptfs.transfer.process CACHEDIR\n")
         return 2
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("ckptfs").setLevel(logging.INFO)
     # Ctrl-C at a mount in the foreground is for the mount process, which drains through us
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(_NICE)
