@@ -14,7 +14,7 @@ from ckptfs.format.pack import PackBuilder
 from ckptfs.store.base import Store
 from ckptfs.versions.retry import Retry
 
-# 32 MiB: a PUT's fixed cost is below 5 % by then, and six of them fit into 200 MiB
+# 32 MiB (FORMAT.md 5): with four on their way and one being filled and joined, 200 MiB of memory at most
 PACK_BYTES = 32 << 20
 
 OnStored = Callable[[list[Chunk], int], None]
