@@ -106,8 +106,7 @@ class CacheDirectory:
             pid = os.read(fd, 32).decode(errors="replace").strip()
             os.close(fd)
             raise CacheInUseError(self.root, pid) from error
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        write_pid(fd)
         self._lock_fd = fd
 
     def unlock(self) -> None:
@@ -154,6 +153,15 @@ class CacheDirectory:
         temporary = self.session.with_suffix(".tmp")
         temporary.write_text(json.dumps(session))
         temporary.rename(self.session)
+
+
+def write_pid(lock_fd: int) -> None:
+    """Write this process's pid into a lock file that it holds."""
+    try:
+        # in place and of one length: that needs no room on a disk that is full of versions to be uploaded
+        os.pwrite(lock_fd, f"{os.getpid():<19}\n".encode(), 0)
+    except OSError:
+        return  # the first time, on a full disk; nobody can be told who we are then
 
 
 def lock_is_free(lock: str, lock_id: str) -> bool:

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from ckptfs.errors import CkptfsError, MountError, ReadOnlyError
+from ckptfs.errors import CacheError, CkptfsError, MountError, ReadOnlyError
 from ckptfs.fs.mountpoint import detach, is_mounted, prepare_mountpoint
 from ckptfs.fs.options import MountOptions
 from ckptfs.fs.reading import ReadingMount
@@ -70,7 +70,13 @@ def serve(options: MountOptions, ready: Callable[[Path], None] = lambda log_path
     _check(options)
     os.umask(0)  # the kernel has applied the program's already
     prepare_mountpoint(options.mountpoint)
-    mount = ReadingMount(options) if options.read_only or options.version else WritingMount(options)
+    try:
+        mount = ReadingMount(options) if options.read_only or options.version else WritingMount(options)
+    except OSError as error:
+        raise CacheError(
+            f"cannot use {error.filename or options.cache_dir}: {error.strerror}",
+            hint="free some space there, or choose another directory with --cache-dir",
+        ) from error
     return _Service(options, mount, ready).run()
 
 

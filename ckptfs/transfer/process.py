@@ -30,7 +30,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from ckptfs.cache.directory import CacheDirectory
+from ckptfs.cache.directory import CacheDirectory, write_pid
 from ckptfs.cache.pending import PendingVersion, discard_pending, list_pending
 from ckptfs.errors import CacheError, CkptfsError, DivergedError, FencedError
 from ckptfs.format.commit import CommitRecord
@@ -201,8 +201,7 @@ def main(arguments: list[str]) -> int:
     cache = CacheDirectory(Path(arguments[0]))
     lock_fd = os.open(cache.upload_lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fcntl.flock(lock_fd, fcntl.LOCK_EX)
-    os.ftruncate(lock_fd, 0)
-    os.pwrite(lock_fd, f"{os.getpid()}\n".encode(), 0)
+    write_pid(lock_fd)
     return UploadProcess(cache, Events(1)).run()
 
 
