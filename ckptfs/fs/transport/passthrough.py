@@ -48,6 +48,13 @@ _WANTED = (
     | InitFlag.HAS_RESEND
 )
 
+# The kernel's question before the first write to each inode; no file here has capabilities (setxattr refuses)
+_ASKED_AT_FIRST_WRITE = b"security.capability"
+# nothing is cached that a close would have to flush
+_GOES_PAST = int(OpenFlag.PASSTHROUGH | OpenFlag.NOFLUSH)
+# what a control file says has no size beforehand, and must not come from the page cache
+_SAYS = int(OpenFlag.DIRECT_IO)
+
 # Only we change the tree, so what the kernel knows stays true; an hour rather than for ever, to be forgiving
 _LONG_S = 3600
 _MAX_THREADS = 64
@@ -315,7 +322,7 @@ class PassthroughServer:
     def _getxattr(self, request: Request) -> Reply:
         size, _ = wire.GETXATTR_IN.unpack_from(request.body)
         (name,) = wire.names(request.body[wire.GETXATTR_IN.size :], 1)
-        path = self._nodes.path(self._nodes.get(request.node))
+        path = self._nodes.path(self._nodes.get(request.node)) if name != _ASKED_AT_FIRST_WRITE else None
         if path is None:
             raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
         return _sized(self._fs.getxattr(path, name), size)
@@ -488,16 +495,14 @@ class PassthroughServer:
 
     def _opened(self, node_id: int, handle: Handle, flags: int, path: bytes) -> bytes:
         number = next(self._numbers)
-        open_flags, backing_id = OpenFlag(0), 0
+        open_flags, backing_id = 0, 0
         if isinstance(handle, ControlHandle):
-            # what a control file says has no size beforehand, and must not come from the page cache
-            open_flags = OpenFlag.DIRECT_IO
+            open_flags = _SAYS
         else:
             maybe_mapped = isinstance(handle, FileHandle) and handle.inode.maybe_mapped
             backing_id = self._openings.open(_ino(handle), flags, lambda: _reopen(handle), maybe_mapped=maybe_mapped)
             if backing_id:
-                # nothing is cached that a close would have to flush
-                open_flags = OpenFlag.PASSTHROUGH | OpenFlag.NOFLUSH
+                open_flags = _GOES_PAST
         if isinstance(handle, FileHandle):
             if backing_id:
                 self._fs.going_past(handle)
