@@ -4,6 +4,8 @@
 again: stores out in the world hold such bytes, and every later ckptfs has to read them.
 """
 
+import array
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -168,8 +170,28 @@ LEASE = LeaseRecord(
 )
 STORE_FORMAT = StoreFormat(store_id=_ID, time_ns=_NOW)
 
+
+def _floats(count: int) -> "array.array[float]":
+    """Numbers as weights have them, the same on every machine: the cubes of a linear congruence's values."""
+    values = array.array("f")
+    state = 1
+    for _ in range(count):
+        state = (state * 6364136223846793005 + 1442695040888963407) % (1 << 64)
+        values.append(((state >> 40) / (1 << 24) - 0.5) ** 3)
+    return values
+
+
+def _bf16(values: "array.array[float]") -> bytes:
+    return b"".join(struct.pack("<f", value)[2:] for value in values)
+
+
 _TEXT = b"step 100 loss 0.125\n" * 100
 _NOISE = hash_bytes(b"noise")
+_LINES = b"".join(b"%d %s\n" % (step, hash_bytes(b"%d" % step).hex().encode()) for step in range(50))
+_FLOATS = _floats(6000)
+_WEIGHTS = _FLOATS.tobytes()
+_LATER = array.array("f", (value * (1 + step % 97 * 1e-5) for step, value in enumerate(_FLOATS))).tobytes()
+_DECAYED = array.array("f", (value * 0.9 for value in _FLOATS)).tobytes()
 ROWS = [
     PackRow(hash_bytes(_NOISE), 16, 12 + len(_NOISE), len(_NOISE)),
     PackRow(hash_bytes(_NOISE[:5]), 28 + len(_NOISE), 17, 5),
@@ -192,12 +214,12 @@ def _commit(name: str, record: CommitRecord, inline: bytes = b"") -> Golden:
     )
 
 
-def _frame(name: str, plain: bytes, *, is_reproducible: bool) -> Golden:
+def _frame(name: str, plain: bytes, *, base: bytes | None = None, is_reproducible: bool = False) -> Golden:
     return Golden(
         f"frame-{name}.bin",
         plain,
-        lambda: encode_frame(plain),
-        lambda data: decode_frame(data, size_bytes=len(plain), digest=hash_bytes(plain)),
+        lambda: encode_frame(plain, base=None if base is None else (hash_bytes(base), base)),
+        lambda data: decode_frame(data, size_bytes=len(plain), digest=hash_bytes(plain), base=base),
         is_reproducible,
     )
 
@@ -225,7 +247,15 @@ GOLDEN = (
         is_reproducible=False,
     ),
     _frame("raw", _NOISE, is_reproducible=True),
-    _frame("zstd", _TEXT, is_reproducible=False),
+    _frame("zstd", _TEXT),
+    _frame("blocks-fp32", _WEIGHTS),
+    _frame("blocks-bf16", _bf16(_floats(8000))),
+    _frame("blocks-fp64", array.array("d", _floats(4000)).tobytes()),
+    _frame("blocks-unaligned", b"x" + _WEIGHTS + b"yz"),
+    _frame("blocks-base", _LATER, base=_WEIGHTS),
+    _frame("blocks-ratio", _DECAYED, base=_WEIGHTS),
+    _frame("blocks-same", _NOISE * 200, base=_NOISE * 200),
+    _frame("prefix", b"a header\n" + _LINES + b"grown", base=_LINES),
     Golden("pack.bin", ROWS, _pack, decode_trailer),
 )
 

@@ -1,0 +1,74 @@
+"""Buffers that outlive a call, one set per thread.
+
+A fresh MiB costs 256 page faults, about 0.1 ms: a tenth of what encoding it may take.
+"""
+
+import threading
+
+import numpy as np
+from numpy.typing import NDArray
+
+Buffer = bytes | bytearray | memoryview
+
+_ALIGNMENT = 64
+_KEPT_BYTES = 8 << 20
+"""The largest buffer that is kept: the chunks of ckptfs are 4 MiB, and those of other writers up to 64."""
+_KEPT_VIEWS = 256
+_COMPARED_BYTES = 256 << 10
+"""At once: most buffers that differ do so early."""
+
+
+class _Buffers(threading.local):
+    """This thread's buffers by name."""
+
+    def __init__(self) -> None:
+        self.by_name: dict[str, NDArray[np.uint8]] = {}
+        self.views: dict[tuple[str, int, np.dtype[np.unsignedinteger]], NDArray[np.unsignedinteger]] = {}
+
+
+_buffers = _Buffers()
+
+
+def borrow(name: str, size_bytes: int) -> NDArray[np.uint8]:
+    """Return a buffer with undefined content, aligned to 64 bytes; valid until this thread borrows the name again.
+
+    Args:
+        name: What it is for; different names never overlap.
+        size_bytes: 0 or more.
+    """
+    buffer = _buffers.by_name.get(name)
+    if buffer is None or len(buffer) < size_bytes:
+        raw = np.empty(size_bytes + _ALIGNMENT, np.uint8)
+        skip = -raw.ctypes.data % _ALIGNMENT
+        buffer = raw[skip : skip + size_bytes]
+        if size_bytes <= _KEPT_BYTES:
+            _buffers.by_name[name] = buffer
+            _buffers.views.clear()
+    return buffer[:size_bytes]
+
+
+def borrow_as(name: str, count: int, kind: np.dtype[np.unsignedinteger]) -> NDArray[np.unsignedinteger]:
+    """Return `borrow` as `count` numbers."""
+    view = _buffers.views.get((name, count, kind))
+    if view is None:
+        view = borrow(name, count * kind.itemsize).view(kind)
+        if len(_buffers.views) >= _KEPT_VIEWS:
+            _buffers.views.clear()
+        if view.nbytes <= _KEPT_BYTES:
+            _buffers.views[name, count, kind] = view
+    return view
+
+
+def is_same(first: Buffer | NDArray[np.uint8], second: Buffer | NDArray[np.uint8]) -> bool:
+    """Tell whether two buffers hold the same bytes: eight at a time, a memoryview's own == takes one at a time."""
+    if len(first) != len(second):
+        return False
+    for start in range(0, len(first), _COMPARED_BYTES):
+        size = min(_COMPARED_BYTES, len(first) - start)
+        words = size // 8
+        one, other = (np.frombuffer(buffer, np.uint8, size, start) for buffer in (first, second))
+        if not np.array_equal(one[: 8 * words].view(np.uint64), other[: 8 * words].view(np.uint64)):
+            return False
+        if not np.array_equal(one[8 * words :], other[8 * words :]):
+            return False
+    return True
