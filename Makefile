@@ -2,15 +2,17 @@
 # make test   everything: static checks and all tests
 # make check  the static checks alone
 # make fsx    1,000,000 random operations on a file, across saves and remounts (about an hour; FSX_ARGS=--help)
+# make bench  the mount against the native filesystem, paired (docs/BENCHMARKS.md; BENCH_ARGS=--quick)
 # Each makes .venv and installs what it needs; a second run finds it done and is quick.
 
 VENV    := .venv
 BIN     := $(VENV)/bin
-SOURCES := ckptfs daemon demo tests conftest.py
+SOURCES := ckptfs daemon demo bench/mount tests conftest.py
 PYTEST_ARGS ?=
 FSX_ARGS ?=
+BENCH_ARGS ?=
 
-.PHONY: demo test fsx check format picture install-deps clean
+.PHONY: demo test fsx bench check format picture install-deps clean
 
 demo: $(VENV)/.demo
 	@scripts/system-packages demo
@@ -29,6 +31,10 @@ check: $(VENV)/.test
 fsx: $(VENV)/.test
 	$(BIN)/python -m tests.fs.fsx $(FSX_ARGS)
 
+bench: $(VENV)/.bench
+	@scripts/system-packages demo
+	$(BIN)/python -m bench.mount $(BENCH_ARGS)
+
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
@@ -44,6 +50,10 @@ install-deps: $(VENV)/.test
 # pip is asked again only when the list of dependencies changed
 $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --editable '.[demo]'
+	@touch $@
+
+$(VENV)/.bench: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --editable '.[bench]'
 	@touch $@
 
 $(VENV)/.test: pyproject.toml | $(VENV)/bin/python
