@@ -22,9 +22,10 @@ from tests.fs.fsx.file import (
     ExercisedFile,
     Handle,
 )
-from tests.mounting import Mount, Mounts
+from tests.mounting import Mount, MountFailedError, Mounts
 
 _SHOWN = 60
+_LOG_CHARACTERS = 3000
 _NOISE_BYTES = 1 << 20
 _OPEN_WAYS = [os.O_RDONLY, os.O_WRONLY, os.O_RDWR, os.O_RDWR]
 _EXTRA_FLAGS = [0, 0, 0, 0, os.O_DIRECT, os.O_DIRECT, os.O_APPEND, os.O_TRUNC]
@@ -323,13 +324,14 @@ class Exerciser:
 
 
 def exercise(directory: Path, transport: str, seed: int, operations: int, max_bytes: int, deadline_s: float) -> None:
-    """Run one story below an empty directory. Raises AssertionError with the story."""
+    """Run one story below an empty directory. Raises AssertionError with the story and the log."""
     mounts = Mounts(directory, deadline_s)
     try:
         Exerciser(mounts, transport, seed, max_bytes).run(operations)
-    except AssertionError as error:
+    except (AssertionError, OSError, MountFailedError) as error:
         what = f"seed {seed}, {operations} operations, at most {max_bytes} bytes, {transport}"
-        raise AssertionError(f"{what}: {error}") from error
+        logs = [path.read_text(errors="replace")[-_LOG_CHARACTERS:] for path in directory.glob("*/*/mount.log")]
+        raise AssertionError("\n".join([f"{what}: {error}", *logs])) from error
     finally:
         mounts.close()
 
