@@ -29,8 +29,12 @@ Snapshot = dict[bytes, Node]
 """Path relative to the root (b"" for itself) to what is there."""
 
 
-def snapshot(root: Path) -> Snapshot:
-    """Return what a directory holds."""
+def snapshot(root: Path, *, reads: bool = True) -> Snapshot:
+    """Return what a directory holds.
+
+    Args:
+        reads: False leaves files closed: their content is empty in what is returned.
+    """
     top = os.fsencode(root)
     statuses = {path: os.lstat(os.path.join(top, path) if path else top) for path in _walk(top)}
     names: dict[int, set[bytes]] = {}
@@ -41,7 +45,12 @@ def snapshot(root: Path) -> Snapshot:
         if not stat.S_ISDIR(status.st_mode):
             found = len(names[status.st_ino])
             assert found == status.st_nlink, f"{path!r} has {found} names and says {status.st_nlink}"
-    return {path: _node(top, path, status, names.get(status.st_ino, set())) for path, status in statuses.items()}
+    return {path: _node(top, path, status, names.get(status.st_ino, set()), reads) for path, status in statuses.items()}
+
+
+def without_content(tree: Snapshot) -> Snapshot:
+    """Return a tree as a snapshot that reads nothing would have it."""
+    return {path: node._replace(content=b"") if node.kind == "-" else node for path, node in tree.items()}
 
 
 def differences(expected: Mapping[bytes, Node], actual: Mapping[bytes, Node]) -> list[str]:
@@ -93,14 +102,15 @@ def _walk(top: bytes) -> Iterator[bytes]:
                     waiting.append(path)
 
 
-def _node(top: bytes, path: bytes, status: os.stat_result, links: set[bytes]) -> Node:
+def _node(top: bytes, path: bytes, status: os.stat_result, links: set[bytes], reads: bool) -> Node:
     full = os.path.join(top, path) if path else top
     content, size = b"", 0
     if stat.S_ISREG(status.st_mode):
-        with open(full, "rb") as file:
-            content = file.read()
         size = status.st_size
-        assert len(content) == size, f"{path!r} says {size} bytes and gives {len(content)}"
+        if reads:
+            with open(full, "rb") as file:
+                content = file.read()
+            assert len(content) == size, f"{path!r} says {size} bytes and gives {len(content)}"
     elif stat.S_ISLNK(status.st_mode):
         content = os.readlink(full)
     xattrs = [

@@ -163,8 +163,9 @@ class PassthroughServer:
 
     def _add_thread(self) -> None:
         thread = threading.Thread(target=self._work, name="fuse", daemon=True)
-        self._threads.append(thread)
         thread.start()
+        # when it runs, for it may be joined at once; whoever adds it is not joined yet
+        self._threads.append(thread)
 
     def _work(self) -> None:
         buffer = memoryview(bytearray(REQUEST_BYTES))
