@@ -8,10 +8,11 @@ Invariants:
     K2  when it raised, live tree, change set and earlier captures are as before
 """
 
+import os
 import secrets
 import shutil
 import time
-from collections.abc import Container, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,6 +58,7 @@ class Capturer:
         version: The newest captured version's number.
         commit_id: Its commit id.
         boot: The machine's boot id.
+        mtime_ns: Returns the mtime of a file that looks so.
     """
 
     root_fd: int
@@ -68,6 +70,7 @@ class Capturer:
     version: int
     commit_id: str
     boot: str
+    mtime_ns: Callable[[os.stat_result], int]
     link_ids: dict[int, int] = field(default_factory=dict)
     """Inode to the link id that the versions know it by."""
 
@@ -97,7 +100,16 @@ class Capturer:
         version = self.version if replace is not None else self.version + 1
         directory = self.pending_root / f"draft-{secrets.token_hex(8)}"
         draft = Draft(
-            self.root_fd, directory, changes, self.sizes.by_path, self.links, self.link_ids, unseen, set(torn)
+            self.root_fd,
+            directory,
+            changes,
+            self.sizes.by_path,
+            self.links,
+            self.link_ids,
+            unseen,
+            set(torn),
+            self.changes.times,
+            self.mtime_ns,
         )
         try:
             (directory / "data").mkdir(parents=True, mode=0o700)

@@ -4,9 +4,11 @@ Every change of the live tree goes through the mount, so the set is exact, and i
 change is made. Paths are relative to the mount's root, without a leading slash; the root is b"".
 """
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from ckptfs.capture.change_times import ChangeTimes
 from ckptfs.capture.journal import Journal
 from ckptfs.format.manifest import Extent
 
@@ -46,7 +48,7 @@ class ChangeSet:
 class Changes:
     """The current change set, kept with the journal.
 
-    Called inside the gate. Concurrent marks of one path may write its journal record twice; that is harmless.
+    Called inside the gate, by several threads.
     """
 
     def __init__(self, journal: Journal) -> None:
@@ -54,27 +56,32 @@ class Changes:
         self.current = ChangeSet()
         self.epoch = 1
         """Grows with every capture: an open file that was marked in this epoch need not be marked again."""
+        self.times = ChangeTimes()
+        self._lock = threading.Lock()
 
     def mark_content(self, path: bytes, ino: int) -> None:
         """A file's bytes are about to change."""
-        bits = self.current.paths.get(path, 0)
-        if not bits & _CONTENT:
-            self.journal.content(path)
-            self.current.paths[path] = bits | _CONTENT
-        self.current.content.add(ino)
+        with self._lock:
+            bits = self.current.paths.get(path, 0)
+            if not bits & _CONTENT:
+                self.journal.content(path)
+                self.current.paths[path] = bits | _CONTENT
+            self.current.content.add(ino)
 
     def mark_name(self, path: bytes) -> None:
         """A name is about to come, go or change its inode."""
-        bits = self.current.paths.get(path, 0)
-        if not bits & _NAME:
-            self.journal.name(path)
-            self.current.paths[path] = bits | _NAME
+        with self._lock:
+            bits = self.current.paths.get(path, 0)
+            if not bits & _NAME:
+                self.journal.name(path)
+                self.current.paths[path] = bits | _NAME
 
     def mark_attributes(self, path: bytes) -> None:
         """Mode, owner, times or xattrs are about to change."""
-        if path not in self.current.paths:
-            self.journal.attributes(path)
-            self.current.paths[path] = _ATTRIBUTES
+        with self._lock:
+            if path not in self.current.paths:
+                self.journal.attributes(path)
+                self.current.paths[path] = _ATTRIBUTES
 
     def moved(self, ino: int, origin: bytes) -> None:
         """An inode loses or shares the path under which the version before knows it."""
@@ -87,6 +94,7 @@ class Changes:
 
     def forget_inode(self, ino: int) -> None:
         """An inode has no name any more; its number may come back with other bytes."""
+        self.times.forget(ino)
         self.current.origins.pop(ino, None)
         self.current.content.discard(ino)
 
@@ -106,10 +114,11 @@ class Changes:
 
 
 class LinkGroups:
-    """The names of inodes that have several."""
+    """The names of inodes that have several. Thread-safe."""
 
     def __init__(self) -> None:
         self._names: dict[int, set[bytes]] = {}
+        self._lock = threading.Lock()
 
     def count(self, ino: int) -> int:
         """Return how many names a named inode has."""
@@ -117,27 +126,31 @@ class LinkGroups:
 
     def names(self, ino: int) -> frozenset[bytes]:
         """Return all names of an inode that has several, else nothing."""
-        return frozenset(self._names.get(ino, ()))
+        with self._lock:
+            return frozenset(self._names.get(ino, ()))
 
     def link(self, ino: int, old: bytes, new: bytes) -> None:
         """An inode known as `old` gets the further name `new`."""
-        self._names.setdefault(ino, {old}).add(new)
+        with self._lock:
+            self._names.setdefault(ino, {old}).add(new)
 
     def unlink(self, ino: int, path: bytes) -> bytes | None:
         """A name goes away. Returns one that is left, None if it was the inode's last."""
-        names = self._names.get(ino)
-        if names is None:
-            return None
-        names.discard(path)
-        if len(names) == 1:
-            del self._names[ino]
-        return next(iter(names))
+        with self._lock:
+            names = self._names.get(ino)
+            if names is None:
+                return None
+            names.discard(path)
+            if len(names) == 1:
+                del self._names[ino]
+            return next(iter(names))
 
     def rename(self, ino: int, old: bytes, new: bytes) -> None:
         """A name changes."""
-        if ino in self._names:
-            self._names[ino].discard(old)
-            self._names[ino].add(new)
+        with self._lock:
+            if ino in self._names:
+                self._names[ino].discard(old)
+                self._names[ino].add(new)
 
     def clear(self) -> None:
         """Forget all: the tree is being replaced."""
@@ -145,4 +158,5 @@ class LinkGroups:
 
     def groups(self) -> Iterator[tuple[int, frozenset[bytes]]]:
         """Yield inode and names of every group."""
-        return ((ino, frozenset(names)) for ino, names in self._names.items())
+        with self._lock:
+            return iter([(ino, frozenset(names)) for ino, names in self._names.items()])

@@ -3,10 +3,11 @@
 import os
 import secrets
 import stat
-from collections.abc import Container
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ckptfs.capture.change_times import ChangeTimes
 from ckptfs.capture.changes import ChangeSet, LinkGroups
 from ckptfs.capture.copying import copy_data
 from ckptfs.capture.scan import make_entry
@@ -28,6 +29,7 @@ class Draft:
         links, link_ids: Names and ids of inodes with several names; new ids are added.
         unseen: Inodes that may change at any moment, gate or not: they are copied, not linked.
         torn: Inodes that may hold a mixture of moments; those that never hold still are added.
+        times: Told of every file that is linked.
     """
 
     root_fd: int
@@ -38,6 +40,9 @@ class Draft:
     link_ids: dict[int, int]
     unseen: Container[int]
     torn: set[int]
+    times: ChangeTimes
+    mtime_ns: Callable[[os.stat_result], int]
+    """Of a file, given what it looks like: one that is being given its data looks newer than it is."""
     shared: list[tuple[int, int, int]] = field(default_factory=list)
     """(inode, index, size) of every file that the draft shares with the live tree."""
     copied_bytes: int = 0
@@ -86,7 +91,10 @@ class Draft:
             else:
                 origin = self.changes.origins.get(ino, path)
                 extents = (ParentFile(status.st_size, origin),) if isinstance(origin, bytes) else origin
-        return make_entry(self.root_fd, path, status, extents=extents, link_id=link_id, torn=ino in self.torn)
+        mtime_ns = self.mtime_ns(status)
+        return make_entry(
+            self.root_fd, path, status, mtime_ns=mtime_ns, extents=extents, link_id=link_id, torn=ino in self.torn
+        )
 
     def _take(self, path: bytes, status: os.stat_result) -> tuple[int, os.stat_result]:
         """Put a file's bytes under `data/`, once for all names; return the index and the status that goes with them."""
@@ -97,6 +105,7 @@ class Draft:
             if status.st_ino in self.unseen:
                 status = self._copy(path, target)
             else:
+                self.times.keep(status)
                 os.link(path, target, src_dir_fd=self.root_fd, follow_symlinks=False)
                 self.shared.append((status.st_ino, index, status.st_size))
             taken = self._data[status.st_ino] = index, status

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from ckptfs.capture.change_times import ChangeTimes
 from ckptfs.capture.copying import data_ranges
 from ckptfs.capture.gate import Gate
 from ckptfs.errors import CkptfsError
@@ -59,13 +60,17 @@ class Hydrator:
         root_fd: The live tree.
         fetcher: Reads chunks.
         gate: Entered to complete a stub.
+        times: Told of every stub that is about to be filled.
         completed: Called inside the gate with the inode of a file that is no stub any more.
     """
 
-    def __init__(self, root_fd: int, fetcher: Fetcher, gate: Gate, completed: Callable[[int], None]) -> None:
+    def __init__(
+        self, root_fd: int, fetcher: Fetcher, gate: Gate, times: ChangeTimes, completed: Callable[[int], None]
+    ) -> None:
         self._root_fd = root_fd
         self._fetcher = fetcher
         self._gate = gate
+        self._times = times
         self._completed = completed
         self._stubs: dict[int, Stub] = {}
         self._demands = 0
@@ -221,6 +226,7 @@ class Hydrator:
                 status = os.stat(path, dir_fd=self._root_fd, follow_symlinks=False)
                 if status.st_ino != ino:
                     return -1
+                self._times.keep(status)
                 try:
                     return os.open(path, flags, dir_fd=self._root_fd)
                 except PermissionError:

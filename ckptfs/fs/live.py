@@ -13,6 +13,8 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from ckptfs.capture.changes import Changes, LinkGroups
 from ckptfs.capture.gate import Gate
@@ -20,6 +22,7 @@ from ckptfs.capture.guards import Guards
 from ckptfs.capture.scan import descriptor_path
 from ckptfs.fs.attributes import Attributes, Caller, Listed, from_status
 from ckptfs.fs.hydrate import Hydrator
+from ckptfs.fs.times import set_times
 
 RENAME_EXCHANGE = 2
 
@@ -83,7 +86,7 @@ class LiveTree:
         return self.shown(self.lstat(path))
 
     def shown(self, status: os.stat_result, nlink: int | None = None) -> Attributes:
-        """Return attributes of a backing file with what is ours to say: link count, and a stub's times and blocks."""
+        """Return attributes of a backing file with what is ours to say: link count, ctime, a stub's mtime."""
         if stat.S_ISDIR(status.st_mode):
             return from_status(status, status.st_nlink)
         # the backing count has the links of pending versions, and of what was set aside, in it
@@ -91,6 +94,8 @@ class LiveTree:
         stub = self.hydrator.get(status.st_ino)
         if stub is not None:
             attributes = attributes._replace(mtime_ns=stub.mtime_ns, blocks=stub.data_blocks)
+        if self.changes.times:
+            attributes = attributes._replace(ctime_ns=self.changes.times.shown(status, attributes.mtime_ns))
         return attributes
 
     def readlink(self, path: bytes) -> bytes:
@@ -147,6 +152,7 @@ class LiveTree:
             self.changes.mark_attributes(source)
             os.link(source, path, src_dir_fd=self.root_fd, dst_dir_fd=self.root_fd, follow_symlinks=False)
             status = self.lstat(source)
+            self.changes.times.renew(status)
             self.links.link(status.st_ino, source, path)
             if stat.S_ISREG(status.st_mode):
                 self.changes.moved(status.st_ino, source)
@@ -166,8 +172,7 @@ class LiveTree:
 
     def unlink(self, path: bytes) -> None:
         """Remove a name that is no directory's."""
-        with self.gate:
-            status = self.lstat(path)
+        with self.gate, self.kept(path) as status:
             self.changes.mark_name(path)
             self.changes.mark_attributes(parent_of(path))
             os.unlink(path, dir_fd=self.root_fd)
@@ -182,12 +187,10 @@ class LiveTree:
 
     def rename(self, old: bytes, new: bytes, flags: int = 0) -> None:
         """Rename, replacing what has the new name; or, as renameat2(2) has it, not replacing (1), or exchanging (2)."""
-        with self.gate:
+        # nobody may make a file below a directory between the walk through it and its renaming
+        moves_directories = flags or stat.S_ISDIR(self.lstat(old).st_mode)
+        with self.gate.exclusive() if moves_directories else self.gate, self.kept(new, missing_ok=True) as replaced:
             status = self.lstat(old)
-            try:
-                replaced = self.lstat(new)
-            except FileNotFoundError:
-                replaced = None
             if flags:
                 self._rename_with_flags(old, new, flags, status, replaced)
                 return
@@ -198,6 +201,27 @@ class LiveTree:
             if replaced is not None:
                 self.lost_name(replaced, new)
             self._follow_rename(moved, old, new)
+            self._changed(new)
+
+    @contextmanager
+    def kept(self, path: bytes, *, missing_ok: bool = False) -> Iterator[Any]:
+        """Keep an inode that is about to lose a name: its number must not be given to another file before all that is
+        known of it has been forgotten.
+
+        Yields:
+            Its status, None if there is nothing and that is no matter.
+        """
+        try:
+            fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.root_fd)
+        except FileNotFoundError:
+            if not missing_ok:
+                raise
+            yield None
+            return
+        try:
+            yield os.fstat(fd)
+        finally:
+            os.close(fd)
 
     def _rename_with_flags(
         self, old: bytes, new: bytes, flags: int, status: os.stat_result, other: os.stat_result | None
@@ -240,6 +264,7 @@ class LiveTree:
         left = self.links.unlink(status.st_ino, path)
         if left is not None:
             self._known_as(status.st_ino, left)
+            self._changed(left)
             return
         self.hydrator.forget(status.st_ino)
         self.changes.forget_inode(status.st_ino)
@@ -296,36 +321,44 @@ class LiveTree:
         with self.gate:
             self.changes.mark_attributes(path)
             os.chmod(path or b".", mode, dir_fd=self.root_fd)
+            self._changed(path)
 
     def chown(self, path: bytes, uid: int, gid: int) -> None:
         """Set owner and group; -1 leaves one as it is."""
         with self.gate:
             self.changes.mark_attributes(path)
             os.chown(path or b".", uid, gid, dir_fd=self.root_fd, follow_symlinks=False)
+            self._changed(path)
 
     def utimens(self, path: bytes, atime_ns: int | None, mtime_ns: int | None) -> None:
-        """Set times; None leaves one as it is."""
+        """Set times; None leaves one as it is, NOW_NS stands for now."""
         with self.gate:
             self.changes.mark_attributes(path)
+            set_times(self.root_fd, path or b".", atime_ns, mtime_ns)
             status = self.lstat(path)
+            self.changes.times.renew(status)
             stub = self.hydrator.get(status.st_ino) if stat.S_ISREG(status.st_mode) else None
-            before_ns = stub.mtime_ns if stub is not None else status.st_mtime_ns
-            times = (status.st_atime_ns if atime_ns is None else atime_ns, before_ns if mtime_ns is None else mtime_ns)
-            os.utime(path or b".", ns=times, dir_fd=self.root_fd, follow_symlinks=False)
-            if stub is not None:
-                stub.mtime_ns = times[1]
+            if stub is not None and mtime_ns is not None:
+                stub.mtime_ns = status.st_mtime_ns
 
     def setxattr(self, path: bytes, name: bytes, value: bytes, flags: int) -> None:
         """Set an extended attribute."""
         with self.gate:
             self.changes.mark_attributes(path)
             os.setxattr(descriptor_path(self.root_fd, path), name, value, flags, follow_symlinks=False)
+            self._changed(path)
 
     def removexattr(self, path: bytes, name: bytes) -> None:
         """Remove an extended attribute."""
         with self.gate:
             self.changes.mark_attributes(path)
             os.removexattr(descriptor_path(self.root_fd, path), name, follow_symlinks=False)
+            self._changed(path)
+
+    def _changed(self, path: bytes) -> None:
+        """A change that moves no mtime has been made."""
+        if self.changes.times:
+            self.changes.times.renew(self.lstat(path))
 
     def truncate(self, path: bytes, size_bytes: int) -> None:
         """Set a file's size by its name."""

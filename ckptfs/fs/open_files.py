@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from ckptfs.capture.scan import read_xattrs
 from ckptfs.fs.attributes import Attributes, Caller
 from ckptfs.fs.live import LiveTree, parent_of
+from ckptfs.fs.times import set_times
 
 # Not for the backing file: the kernel gives every write its offset (O_APPEND would ignore it) and does direct I/O with
 # the program
@@ -140,6 +141,16 @@ class OpenFiles:
 
     def close(self, handle: FileHandle) -> None:
         """Close a handle."""
+        if handle.unseen and handle.is_writable:
+            # at once: a capture in between would neither look at the file nor find it marked
+            with self._live.gate:
+                self._mark_if_changed(handle.inode, os.fstat(handle.fd))
+                self._drop(handle)
+        else:
+            self._drop(handle)
+        os.close(handle.fd)
+
+    def _drop(self, handle: FileHandle) -> None:
         with self._lock:
             inode = handle.inode
             inode.handles -= 1
@@ -150,10 +161,6 @@ class OpenFiles:
                 inode.mappable -= handle.flags & os.O_ACCMODE == os.O_RDWR
             if inode.handles == 0 and not (inode.maybe_mapped and inode.has_name):
                 self._inodes.pop(inode.ino, None)
-        if handle.unseen and handle.is_writable:
-            with self._live.gate:
-                self._mark_if_changed(inode, os.fstat(handle.fd))
-        os.close(handle.fd)
 
     def going_past(self, handle: FileHandle) -> None:
         """The kernel will read and write this handle's file itself: what may change through it counts as changed."""
@@ -243,13 +250,7 @@ class OpenFiles:
         if mode is not None:
             os.fchmod(handle.fd, mode)
         if times is not None:
-            status = os.fstat(handle.fd)
-            atime_ns, mtime_ns = times
-            kept = (
-                status.st_atime_ns if atime_ns is None else atime_ns,
-                status.st_mtime_ns if mtime_ns is None else mtime_ns,
-            )
-            os.utime(handle.fd, ns=kept)
+            set_times(handle.fd, None, *times)
 
     def copy_range(
         self, source_fd: int, target: FileHandle, source_bytes: int, target_bytes: int, size_bytes: int
@@ -359,7 +360,10 @@ class OpenFiles:
                 os.setxattr(fd, name, value)
             os.chmod(fd, status.st_mode & 0o7777)
             live.changes.mark_content(path, os.fstat(fd).st_ino)
-            os.rename(fresh, path, src_dir_fd=live.spare_fd, dst_dir_fd=live.root_fd)
+            with live.kept(path):
+                os.rename(fresh, path, src_dir_fd=live.spare_fd, dst_dir_fd=live.root_fd)
+                live.changes.forget_inode(ino)
+                live.hydrator.forget(ino)
         except OSError as error:
             os.unlink(fresh, dir_fd=live.spare_fd)
             if error.errno == errno.ENOSPC:
@@ -370,8 +374,6 @@ class OpenFiles:
         # a truncation does not touch the directory's times
         times = (above_status.st_atime_ns, above_status.st_mtime_ns)
         os.utime(above or b".", ns=times, dir_fd=live.root_fd)
-        live.changes.forget_inode(ino)
-        live.hydrator.forget(ino)
         return True
 
 

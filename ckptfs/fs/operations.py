@@ -12,6 +12,7 @@ import errno
 import os
 import secrets
 import stat
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -24,6 +25,7 @@ from ckptfs.fs.live import LiveTree
 from ckptfs.fs.marker import NOTE_LIMIT_BYTES, SaveMarker, Touch
 from ckptfs.fs.open_files import FileHandle, OpenFiles
 from ckptfs.fs.syscalls import is_exclusive_create, process_of
+from ckptfs.fs.times import NOW_NS
 from ckptfs.fs.tree_view import TreeView
 from ckptfs.fs.versions_directory import VersionsDirectory
 
@@ -192,12 +194,12 @@ class Operations:
 
     @through_door
     def utimens(self, path: bytes, atime_ns: int | None, mtime_ns: int | None, caller: Caller) -> None:
-        """Set times, None for one that stays. On `.save` it is a touch."""
+        """Set times: None for one that stays, NOW_NS for now. On `.save` it is a touch."""
         control = control_of(path)
         if control is Control.SAVE:
             writable = self._writable()
             writable.check_save_allowed()
-            writable.marker.set_times(process_of(caller.pid), mtime_ns)
+            writable.marker.set_times(process_of(caller.pid), time.time_ns() if mtime_ns == NOW_NS else mtime_ns)
         elif control is None:
             self._changeable(path).utimens(path, atime_ns, mtime_ns)
 

@@ -163,12 +163,13 @@ class WritingMount:
         self._journal = Journal(cache.journal)
         self._gate, self._links, self._guards = Gate(), LinkGroups(), Guards()
         fetcher = Fetcher(self._store)
-        self._hydrator = Hydrator(self._root_fd, fetcher, self._gate, self._journal.hydrated)
+        changes = Changes(self._journal)
+        self._hydrator = Hydrator(self._root_fd, fetcher, self._gate, changes.times, self._journal.hydrated)
         self._live = LiveTree(
             self._root_fd,
             spare_fd,
             gate=self._gate,
-            changes=Changes(self._journal),
+            changes=changes,
             links=self._links,
             guards=self._guards,
             hydrator=self._hydrator,
@@ -195,6 +196,7 @@ class WritingMount:
             version=taken.version,
             commit_id=taken.commit_id,
             boot=self._boot,
+            mtime_ns=lambda status: self._live.shown(status).mtime_ns,
         )
         self._adopt(taken.target, result, kept_stubs=state.stubs if state is not None else set())
         self._journal.rewrite(taken.version, taken.commit_id, self._boot, self._hydrator.inodes())
@@ -282,6 +284,7 @@ class WritingMount:
                     if isinstance(extent, LocalData):
                         status = os.stat(pending.data_path(extent.index))
                         self._guards.add(status.st_ino, slot, extent.index, extent.size_bytes)
+                        self._live.changes.times.keep(status)
                         kept_bytes += extent.size_bytes
             self._uploads.captured(pending, slot, kept_bytes)
 

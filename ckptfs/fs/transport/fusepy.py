@@ -10,7 +10,6 @@ import itertools
 import os
 import stat
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,9 @@ from ckptfs.errors import MountError
 from ckptfs.fs.attributes import Attributes, Caller
 from ckptfs.fs.door import through_door
 from ckptfs.fs.operations import ControlHandle, Handle, Operations
+from ckptfs.fs.times import NOW_NS
 from ckptfs.fs.transport.hidden import HiddenFiles
 
-# linux/time.h; not among Python's constants
-_CLOCK_REALTIME_COARSE = 5
 _UTIME_NOW, _UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
 
 _FILE_INFO = ctypes.POINTER(fuse.fuse_file_info)
@@ -53,6 +51,8 @@ class _Implemented:
 
     use_ns = True
     flag_utime_omit_ok = 1
+    # an open file whose directory was removed has no path, and can still be read and closed
+    flag_nullpath_ok = 1
 
     def __init__(self, names: tuple[str, ...]) -> None:
         for name in names:
@@ -102,6 +102,8 @@ class _Server(fuse.FUSE):  # type: ignore[misc]  # fusepy has no types
             path = path.rpartition(b"/")[0] + b"/.save" if b"/" in path else b".save"
         if found is None:
             found = self._fs.attributes(path, _caller(), handle)
+            if handle is not None and found.nlink and self._hidden.has(path):
+                found = found._replace(nlink=found.nlink + 1)  # libfuse takes the name that it gave off the count
         ctypes.memset(buffer, 0, ctypes.sizeof(fuse.c_stat))
         status = buffer.contents
         status.st_ino, status.st_mode, status.st_nlink = found.ino, found.mode, found.nlink
@@ -349,6 +351,5 @@ def _put_sized(value: bytes, buffer: Any, size: int) -> int:
 def _time_ns(value: Any) -> int | None:
     """Return a time to set; None for one that stays."""
     if value is None or value.tv_nsec == _UTIME_NOW:
-        # the clock that the kernel stamps files with: a later write must not look older than this
-        return time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
+        return NOW_NS
     return None if value.tv_nsec == _UTIME_OMIT else value.tv_sec * 10**9 + value.tv_nsec

@@ -17,6 +17,7 @@ from ckptfs.fs.control import control_of
 from ckptfs.fs.open_files import FileHandle
 from ckptfs.fs.operations import Writable
 from ckptfs.fs.syscalls import is_rename
+from ckptfs.fs.times import set_times
 
 _NAME = re.compile(rb"\.fuse_hidden[0-9a-f]{16,}")
 
@@ -59,7 +60,10 @@ class HiddenFiles:
         writable = self._there()
         status = os.stat(_name(path), dir_fd=writable.live.spare_fd, follow_symlinks=False)
         inode = writable.open_files.find(status.st_ino)
-        return writable.live.shown(status, None if inode is not None and inode.has_name else 0)
+        # one more than it has: libfuse takes the name that it gave off the count
+        if inode is None or not inode.has_name:
+            return writable.live.shown(status, 1)
+        return writable.live.shown(status, writable.live.links.count(status.st_ino) + 1)
 
     def unlink(self, path: bytes) -> None:
         """The last handle is closed."""
@@ -93,16 +97,7 @@ class HiddenFiles:
 
     def utimens(self, path: bytes, atime_ns: int | None, mtime_ns: int | None) -> None:
         """futimens(3)."""
-
-        def change(name: bytes, fd: int) -> None:
-            status = os.stat(name, dir_fd=fd)
-            times = (
-                status.st_atime_ns if atime_ns is None else atime_ns,
-                status.st_mtime_ns if mtime_ns is None else mtime_ns,
-            )
-            os.utime(name, ns=times, dir_fd=fd)
-
-        self._change(path, change)
+        self._change(path, lambda name, fd: set_times(fd, name, atime_ns, mtime_ns))
 
     def getxattr(self, path: bytes, name: bytes) -> bytes:
         """fgetxattr(2)."""
@@ -138,6 +133,7 @@ class HiddenFiles:
         with writable.live.gate:
             writable.open_files.mark_attributes(os.stat(name, dir_fd=spare_fd, follow_symlinks=False).st_ino)
             change(name, spare_fd)
+            writable.live.changes.times.renew(os.stat(name, dir_fd=spare_fd, follow_symlinks=False))
 
 
 def _name(path: bytes) -> bytes:

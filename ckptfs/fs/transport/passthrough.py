@@ -12,7 +12,6 @@ import logging
 import os
 import stat
 import threading
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from ckptfs.fs.attributes import Attributes, Caller
 from ckptfs.fs.control import below_versions, control_of
 from ckptfs.fs.open_files import FileHandle
 from ckptfs.fs.operations import ControlHandle, Handle, Operations, ViewHandle
+from ckptfs.fs.times import NOW_NS
 from ckptfs.fs.transport import wire
 from ckptfs.fs.transport.device import MAX_WRITE_BYTES, REQUEST_BYTES, Device, DeviceClosedError
 from ckptfs.fs.transport.nodes import Key, Node, Nodes
@@ -662,4 +662,4 @@ def _time_ns(valid: int, field: SetAttr, now: SetAttr, seconds: int, nanoseconds
     """Return a time to set; None for one that stays."""
     if not valid & field:
         return None
-    return time.time_ns() if valid & now else seconds * 10**9 + nanoseconds
+    return NOW_NS if valid & now else seconds * 10**9 + nanoseconds

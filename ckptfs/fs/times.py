@@ -1,0 +1,44 @@
+"""Setting times as utimensat(2) does: each to a value, to the kernel's own "now", or not at all.
+
+"Now" is the kernel's to say: it stamps writes with a clock of its own (coarse, but never behind a finer stamp that it
+gave before), and a time that we asked another clock for could look later than a write that follows.
+"""
+
+import ctypes
+import os
+
+NOW_NS = -(1 << 100)
+"""Instead of a time: now. No time that a filesystem can hold."""
+
+_UTIME_NOW, _UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
+_AT_SYMLINK_NOFOLLOW = 0x100
+
+
+class _Time(ctypes.Structure):
+    _fields_ = (("seconds", ctypes.c_int64), ("nanoseconds", ctypes.c_long))
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.utimensat.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.POINTER(_Time * 2), ctypes.c_int]
+
+
+def set_times(fd: int, path: bytes | None, atime_ns: int | None, mtime_ns: int | None) -> None:
+    """Set the times of a path below an open directory, not following a symlink; without a path, of an open file.
+
+    Args:
+        atime_ns, mtime_ns: Nanoseconds since 1970, NOW_NS, or None for one that stays.
+
+    Raises:
+        OSError: As utimensat(2).
+    """
+    times = (_Time * 2)(_time(atime_ns), _time(mtime_ns))
+    flags = 0 if path is None else _AT_SYMLINK_NOFOLLOW
+    if _libc.utimensat(fd, path, ctypes.byref(times), flags) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def _time(value_ns: int | None) -> _Time:
+    if value_ns is None:
+        return _Time(0, _UTIME_OMIT)
+    return _Time(0, _UTIME_NOW) if value_ns == NOW_NS else _Time(*divmod(value_ns, 10**9))
