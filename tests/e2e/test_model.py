@@ -65,7 +65,7 @@ class MountStory(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        self.mount = self.mounts()
+        self.mount = self.mounts(cache=self.cache)
         status = os.stat(self.mount.root)
         self.model = Model(Inode("d", status.st_mode & 0o7777, status.st_uid, status.st_gid))
 
@@ -73,6 +73,10 @@ class MountStory(RuleBasedStateMachine):
         self._close_handles()
         self.mounts.close()
         shutil.rmtree(self.directory, ignore_errors=True)
+
+    @property
+    def cache(self) -> str:
+        return f"cache-{self.caches}"
 
     # running the same on both
 
@@ -413,7 +417,7 @@ class MountStory(RuleBasedStateMachine):
         self._begin_again(unsaved, prefetch)
 
     def _begin_again(self, unsaved: Snapshot, prefetch: bool) -> None:
-        self.mount = self.mounts(cache=f"cache-{self.caches}", prefetch=prefetch)
+        self.mount = self.mounts(cache=self.cache, prefetch=prefetch)
         newest = max(self.versions, default=0)
         assert self.mount.marker()["version"] == newest
         if newest:
