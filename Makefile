@@ -3,16 +3,17 @@
 # make check  the static checks alone
 # make fsx    1,000,000 random operations on a file, across saves and remounts (about an hour; FSX_ARGS=--help)
 # make bench  the mount against the native filesystem, paired (docs/BENCHMARKS.md; BENCH_ARGS=--quick)
+# make bench-codec  what floats take, and the codec's speed, on checkpoints that it trains (minutes; once)
 # Each makes .venv and installs what it needs; a second run finds it done and is quick.
 
 VENV    := .venv
 BIN     := $(VENV)/bin
-SOURCES := ckptfs daemon demo bench/mount tests conftest.py
+SOURCES := ckptfs daemon demo bench tests conftest.py
 PYTEST_ARGS ?=
 FSX_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: demo test fsx bench check format picture install-deps clean
+.PHONY: demo test fsx bench bench-codec check format picture install-deps clean
 
 demo: $(VENV)/.demo
 	@scripts/system-packages demo
@@ -34,6 +35,9 @@ fsx: $(VENV)/.test
 bench: $(VENV)/.bench
 	@scripts/system-packages demo
 	$(BIN)/python -m bench.mount $(BENCH_ARGS)
+
+bench-codec: $(VENV)/.bench
+	$(BIN)/python -m bench.codec
 
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix $(SOURCES)

@@ -77,7 +77,8 @@ class EncodedBlocks(NamedTuple):
     """The payload in order; valid until this thread encodes again."""
     uses_base: bool
     float_share: float
-    """Of the blocks: those that planes make smaller than zstd does without a base, and are no text and no records."""
+    """Of the blocks that changed: those that planes make smaller than zstd does without a base, being no text and no
+    records."""
     is_repeated: bool
     """Some numbers occur in the chunk more than once, which planes do not see."""
 
@@ -97,6 +98,7 @@ def encode_blocks(plain: Buffer, base: Buffer | None) -> EncodedBlocks | None:
     ways = list(_choose_ways(chunk, base_chunk))
     if all(way.plan is None and not way.is_same for way in ways):
         return None
+    changed = [way for way in ways if not way.is_same]
     area = borrow("planes", len(chunk) + len(ways) * _SLACK_BYTES)
     blocks = []
     for index, (start, way) in enumerate(zip(_starts(chunk), ways, strict=True)):
@@ -106,7 +108,7 @@ def encode_blocks(plain: Buffer, base: Buffer | None) -> EncodedBlocks | None:
     return EncodedBlocks(
         [piece for block in blocks for piece in block.pieces],
         any(block.uses_base for block in blocks),
-        sum(way.is_float for way in ways) / len(ways),
+        sum(way.is_float for way in changed) / len(changed) if changed else 1.0,
         _is_repeated(chunk),
     )
 
@@ -121,17 +123,22 @@ class _Way(NamedTuple):
 
 
 def _is_repeated(chunk: Bytes) -> bool:
-    """Tell whether two probes, of some numbers in a row, are found elsewhere in the chunk."""
+    """Tell whether a probe, some numbers in a row from the middle, is found elsewhere in the chunk."""
     numbers = chunk[: len(chunk) // 4 * 4].view(UNSIGNED[4])
-    for place in (len(numbers) // 3, len(numbers) * 2 // 3):
-        probe = numbers[place : place + _PROBE_NUMBERS]
-        if len(set(probe.tolist())) < _PROBE_NUMBERS:
-            continue  # a run, or too short
-        found = np.flatnonzero(numbers[: len(numbers) - _PROBE_NUMBERS] == probe[0])
-        if len(found) > len(numbers) // 100:
-            continue  # a frequent number says nothing
-        if any(other != place and np.array_equal(numbers[other : other + _PROBE_NUMBERS], probe) for other in found):
-            return True
+    place = len(numbers) // 2
+    probe = numbers[place : place + _PROBE_NUMBERS]
+    if len(set(probe.tolist())) < _PROBE_NUMBERS:
+        return False  # a run, or too short
+    size = BLOCK_BYTES // 4
+    equal = borrow("equal", size).view(np.bool_)
+    for start in range(0, len(numbers), size):
+        block = numbers[start : start + size]
+        found = np.equal(block, probe[0], out=equal[: len(block)])
+        if np.count_nonzero(found) > len(block) // 100:
+            return False  # a frequent number says nothing
+        for other in (start + np.flatnonzero(found)).tolist():
+            if other != place and np.array_equal(numbers[other : other + _PROBE_NUMBERS], probe):
+                return True
     return False
 
 

@@ -106,10 +106,11 @@ def _encode(plain: Buffer, base: tuple[bytes, Buffer] | None) -> bytes:
     most = int(size_bytes * (1 - _MIN_SAVING))
     best = None
     blocks = encode_blocks(plain, None if base is None else base[1])
-    if blocks is not None and sum(map(len, blocks.pieces)) <= most:
+    if blocks is not None:
         digest = base[0] if base is not None and blocks.uses_base else b""
-        best = _frame(_BLOCKS, digest, size_bytes, blocks.pieces)
-        most = len(best) - HEADER.size - len(digest)
+        if len(digest) + sum(map(len, blocks.pieces)) <= most:
+            best = _frame(_BLOCKS, digest, size_bytes, blocks.pieces)
+            most = len(best) - HEADER.size
     are_floats = blocks is not None and blocks.float_share >= _FLOAT_SHARE
     may_shrink = not are_floats and _may_shrink(plain)
     if may_shrink or (blocks is not None and blocks.is_repeated):

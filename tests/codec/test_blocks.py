@@ -358,3 +358,9 @@ def test_a_chunk_above_what_is_kept_in_buffers_comes_back() -> None:
     stored = encode_frame(plain)
     assert stored[0] == frame._BLOCKS
     assert decode(stored, plain) == plain
+
+
+@pytest.mark.parametrize("size", [1, 9, 40, 50])
+def test_a_tiny_chunk_that_did_not_change_is_shorter_than_the_hash_of_its_base(size: int) -> None:
+    stored = encode_frame(NOISE[:size], base=(bytes(32), NOISE[:size]))
+    assert len(stored) <= size + 12
