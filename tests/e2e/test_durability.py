@@ -86,7 +86,7 @@ def test_sync_fails_in_time_while_the_store_is_away_and_the_version_gets_there_l
 ) -> None:
     mounted = mount(outage.url, sync_timeout_s=2.0)
     mounted.save()
-    mounted.sync()
+    wait_until(lambda: is_durable(mounted, 1), 40, "version 1 is durable")
     outage.begin()
     (mounted.root / "model.bin").write_bytes(b"captured while the store was away")
     seen = snapshot(mounted.root)
