@@ -215,7 +215,7 @@ def doubts_of_known(state: JournalState, tree: Tree, root_fd: int) -> Doubts:
 
 
 def doubts_of_unknown(
-    state: JournalState, tree: Tree, root_fd: int, present: set[bytes], *, journal_is_whole: bool
+    state: JournalState, target: Target, root_fd: int, present: set[bytes], *, journal_is_whole: bool
 ) -> Doubts:
     """Return the doubts about a live tree that is some other version.
 
@@ -227,9 +227,13 @@ def doubts_of_unknown(
         journal_is_whole: False if the machine has restarted since: then what differs may be unsaved although it is not
         named.
     """
+    tree = target.tree
     named = state.content | state.names
-    suspect = {path for path in present - named if _looks_like(path, tree.get(path), root_fd)}
-    precious = named & present if journal_is_whole else present - suspect
+    alike = {path for path in present - named if _looks_like(path, tree.get(path), root_fd)}
+    # What a pending version holds is placed anew: there are no hashes yet to check it by. And what shares its inode with
+    # a version that is pending or aside must not be changed when it turns out to be wrong.
+    suspect = {path for path in alike - target.local.keys() if os.stat(path, dir_fd=root_fd).st_nlink == 1}
+    precious = named & present if journal_is_whole else present - alike
     precious -= {path for path in precious if _is_same_node(path, tree.get(path), root_fd)}
     return Doubts(present | set(tree), _without_stubs(precious, state, root_fd), suspect)
 

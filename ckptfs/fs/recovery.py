@@ -128,7 +128,7 @@ def align_live_tree(
     if (state.version, state.commit_id, state.boot) == (taken.version, taken.commit_id, boot):
         doubts = doubts_of_known(state, tree, root_fd)
     else:
-        doubts = doubts_of_unknown(state, tree, root_fd, walk(), journal_is_whole=state.boot == boot)
+        doubts = doubts_of_unknown(state, taken.target, root_fd, walk(), journal_is_whole=state.boot == boot)
     result = aligner.align(taken.target, doubts)
     aligner.refresh_attributes(taken.target, (state.attributes | doubts.suspect) - (doubts.doubtful - doubts.suspect))
     return result
