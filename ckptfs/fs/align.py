@@ -230,8 +230,8 @@ def doubts_of_unknown(
     tree = target.tree
     named = state.content | state.names
     alike = {path for path in present - named if _looks_like(path, tree.get(path), root_fd)}
-    # What a pending version holds is placed anew: there are no hashes yet to check it by. And what shares its inode with
-    # a version that is pending or aside must not be changed when it turns out to be wrong.
+    # what a pending version holds is placed anew, as there are no hashes yet to check it by; and what shares its inode
+    # with a version that is pending or aside must not be changed when it turns out to be wrong
     suspect = {path for path in alike - target.local.keys() if os.stat(path, dir_fd=root_fd).st_nlink == 1}
     precious = named & present if journal_is_whole else present - alike
     precious -= {path for path in precious if _is_same_node(path, tree.get(path), root_fd)}
