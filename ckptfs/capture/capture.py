@@ -120,6 +120,7 @@ class Capturer:
                 header = self._header(version, note)
                 self.changes.journal.intend(version, header.commit_id)
                 pending = write_pending(directory, self.pending_root, generation, header, part)
+                self._say_captured(pending)
             except BaseException:
                 self._swap(undo)
                 raise
@@ -129,7 +130,6 @@ class Capturer:
             shutil.rmtree(directory, ignore_errors=True)
             raise
         before = replace.before if replace is not None else (self.version, self.commit_id)
-        self.changes.journal.captured(version, header.commit_id)
         self.changes.take()
         self.version, self.commit_id = version, header.commit_id
         slot = Slot(pending.directory)
@@ -140,6 +140,13 @@ class Capturer:
             self.guards.add(ino, slot, index, size_bytes)
         linked_bytes = sum(size_bytes for _, _, size_bytes in draft.shared)
         return Captured(pending, slot, changes, undo, linked_bytes + draft.copied_bytes, len(draft.torn), before)
+
+    def _say_captured(self, pending: PendingVersion) -> None:
+        try:
+            self.changes.journal.captured(pending.version, pending.header.commit_id)
+        except BaseException:
+            discard_pending(pending)
+            raise
 
     def withdraw(self, captured: Captured) -> None:
         """Undo the newest capture, whose touch goes on: it never was. Called with the gate closed.

@@ -1,0 +1,88 @@
+"""What the mount knows of its upload process, also when that dies before it could say what it did."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ckptfs.cache.directory import CacheDirectory
+from ckptfs.cache.pending import PendingVersion
+from ckptfs.capture.guards import Guards, Slot
+from ckptfs.errors import NotDurableError
+from ckptfs.fs.uploads import Uploads
+from tests.cli.scene import capture
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> CacheDirectory:
+    cache = CacheDirectory(tmp_path / "cache")
+    cache.prepare()
+    return cache
+
+
+@pytest.fixture
+def start(cache: CacheDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Uploads]]:
+    """Makes uploads whose process is a shell script, which has the cache directory as $3; version 1 is pending."""
+    made: list[Uploads] = []
+
+    def make(script: str) -> Uploads:
+        program = tmp_path / "upload-process"
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", os.fspath(program))
+        durable: list[int] = []
+        uploads = Uploads(cache.root, Guards(), None, durable.append)
+        pending = capture(cache.pending, 1, {"a.bin": b"data"}, before={}, note=None)
+        uploads.captured(pending, Slot(pending.directory), 4)
+        uploads.start()
+        made.append(uploads)
+        return uploads
+
+    yield make
+    for uploads in made:
+        uploads.stop()
+
+
+def test_a_version_is_durable_when_the_process_died_between_committing_it_and_saying_so(
+    start: Callable[[str], Uploads],
+) -> None:
+    # it leaves pending/ only when its commit record exists
+    uploads = start('rm -r "$3"/pending/*; kill -9 $$')
+    uploads.wait_durable(20)
+    newest = uploads.newest()
+    assert newest is not None
+    assert (newest.version, newest.state) == (1, "durable")
+    assert uploads.pending_bytes == 0
+
+
+@pytest.mark.expects_errors
+def test_a_version_has_failed_when_the_process_died_between_putting_it_aside_and_saying_so(
+    start: Callable[[str], Uploads],
+) -> None:
+    uploads = start('mv "$3"/pending/* "$3"/aside/; kill -9 $$')
+    with pytest.raises(NotDurableError, match="version 1 could not be stored"):
+        uploads.wait_durable(20)
+    assert uploads.failed is not None
+
+
+def test_a_version_that_is_still_pending_is_neither_when_the_process_dies(start: Callable[[str], Uploads]) -> None:
+    uploads = start("kill -9 $$")
+    with pytest.raises(NotDurableError, match="not durable after 1 s"):
+        uploads.wait_durable(1)
+    assert uploads.failed is None
+    assert [state.state for state in uploads.waiting()] == ["captured"]
+
+
+def test_a_version_captured_while_the_process_dies_is_not_taken_for_a_durable_one(
+    start: Callable[[str], Uploads], cache: CacheDirectory
+) -> None:
+    uploads = start("exit 1")
+    pending: PendingVersion
+    for version in range(2, 30):
+        pending = capture(cache.pending, version, {"a.bin": b"data"}, before={}, note=None)
+        uploads.captured(pending, Slot(pending.directory), 4)
+    with pytest.raises(NotDurableError):
+        uploads.wait_durable(1)
+    assert len(uploads.waiting()) == 29
