@@ -59,22 +59,28 @@ class FusepyTransport:
     def __init__(self, plan: MountPlan) -> None:
         self._plan = plan
         self._launderer = Launderer(os.fspath(plan.mountpoint))
+        self._replaced: Callable[[], None] = lambda: None
 
     def serve(self, ready: Callable[[], None]) -> None:
         """Mount and serve."""
         plan = self._plan
         try:
             # loaded only when it is used: without libfuse it does not load
-            from ckptfs.fs.transport.fusepy import serve
+            from ckptfs.fs.transport.fusepy import FusepyServer, serve
         except OSError as error:
             raise MountError(f"cannot load libfuse 2: {error}", hint="apt-get install fuse3 libfuse2") from error
+
+        def started(server: FusepyServer) -> None:
+            self._replaced = server.tree_replaced
+            ready()
+
         serve(
             plan.operations,
             plan.mountpoint,
             name=plan.name,
             allow_other=plan.allow_other,
             read_only=plan.read_only,
-            ready=ready,
+            ready=started,
         )
 
     def flush(self, path: bytes, ino: int) -> bool:
@@ -83,6 +89,7 @@ class FusepyTransport:
 
     def tree_replaced(self) -> None:
         """Return when the kernel remembers no name: one that was a fifo is not to be taken for one now."""
+        self._replaced()
         time.sleep(_NAMES_REMEMBERED_S)
 
     def close(self) -> None:

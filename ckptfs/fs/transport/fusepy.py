@@ -19,7 +19,8 @@ import fuse
 from ckptfs.errors import MountError
 from ckptfs.fs.attributes import Attributes, Caller
 from ckptfs.fs.door import through_door
-from ckptfs.fs.operations import ControlHandle, Handle, Operations
+from ckptfs.fs.open_files import FileHandle
+from ckptfs.fs.operations import ControlHandle, Handle, Operations, ViewHandle
 from ckptfs.fs.times import NOW_NS
 from ckptfs.fs.transport.hidden import HiddenFiles
 
@@ -71,19 +72,37 @@ _NAMES = (
 # fmt: on
 
 
-class _Server(fuse.FUSE):  # type: ignore[misc]  # fusepy has no types
+class FusepyServer(fuse.FUSE):  # type: ignore[misc]  # fusepy has no types
     """One mount; the constructor returns when it has ended."""
 
-    def __init__(self, operations: Operations, mountpoint: str, ready: Callable[[], None], **options: Any) -> None:
+    def __init__(
+        self, operations: Operations, mountpoint: str, ready: Callable[["FusepyServer"], None], **options: Any
+    ) -> None:
         self._fs = operations
         self._ready = ready
         self._hidden = HiddenFiles(operations.writable)
         self._handles: dict[int, Handle] = {}
+        self._opened_as: dict[int, bytes] = {}
+        self._stale: dict[bytes, set[int]] = {}
+        """Path to the handles of files that had it before the tree was replaced."""
         self._numbers = itertools.count(1)
         super().__init__(_Implemented(_NAMES), mountpoint, raw_fi=True, encoding="utf-8", **options)
 
     def init(self, _: object) -> None:
-        self._ready()
+        self._ready(self)
+
+    def tree_replaced(self) -> None:
+        """Names may be other files now. libfuse knows a file by its name, so the kernel has one page cache for both."""
+        for number, path in list(self._opened_as.items()):
+            handle = self._handles.get(number)
+            if isinstance(handle, FileHandle | ViewHandle) and _ino(handle) != self._ino_of(path):
+                self._stale.setdefault(path, set()).add(number)
+
+    def _ino_of(self, path: bytes) -> int:
+        try:
+            return self._fs.attributes(path, Caller(0, 0, 0)).ino
+        except OSError:
+            return 0
 
     # attributes
 
@@ -225,23 +244,24 @@ class _Server(fuse.FUSE):  # type: ignore[misc]  # fusepy has no types
 
     def create(self, path: bytes, mode: int, info: Any) -> int:
         handle = self._fs.create(_relative(path), info.contents.flags, mode & 0o7777, _caller())
-        return self._put_handle(handle, info)
+        return self._put_handle(handle, info, path)
 
     def open(self, path: bytes, info: Any) -> int:
         if self._hidden.has(path):
-            return self._put_handle(self._open_hidden(path, info.contents.flags), info)
-        return self._put_handle(self._fs.open(_relative(path), info.contents.flags, _caller()), info)
+            return self._put_handle(self._open_hidden(path, info.contents.flags), info, path)
+        return self._put_handle(self._fs.open(_relative(path), info.contents.flags, _caller()), info, path)
 
     @through_door
     def _open_hidden(self, path: bytes, flags: int) -> Handle:
         return self._hidden.open(path, flags)
 
-    def _put_handle(self, handle: Handle, info: Any) -> int:
+    def _put_handle(self, handle: Handle, info: Any, path: bytes) -> int:
         number = next(self._numbers)
-        self._handles[number] = handle
+        self._handles[number], self._opened_as[number] = handle, _relative(path)
         info.contents.fh = number
-        # what a control file says has no size beforehand, and must not come from the page cache
-        info.contents.direct_io = isinstance(handle, ControlHandle)
+        # what a control file says has no size beforehand, and must not come from the page cache; nor must the bytes of
+        # a file while another, which had its name, is open
+        info.contents.direct_io = isinstance(handle, ControlHandle) or bool(self._stale.get(_relative(path)))
         return 0
 
     def read(self, path: bytes | None, buffer: Any, size: int, offset: int, info: Any) -> int:
@@ -266,7 +286,9 @@ class _Server(fuse.FUSE):  # type: ignore[misc]  # fusepy has no types
         self._fs.flush(self._handles[info.contents.fh])
 
     def release(self, path: bytes | None, info: Any) -> None:
-        self._fs.release(self._handles.pop(info.contents.fh))
+        number = info.contents.fh
+        self._stale.get(self._opened_as.pop(number), set()).discard(number)
+        self._fs.release(self._handles.pop(number))
 
     def fsync(self, path: bytes | None, data_only: int, info: Any) -> None:
         self._fs.fsync(self._handles[info.contents.fh], bool(data_only))
@@ -285,7 +307,7 @@ def serve(
     name: str,
     allow_other: bool,
     read_only: bool,
-    ready: Callable[[], None],
+    ready: Callable[[FusepyServer], None],
 ) -> None:
     """Mount and serve until unmounted. Returns then.
 
@@ -311,12 +333,12 @@ def serve(
     }
     is_ready = threading.Event()
 
-    def started() -> None:
+    def started(server: FusepyServer) -> None:
         is_ready.set()
-        ready()
+        ready(server)
 
     try:
-        _Server(operations, os.fspath(mountpoint), started, foreground=True, **options)
+        FusepyServer(operations, os.fspath(mountpoint), started, foreground=True, **options)
     except RuntimeError as error:
         if is_ready.is_set():
             return
@@ -324,6 +346,10 @@ def serve(
             f"libfuse could not mount on {mountpoint} (code {error})",
             hint="run `ckptfs doctor`: it checks /dev/fuse and fusermount",
         ) from error
+
+
+def _ino(handle: FileHandle | ViewHandle) -> int:
+    return handle.inode.ino if isinstance(handle, FileHandle) else handle.attributes.ino
 
 
 def _relative(path: bytes) -> bytes:
