@@ -40,6 +40,8 @@ class Captured:
     """Bytes that it keeps on local disk, shared with the live tree or not."""
     torn: int
     """Files that may hold a mixture of moments."""
+    looks: dict[int, os.stat_result]
+    """What the inodes looked like that may have changed since; see Draft.looks."""
     before: tuple[int, str]
     """Number and commit id of the version before it."""
 
@@ -139,7 +141,9 @@ class Capturer:
         for ino, index, size_bytes in draft.shared:
             self.guards.add(ino, slot, index, size_bytes)
         linked_bytes = sum(size_bytes for _, _, size_bytes in draft.shared)
-        return Captured(pending, slot, changes, undo, linked_bytes + draft.copied_bytes, len(draft.torn), before)
+        return Captured(
+            pending, slot, changes, undo, linked_bytes + draft.copied_bytes, len(draft.torn), draft.looks, before
+        )
 
     def _say_captured(self, pending: PendingVersion) -> None:
         try:

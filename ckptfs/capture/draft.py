@@ -46,6 +46,8 @@ class Draft:
     shared: list[tuple[int, int, int]] = field(default_factory=list)
     """(inode, index, size) of every file that the draft shares with the live tree."""
     copied_bytes: int = 0
+    looks: dict[int, os.stat_result] = field(default_factory=dict)
+    """Of the unseen inodes, what those that are in the draft looked like when their bytes were taken."""
     _data: dict[int, tuple[int, os.stat_result]] = field(default_factory=dict)
     """Inode to its index under `data/`, and what it looked like."""
     _data_prefix: bytes = b""
@@ -84,6 +86,8 @@ class Draft:
         if self.links.names(ino):
             link_id = self.link_ids.setdefault(ino, secrets.randbits(63) | 1)
         extents: tuple[Extent, ...] = ()
+        if ino in self.unseen:
+            self.looks[ino] = status
         if stat.S_ISREG(status.st_mode) and status.st_size:
             if ino in self.changes.content:
                 index, status = self._take(path, status)
@@ -103,7 +107,7 @@ class Draft:
             index = len(self._data)
             target = b"%s%d" % (self._data_prefix, index)
             if status.st_ino in self.unseen:
-                status = self._copy(path, target)
+                status = self.looks[status.st_ino] = self._copy(path, target)
             else:
                 self.times.keep(status)
                 os.link(path, target, src_dir_fd=self.root_fd, follow_symlinks=False)

@@ -17,9 +17,9 @@ _KINDS = {
 }
 
 
-def descriptor_path(root_fd: int, path: bytes) -> bytes:
+def descriptor_path(fd: int, path: bytes | None = None) -> bytes:
     """Return a path below an open directory for the calls that take no dir_fd (xattrs, truncate)."""
-    return b"/proc/self/fd/%d/%s" % (root_fd, path)
+    return b"/proc/self/fd/%d/%s" % (fd, path) if path is not None else b"/proc/self/fd/%d" % fd
 
 
 def read_xattrs(root_fd: int, path: bytes) -> tuple[tuple[bytes, bytes], ...]:

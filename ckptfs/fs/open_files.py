@@ -9,9 +9,10 @@ import errno
 import os
 import stat
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ckptfs.capture.scan import read_xattrs
+from ckptfs.capture.scan import descriptor_path, read_xattrs
 from ckptfs.fs.attributes import Attributes, Caller
 from ckptfs.fs.live import LiveTree, parent_of
 from ckptfs.fs.times import set_times
@@ -119,15 +120,25 @@ class OpenFiles:
         live = self._live
         with live.gate:
             fd = os.open(name, flags & ~_NOT_PASSED_ON | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=live.spare_fd)
-            handle = self._handle(fd, flags, None)
-            if flags & os.O_TRUNC and handle.is_writable:
-                try:
-                    self._before_change(handle, None, 0)
-                    os.ftruncate(fd, 0)
-                except BaseException:
-                    self.close(handle)
-                    raise
-            return handle
+            return self._opened_again(fd, flags)
+
+    def _opened_again(self, fd: int, flags: int) -> FileHandle:
+        handle = self._handle(fd, flags, None)
+        if flags & os.O_TRUNC and handle.is_writable:
+            try:
+                self._before_change(handle, 0)
+                os.ftruncate(fd, 0)
+            except BaseException:
+                self._drop(handle)
+                os.close(fd)
+                raise
+        return handle
+
+    def reopen(self, handle: FileHandle, flags: int) -> FileHandle:
+        """Open an open file that has no name once more, through /proc/PID/fd."""
+        with self._live.gate:
+            kept = flags & ~_NOT_PASSED_ON | os.O_CLOEXEC
+            return self._opened_again(os.open(descriptor_path(handle.fd), kept), flags)
 
     def find(self, ino: int) -> Inode | None:
         """Return an inode with open handles."""
@@ -185,7 +196,9 @@ class OpenFiles:
     def mark_unseen_changes(self) -> None:
         """Mark what changed past us since the last capture. Called inside the gate, shared or closed."""
         for ino in self.unseen():
-            inode = self._inodes[ino]
+            inode = self._inodes.get(ino)
+            if inode is None:
+                continue  # just closed, and marked by that
             try:
                 if inode.maybe_mapped:
                     self._write_back(inode)
@@ -195,12 +208,20 @@ class OpenFiles:
             if status.st_ino == ino:
                 self._mark_if_changed(inode, status)
 
-    def captured(self) -> None:
-        """A capture was made: remember what unseen files looked like, and say in the journal that they may change."""
+    def captured(self, looks: Mapping[int, os.stat_result]) -> None:
+        """A capture was made: remember what the unseen files in it looked like, and say in the journal that all unseen
+        files may change.
+
+        Args:
+            looks: Not what they look like now: they may have changed since their bytes were taken.
+        """
         for ino in self.unseen():
-            inode = self._inodes[ino]
+            inode = self._inodes.get(ino)
+            if inode is None:
+                continue
             self._live.changes.journal.content(inode.path)
-            inode.signature = _signature(self._live.lstat(inode.path))
+            if ino in looks:
+                inode.signature = _signature(looks[ino])
 
     def _mark_if_changed(self, inode: Inode, status: os.stat_result) -> None:
         if inode.has_name and inode.signature != _signature(status):
@@ -257,21 +278,17 @@ class OpenFiles:
     ) -> int:
         """Copy bytes from any file to an open one; return how many."""
         with self._live.gate:
-            self._before_change(target, None, target_bytes)
+            self._before_change(target, target_bytes)
             return os.copy_file_range(source_fd, target.fd, size_bytes, source_bytes, target_bytes)
 
     def read_into(self, handle: FileHandle, buffer: memoryview, offset_bytes: int) -> int:
         """Fill a buffer from a file; return how many bytes there were."""
         return os.preadv(handle.fd, [buffer], offset_bytes)
 
-    def write(self, handle: FileHandle, path: bytes | None, data: memoryview, offset_bytes: int) -> int:
-        """Write data; return how many bytes there was room for.
-
-        Args:
-            path: The file's name now; None if the transport does not know one.
-        """
+    def write(self, handle: FileHandle, data: memoryview, offset_bytes: int) -> int:
+        """Write data; return how many bytes there was room for."""
         with self._live.gate:
-            self._before_change(handle, path, offset_bytes)
+            self._before_change(handle, offset_bytes)
             written = os.pwrite(handle.fd, data, offset_bytes)
             while written < len(data):
                 try:
@@ -280,17 +297,18 @@ class OpenFiles:
                     break  # the disk became full: as write(2) does, say how much there was room for
             return written
 
-    def truncate(self, handle: FileHandle, path: bytes | None, size_bytes: int) -> None:
+    def truncate(self, handle: FileHandle, size_bytes: int) -> None:
         """Set the size of an open file."""
         with self._live.gate:
-            self._before_change(handle, path, size_bytes)
-            os.ftruncate(handle.fd, size_bytes)
+            self._before_change(handle, size_bytes)
+            # truncate(2) through /proc/PID/fd may come by a handle for reading
+            os.truncate(handle.fd if handle.is_writable else descriptor_path(handle.fd), size_bytes)
 
-    def allocate(self, handle: FileHandle, path: bytes | None, mode: int, offset_bytes: int, size_bytes: int) -> None:
+    def allocate(self, handle: FileHandle, mode: int, offset_bytes: int, size_bytes: int) -> None:
         """fallocate(2), in every mode that the backing filesystem has."""
         with self._live.gate:
             # plain allocation changes no byte below the captured size; the other modes do
-            self._before_change(handle, path, offset_bytes if mode & ~_FALLOC_FL_KEEP_SIZE else 1 << 62)
+            self._before_change(handle, offset_bytes if mode & ~_FALLOC_FL_KEEP_SIZE else 1 << 62)
             if _libc.fallocate(handle.fd, mode, offset_bytes, size_bytes) != 0:
                 number = ctypes.get_errno()
                 raise OSError(number, os.strerror(number))
@@ -304,9 +322,13 @@ class OpenFiles:
         return self._live.shown(os.fstat(handle.fd), None if handle.inode.has_name else 0)
 
     def _lost_name(self, ino: int) -> None:
-        inode = self._inodes.get(ino)
-        if inode is not None:
-            inode.has_name = False
+        with self._lock:
+            inode = self._inodes.get(ino)
+            if inode is not None:
+                inode.has_name = False
+                if inode.handles == 0:
+                    # it was kept for a mapping that may change it; its number may come back for another file
+                    del self._inodes[ino]
 
     def _renamed(self, ino: int, path: bytes) -> None:
         inode = self._inodes.get(ino)
@@ -335,10 +357,10 @@ class OpenFiles:
             inode.mappable += flags & os.O_ACCMODE == os.O_RDWR
         return handle
 
-    def _before_change(self, handle: FileHandle, path: bytes | None, offset_bytes: int) -> None:
+    def _before_change(self, handle: FileHandle, offset_bytes: int) -> None:
         inode, live = handle.inode, self._live
         if inode.marked_epoch != live.changes.epoch and inode.has_name:
-            live.changes.mark_content(inode.path if path is None else path, inode.ino)
+            live.changes.mark_content(inode.path, inode.ino)
             inode.marked_epoch = live.changes.epoch
         if live.guards.is_guarded(inode.ino):
             live.guards.protect(inode.ino, offset_bytes)

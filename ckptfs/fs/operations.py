@@ -146,11 +146,13 @@ class Operations:
         return self.cache_root_status()
 
     @through_door
-    def getxattr(self, path: bytes, name: bytes) -> bytes:
-        """Return an extended attribute."""
+    def getxattr(self, path: bytes, name: bytes, handle: FileHandle | None = None) -> bytes:
+        """Return an extended attribute; with a handle, of a file that has no name any more."""
         if name == b"security.capability":
             # asked before every write, to drop it; no file here has any (setxattr refuses)
             raise _error(errno.ENODATA)
+        if handle is not None:
+            return os.getxattr(handle.fd, name)
         below = below_versions(path)
         if below is None and control_of(path) is None and self.writable is not None:
             return self.writable.live.getxattr(path, name)
@@ -160,24 +162,31 @@ class Operations:
             raise _error(errno.ENODATA) from None
 
     @through_door
-    def listxattr(self, path: bytes) -> list[bytes]:
+    def listxattr(self, path: bytes, handle: FileHandle | None = None) -> list[bytes]:
         """Return the names of all extended attributes."""
+        if handle is not None:
+            return [os.fsencode(name) for name in os.listxattr(handle.fd)]
         below = below_versions(path)
         if below is None and control_of(path) is None and self.writable is not None:
             return self.writable.live.listxattr(path)
         return list(self._fixed_xattrs(path, below))
 
     @through_door
-    def setxattr(self, path: bytes, name: bytes, value: bytes, flags: int) -> None:
+    def setxattr(self, path: bytes, name: bytes, value: bytes, flags: int, handle: FileHandle | None = None) -> None:
         """Set an extended attribute."""
-        live = self._changeable(path, errno.EOPNOTSUPP)
         if name.startswith(b"security."):
             raise _error(errno.EOPNOTSUPP)
-        live.setxattr(path, name, value, flags)
+        if handle is not None:
+            os.setxattr(handle.fd, name, value, flags)
+            return
+        self._changeable(path, errno.EOPNOTSUPP).setxattr(path, name, value, flags)
 
     @through_door
-    def removexattr(self, path: bytes, name: bytes) -> None:
+    def removexattr(self, path: bytes, name: bytes, handle: FileHandle | None = None) -> None:
         """Remove an extended attribute."""
+        if handle is not None:
+            os.removexattr(handle.fd, name)
+            return
         self._changeable(path, errno.ENODATA).removexattr(path, name)
 
     @through_door
@@ -251,7 +260,7 @@ class Operations:
         """Set a file's size."""
         control = control_of(path)
         if isinstance(handle, FileHandle):
-            self._writable().open_files.truncate(handle, path, size_bytes)
+            self._writable().open_files.truncate(handle, size_bytes)
         elif isinstance(handle, ControlHandle):
             self._truncate_control(handle, size_bytes)
         elif control is Control.SAVE:
@@ -298,10 +307,10 @@ class Operations:
         return os.preadv(handle.fd, [buffer], offset_bytes)
 
     @through_door
-    def write(self, handle: Handle, path: bytes | None, data: memoryview, offset_bytes: int) -> int:
-        """Write to an open file; `path` is its name now, None if it has none any more."""
+    def write(self, handle: Handle, data: memoryview, offset_bytes: int) -> int:
+        """Write to an open file."""
         if isinstance(handle, FileHandle):
-            return self._writable().open_files.write(handle, path, data, offset_bytes)
+            return self._writable().open_files.write(handle, data, offset_bytes)
         if isinstance(handle, ViewHandle):
             raise _error(errno.EBADF)
         if handle.touch is not None:
@@ -314,11 +323,11 @@ class Operations:
         return len(data)
 
     @through_door
-    def allocate(self, handle: Handle, path: bytes | None, mode: int, offset_bytes: int, size_bytes: int) -> None:
+    def allocate(self, handle: Handle, mode: int, offset_bytes: int, size_bytes: int) -> None:
         """fallocate(2)."""
         if not isinstance(handle, FileHandle):
             raise _error(errno.EOPNOTSUPP)
-        self._writable().open_files.allocate(handle, path, mode, offset_bytes, size_bytes)
+        self._writable().open_files.allocate(handle, mode, offset_bytes, size_bytes)
 
     @through_door
     def flush(self, handle: Handle) -> None:
@@ -363,6 +372,11 @@ class Operations:
         """Make and open a file without a name (O_TMPFILE)."""
         self._changeable(directory)
         return self._writable().open_files.create_nameless(directory, flags, mode, caller)
+
+    @through_door
+    def reopen(self, handle: FileHandle, flags: int) -> FileHandle:
+        """Open an open file that has no name once more."""
+        return self._writable().open_files.reopen(handle, flags)
 
     @through_door
     def link_nameless(self, handle: FileHandle, path: bytes) -> None:

@@ -94,7 +94,7 @@ class LiveSaver:
                 self._open_files.mark_unseen_changes()
                 unseen = self._open_files.unseen()
                 captured = self._capturer.capture(note, torn=torn, unseen=unseen, replace=replace)
-                self._open_files.captured()
+                self._open_files.captured(captured.looks)
                 done_s = time.monotonic()
             self._uploads.captured(captured.pending, captured.slot, captured.kept_bytes)
             log.info(

@@ -19,6 +19,7 @@ class _Time(ctypes.Structure):
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_libc.futimens.argtypes = [ctypes.c_int, ctypes.POINTER(_Time * 2)]
 _libc.utimensat.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.POINTER(_Time * 2), ctypes.c_int]
 
 
@@ -32,8 +33,11 @@ def set_times(fd: int, path: bytes | None, atime_ns: int | None, mtime_ns: int |
         OSError: As utimensat(2).
     """
     times = (_Time * 2)(_time(atime_ns), _time(mtime_ns))
-    flags = 0 if path is None else _AT_SYMLINK_NOFOLLOW
-    if _libc.utimensat(fd, path, ctypes.byref(times), flags) != 0:
+    if path is None:
+        failed = _libc.futimens(fd, ctypes.byref(times))
+    else:
+        failed = _libc.utimensat(fd, path, ctypes.byref(times), _AT_SYMLINK_NOFOLLOW)
+    if failed:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
 

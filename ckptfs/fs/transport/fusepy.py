@@ -269,7 +269,7 @@ class FusepyServer(fuse.FUSE):  # type: ignore[misc]  # fusepy has no types
 
     def write(self, path: bytes | None, buffer: Any, size: int, offset: int, info: Any) -> int:
         handle = self._handles[info.contents.fh]
-        return self._fs.write(handle, self._known(path), _view(buffer, size), offset)
+        return self._fs.write(handle, _view(buffer, size), offset)
 
     @through_door
     def truncate(self, path: bytes, size: int) -> None:
@@ -280,7 +280,7 @@ class FusepyServer(fuse.FUSE):  # type: ignore[misc]  # fusepy has no types
         self._fs.truncate(_relative(path or b"/"), size, self._handles[info.contents.fh])
 
     def fallocate(self, path: bytes | None, mode: int, offset: int, size: int, info: Any) -> None:
-        self._fs.allocate(self._handles[info.contents.fh], self._known(path), mode, offset, size)
+        self._fs.allocate(self._handles[info.contents.fh], mode, offset, size)
 
     def flush(self, path: bytes | None, info: Any) -> None:
         self._fs.flush(self._handles[info.contents.fh])
@@ -292,9 +292,6 @@ class FusepyServer(fuse.FUSE):  # type: ignore[misc]  # fusepy has no types
 
     def fsync(self, path: bytes | None, data_only: int, info: Any) -> None:
         self._fs.fsync(self._handles[info.contents.fh], bool(data_only))
-
-    def _known(self, path: bytes | None) -> bytes | None:
-        return None if path is None or self._hidden.has(path) else path[1:]
 
 
 fuse.fuse_operations = _OperationsTable

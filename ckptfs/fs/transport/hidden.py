@@ -83,7 +83,7 @@ class HiddenFiles:
         open_files = self._there().open_files
         handle = open_files.open_hidden(_name(path), os.O_WRONLY)
         try:
-            open_files.truncate(handle, None, size_bytes)
+            open_files.truncate(handle, size_bytes)
         finally:
             open_files.close(handle)
 

@@ -7,6 +7,7 @@ none is waiting.
 """
 
 import errno
+import functools
 import itertools
 import logging
 import os
@@ -15,9 +16,11 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ckptfs.capture.gate import Gate
 from ckptfs.errors import MountError
 from ckptfs.fs.attributes import Attributes, Caller
 from ckptfs.fs.control import below_versions, control_of
+from ckptfs.fs.live import RENAME_EXCHANGE
 from ckptfs.fs.open_files import FileHandle
 from ckptfs.fs.operations import ControlHandle, Handle, Operations, ViewHandle
 from ckptfs.fs.times import NOW_NS
@@ -55,10 +58,29 @@ _GOES_PAST = int(OpenFlag.PASSTHROUGH | OpenFlag.NOFLUSH)
 # what a control file says has no size beforehand, and must not come from the page cache
 _SAYS = int(OpenFlag.DIRECT_IO)
 
+_SETS_SOMETHING = SetAttr.MODE | SetAttr.UID | SetAttr.GID | SetAttr.SIZE | SetAttr.ATIME | SetAttr.MTIME
+
 # Only we change the tree, so what the kernel knows stays true; an hour rather than for ever, to be forgiving
 _LONG_S = 3600
 _MAX_THREADS = 64
 _FIRST_THREADS = 3
+
+
+_Handler = Callable[["PassthroughServer", Request], Reply]
+
+
+def _steady(handler: _Handler) -> _Handler:
+    """Return a handler that keeps names as they are while it runs; it must not take long."""
+
+    @functools.wraps(handler)
+    def run(server: "PassthroughServer", request: Request) -> Reply:
+        if server.is_of_versions(request.node):
+            # nothing is renamed there, and a version may have to be fetched
+            return handler(server, request)
+        with server.names:
+            return handler(server, request)
+
+    return run
 
 
 class PassthroughServer:
@@ -85,6 +107,8 @@ class PassthroughServer:
         self._open_nodes: dict[int, list[FileHandle]] = {}
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
+        self.names = Gate()
+        """Entered while a path is in use; closed while names go or change, for the nodes follow after the operation."""
         self._threads: list[threading.Thread] = []
         self._idle = 0
         self._handlers: dict[int, Callable[[Request], Reply | None]] = {
@@ -231,6 +255,7 @@ class PassthroughServer:
             ),
         )
 
+    @_steady
     def _lookup(self, request: Request) -> Reply:
         (name,) = wire.names(request.body, 1)
         directory = self._nodes.get(request.node)
@@ -248,6 +273,7 @@ class PassthroughServer:
 
     # attributes
 
+    @_steady
     def _getattr(self, request: Request) -> Reply:
         flags, _, number = wire.GETATTR_IN.unpack_from(request.body)
         handle = self._handles.get(number) if flags & wire.GETATTR_FH else None
@@ -263,16 +289,36 @@ class PassthroughServer:
         return wire.ATTR_OUT.pack(_valid_s(path), 0, 0) + wire.encode_attributes(node.id, attributes)
 
     def _setattr(self, request: Request) -> Reply:
-        (
-            valid, _, number, size, _, atime, mtime, _, atime_ns, mtime_ns, _, mode, _, uid, gid, _,
-        ) = wire.SETATTR_IN.unpack_from(request.body)  # fmt: skip
+        valid, _, number, size = wire.SETATTR_IN.unpack_from(request.body)[:4]
         node = self._nodes.get(request.node)
         path = self._nodes.path(node)
         handle = self._handles.get(number) if valid & SetAttr.FH else None
         if path is None and handle is None:
             handle = self._open_handle(node)
         if valid & SetAttr.SIZE:
-            self._fs.truncate(path or b"", size, handle)
+            # may have to wait for the file's data
+            try:
+                self._fs.truncate(path or b"", size, handle)
+            except FileNotFoundError as error:
+                if path is None or not self._has_moved(node, path):
+                    raise
+                # the kernel looks the name up again
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE)) from error
+        if path is not None and control_of(path) is not None:
+            # may be a touch, and take as long as that
+            return self._set_attributes(request)
+        with self.names:
+            return self._set_attributes(request)
+
+    def _set_attributes(self, request: Request) -> Reply:
+        (
+            valid, _, number, _, _, atime, mtime, _, atime_ns, mtime_ns, _, mode, _, uid, gid, _,
+        ) = wire.SETATTR_IN.unpack_from(request.body)  # fmt: skip
+        node = self._nodes.get(request.node)
+        path = self._nodes.path(node)
+        handle = self._handles.get(number) if valid & SetAttr.FH else None
+        if path is None and handle is None:
+            handle = self._open_handle(node)
         owner = (uid if valid & SetAttr.UID else -1, gid if valid & SetAttr.GID else -1)
         times = (
             _time_ns(valid, SetAttr.ATIME, SetAttr.ATIME_NOW, atime, atime_ns),
@@ -283,7 +329,8 @@ class PassthroughServer:
             new_mode = mode & 0o7777 if valid & SetAttr.MODE else None
             self._fs.change_nameless(handle, new_mode, owner, times if sets_times else None)
         else:
-            if valid & SetAttr.KILL_SUIDGID:
+            # nothing is set: that is chown(2) to nobody, which takes them away too
+            if valid & SetAttr.KILL_SUIDGID or not valid & _SETS_SOMETHING:
                 self._fs.drop_privileges(path)
             if owner != (-1, -1):
                 self._fs.chown(path, *owner)
@@ -293,6 +340,7 @@ class PassthroughServer:
                 self._fs.utimens(path, *times, _caller(request))
         return (self._attributes_of(node, request, handle),)
 
+    @_steady
     def _readlink(self, request: Request) -> Reply:
         return (self._fs.readlink(self._path(request.node)),)
 
@@ -312,47 +360,58 @@ class PassthroughServer:
             ),
         )
 
+    @_steady
     def _setxattr(self, request: Request) -> Reply:
         size, flags = wire.SETXATTR_IN.unpack_from(request.body)
         rest = request.body[wire.SETXATTR_IN.size :]
         (name,) = wire.names(rest, 1)
         value = bytes(rest[len(name) + 1 :][:size])
-        self._fs.setxattr(self._path(request.node), name, value, flags)
+        path, handle = self._path_or_handle(request.node)
+        self._fs.setxattr(path, name, value, flags, handle)
         return ()
 
+    @_steady
     def _getxattr(self, request: Request) -> Reply:
         size, _ = wire.GETXATTR_IN.unpack_from(request.body)
         (name,) = wire.names(request.body[wire.GETXATTR_IN.size :], 1)
-        path = self._nodes.path(self._nodes.get(request.node)) if name != _ASKED_AT_FIRST_WRITE else None
-        if path is None:
+        if name == _ASKED_AT_FIRST_WRITE:
             raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
-        return _sized(self._fs.getxattr(path, name), size)
+        path, handle = self._path_or_handle(request.node)
+        return _sized(self._fs.getxattr(path, name, handle), size)
 
+    @_steady
     def _listxattr(self, request: Request) -> Reply:
         size, _ = wire.GETXATTR_IN.unpack_from(request.body)
-        names = self._fs.listxattr(self._path(request.node))
+        names = self._fs.listxattr(*self._path_or_handle(request.node))
         return _sized(b"".join(name + b"\0" for name in names), size)
 
+    @_steady
     def _removexattr(self, request: Request) -> Reply:
-        self._fs.removexattr(self._path(request.node), *wire.names(request.body, 1))
+        path, handle = self._path_or_handle(request.node)
+        (name,) = wire.names(request.body, 1)
+        self._fs.removexattr(path, name, handle)
         return ()
 
     # names
 
+    @_steady
     def _symlink(self, request: Request) -> Reply:
         name, target = wire.names(request.body, 2)
         return self._made(request, name, lambda path: self._fs.symlink(path, target, _caller(request)))
 
+    @_steady
     def _mknod(self, request: Request) -> Reply:
         mode, device, _, _ = wire.MKNOD_IN.unpack_from(request.body)
         (name,) = wire.names(request.body[wire.MKNOD_IN.size :], 1)
         return self._made(request, name, lambda path: self._fs.mknod(path, mode, device, _caller(request)))
 
+    @_steady
     def _mkdir(self, request: Request) -> Reply:
         mode, _ = wire.MKDIR_IN.unpack_from(request.body)
         (name,) = wire.names(request.body[wire.MKDIR_IN.size :], 1)
         return self._made(request, name, lambda path: self._fs.mkdir(path, mode & 0o7777, _caller(request)))
 
+    @_steady
     def _link(self, request: Request) -> Reply:
         (source_id,) = wire.LINK_IN.unpack_from(request.body)
         (name,) = wire.names(request.body[wire.LINK_IN.size :], 1)
@@ -372,15 +431,17 @@ class PassthroughServer:
     def _unlink(self, request: Request) -> Reply:
         (name,) = wire.names(request.body, 1)
         directory = self._nodes.get(request.node)
-        self._fs.unlink(self._below(directory, name))
-        self._nodes.unlinked(directory, name)
+        with self.names.exclusive():
+            self._fs.unlink(self._below(directory, name))
+            self._nodes.unlinked(directory, name)
         return ()
 
     def _rmdir(self, request: Request) -> Reply:
         (name,) = wire.names(request.body, 1)
         directory = self._nodes.get(request.node)
-        self._fs.rmdir(self._below(directory, name))
-        self._nodes.unlinked(directory, name)
+        with self.names.exclusive():
+            self._fs.rmdir(self._below(directory, name))
+            self._nodes.unlinked(directory, name)
         return ()
 
     def _rename(self, request: Request) -> Reply:
@@ -393,18 +454,24 @@ class PassthroughServer:
 
     def _do_rename(self, request: Request, new_directory_id: int, flags: int, rest: memoryview) -> Reply:
         old_name, new_name = wire.names(rest, 2)
-        old_directory, new_directory = self._nodes.get(request.node), self._nodes.get(new_directory_id)
-        old, new = self._below(old_directory, old_name), self._below(new_directory, new_name)
-        self._fs.rename(old, new, flags)
-        if flags & 2:  # RENAME_EXCHANGE
-            self._nodes.exchanged(old_directory, old_name, new_directory, new_name)
-        else:
-            self._nodes.renamed(old_directory, old_name, new_directory, new_name)
-            if control_of(new) is not None:
-                # the file is gone; what the kernel still calls it is the marker now
-                marker = self._nodes.named(new_directory, new_name)
-                if marker is not None:
-                    self._nodes.rekey(marker, (new_directory.id, new_name))
+        source = self._nodes.get(request.node), old_name
+        target = self._nodes.get(new_directory_id), new_name
+        new = self._below(*target)
+        if control_of(new) is not None:
+            # a touch: not with the names closed, it takes as long as a capture
+            self._fs.rename(self._below(*source), new, flags)
+            self._nodes.renamed(*source, *target)
+            # the file is gone; what the kernel still calls it is the marker now
+            marker = self._nodes.named(*target)
+            if marker is not None:
+                self._nodes.rekey(marker, (target[0].id, new_name))
+            return ()
+        with self.names.exclusive():
+            self._fs.rename(self._below(*source), self._below(*target), flags)
+            if flags & RENAME_EXCHANGE:
+                self._nodes.exchanged(*source, *target)
+            else:
+                self._nodes.renamed(*source, *target)
         return ()
 
     # directories
@@ -419,9 +486,11 @@ class PassthroughServer:
         self._listings.pop(number, None)
         return ()
 
+    @_steady
     def _readdir(self, request: Request) -> Reply:
         return self._list(request, plus=False)
 
+    @_steady
     def _readdirplus(self, request: Request) -> Reply:
         return self._list(request, plus=True)
 
@@ -466,16 +535,35 @@ class PassthroughServer:
 
     def _open(self, request: Request) -> Reply:
         flags, open_flags = wire.OPEN_IN.unpack_from(request.body)
-        path = self._path(request.node)
-        if open_flags & wire.OPEN_KILL_SUIDGID:
-            self._fs.drop_privileges(path)
-        handle = self._fs.open(path, flags, _caller(request))
         node = self._nodes.get(request.node)
-        if isinstance(handle, FileHandle) and handle.inode.ino != node.key:
-            # truncating gave the name a fresh inode, to leave the old one to a pending version
-            self._nodes.rekey(node, handle.inode.ino)
-        return (self._opened(request.node, handle, flags, path),)
+        while True:
+            path = self._nodes.path(node)
+            if path is None:
+                # through /proc/PID/fd
+                handle: Handle = self._fs.reopen(self._open_handle(node), flags)
+                return (self._opened(node.id, handle, flags, b""),)
+            try:
+                if open_flags & wire.OPEN_KILL_SUIDGID:
+                    self._fs.drop_privileges(path)
+                handle = self._fs.open(path, flags, _caller(request))
+            except (FileNotFoundError, NotADirectoryError):
+                if not self._has_moved(node, path):
+                    raise
+                continue
+            if isinstance(handle, FileHandle) and handle.inode.ino != node.key:
+                if self._has_moved(node, path):
+                    self._fs.release(handle)
+                    continue
+                # truncating gave the name a fresh inode, to leave the old one to a pending version
+                self._nodes.rekey(node, handle.inode.ino)
+            return (self._opened(node.id, handle, flags, path),)
 
+    def _has_moved(self, node: Node, path: bytes) -> bool:
+        """True if a path is not a node's any more. An open waits for data, so names may change meanwhile."""
+        with self.names:
+            return self._nodes.path(node) != path
+
+    @_steady
     def _create(self, request: Request) -> Reply:
         flags, mode, _, _ = wire.CREATE_IN.unpack_from(request.body)
         (name,) = wire.names(request.body[wire.CREATE_IN.size :], 1)
@@ -486,6 +574,7 @@ class PassthroughServer:
         node_id = wire.ENTRY_OUT.unpack_from(entry)[0]
         return entry, self._opened(node_id, handle, flags, path)
 
+    @_steady
     def _tmpfile(self, request: Request) -> Reply:
         flags, mode, _, _ = wire.CREATE_IN.unpack_from(request.body)
         handle = self._fs.create_nameless(self._path(request.node), flags, mode & 0o7777, _caller(request))
@@ -538,7 +627,7 @@ class PassthroughServer:
         if write_flags & wire.WRITE_KILL_SUIDGID and path is not None:
             self._fs.drop_privileges(path)
         data = request.body[wire.WRITE_IN.size :][:size]
-        return (wire.WRITE_OUT.pack(self._fs.write(handle, path, data, offset), 0),)
+        return (wire.WRITE_OUT.pack(self._fs.write(handle, data, offset), 0),)
 
     def _flush(self, request: Request) -> Reply:
         self._fs.flush(self._handles[wire.FLUSH_IN.unpack_from(request.body)[0]])
@@ -552,7 +641,10 @@ class PassthroughServer:
     def _fallocate(self, request: Request) -> Reply:
         number, offset, length, mode, _ = wire.FALLOCATE_IN.unpack_from(request.body)
         path = self._nodes.path(self._nodes.get(request.node))
-        self._fs.allocate(self._handles[number], path, mode, offset, length)
+        if request.uid and path is not None:
+            # the kernel leaves it to us, and does not say whether the program has CAP_FSETID
+            self._fs.drop_privileges(path)
+        self._fs.allocate(self._handles[number], mode, offset, length)
         return ()
 
     def _lseek(self, request: Request) -> Reply:
@@ -572,11 +664,22 @@ class PassthroughServer:
 
     # nodes and paths
 
+    def is_of_versions(self, node_id: int) -> bool:
+        """True if a node is `.versions` or below it."""
+        path = self._nodes.path(self._nodes.get(node_id))
+        return path is not None and below_versions(path) is not None
+
     def _path(self, node_id: int) -> bytes:
         path = self._nodes.path(self._nodes.get(node_id))
         if path is None:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         return path
+
+    def _path_or_handle(self, node_id: int) -> tuple[bytes, FileHandle | None]:
+        """Return a node's path; of an open file without a name a handle of it."""
+        node = self._nodes.get(node_id)
+        path = self._nodes.path(node)
+        return (path, None) if path is not None else (b"", self._open_handle(node))
 
     def _below(self, directory: Node, name: bytes) -> bytes:
         path = self._nodes.below(directory, name)
