@@ -205,6 +205,9 @@ class Mount:
         fd = os.open(self.root / ".save", os.O_RDONLY)
         try:
             os.fsync(fd)
+        except OSError as error:
+            error.add_note(f"{json.dumps(self.status())}\n{self.log[-3000:]}")
+            raise
         finally:
             os.close(fd)
 
