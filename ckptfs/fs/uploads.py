@@ -211,7 +211,8 @@ class Uploads:
             pause_s = min(2 * pause_s, _LAST_RESTART_S)
 
     def _run_once(self) -> int:
-        command = [sys.executable, "-m", "ckptfs.transfer.process", os.fspath(self._cache.root)]
+        epoch = self._cache.read_session().get("epoch")
+        command = [sys.executable, "-m", "ckptfs.transfer.process", os.fspath(self._cache.root), str(epoch)]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
             self._process = process
             if self._stopping:

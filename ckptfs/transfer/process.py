@@ -1,6 +1,6 @@
 """The upload process: takes pending versions of a cache directory into the store, oldest first.
 
-    python -m ckptfs.transfer.process CACHEDIR
+    python -m ckptfs.transfer.process CACHEDIR [EPOCH]
 
 It is a process of its own so that Python's lock never makes a training write wait. It is crash-only: all it knows is in
 the cache directory and the store, so that it may be killed at any moment, and SIGTERM simply ends it.
@@ -13,6 +13,9 @@ Rules:
     X2  a version leaves pending/ only when its commit record exists, and before that is said
     X3  while stdin is open the lease is renewed, and whatever fails is tried again for ever; afterwards nothing is
         renewed, and the first failure ends the process: the next mount goes on
+
+    X4  it works for the session with EPOCH, its mount's: one that was still starting when its mount died must not take
+        the next mount's versions, which would wait for news of them for ever
 
 Exit code: 0 the mount process is gone and nothing is left to do; 1 it is gone and something failed; 3 fenced.
 """
@@ -57,7 +60,7 @@ T = TypeVar("T")
 
 
 class _GaveUpError(Exception):
-    """Something failed and nobody is left to wait for it."""
+    """Something failed and nobody is left to wait for it, or it is somebody else's to do."""
 
 
 class UploadProcess:
@@ -66,11 +69,13 @@ class UploadProcess:
     Args:
         cache: Its directory; upload.lock is held.
         events: Where to tell what happens.
+        epoch: Of its mount's session (X4); None takes the session that is there.
     """
 
-    def __init__(self, cache: CacheDirectory, events: Events) -> None:
+    def __init__(self, cache: CacheDirectory, events: Events, *, epoch: int | None = None) -> None:
         self._cache = cache
         self._events = events
+        self._epoch = epoch
         self._wanted = threading.Event()
         """Something may be new under pending/, or the mount process is gone."""
         self._orphaned = threading.Event()
@@ -115,6 +120,9 @@ class UploadProcess:
             holder = Holder(pid=int(session["pid"]), **names)
         except (KeyError, ValueError, TypeError) as error:
             raise CacheError(f"{self._cache.session} does not say who writes: {error!r}") from error
+        if self._epoch not in (None, epoch):
+            logger.warning("another mount works in the cache directory now epoch=%d", epoch)
+            raise _GaveUpError
         store = open_store(url)
         return store, Writer.resume(store, epoch, holder, lease_s, retry_budget_s=_COMMIT_BUDGET_S)
 
@@ -190,8 +198,8 @@ class UploadProcess:
 
 def main(arguments: list[str]) -> int:
     """Run the upload process of a cache directory; return the exit code."""
-    if len(arguments) != 1:
-        sys.stderr.write("usage: python -m ckptfs.transfer.process CACHEDIR\n")
+    if len(arguments) not in (1, 2):
+        sys.stderr.write("usage: python -m ckptfs.transfer.process CACHEDIR [EPOCH]\n")
         return 2
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("ckptfs").setLevel(logging.INFO)
@@ -202,7 +210,7 @@ def main(arguments: list[str]) -> int:
     lock_fd = os.open(cache.upload_lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fcntl.flock(lock_fd, fcntl.LOCK_EX)
     write_pid(lock_fd)
-    return UploadProcess(cache, Events(1)).run()
+    return UploadProcess(cache, Events(1), epoch=int(arguments[1]) if arguments[1:] else None).run()
 
 
 if __name__ == "__main__":

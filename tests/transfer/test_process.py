@@ -55,9 +55,9 @@ class Machine:
     def capture(self, version: int) -> PendingVersion:
         return capture(self.source, self.cache.pending, version)
 
-    def start(self) -> subprocess.Popen[bytes]:
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
-            [sys.executable, "-m", "ckptfs.transfer.process", self.cache.root],
+            [sys.executable, "-m", "ckptfs.transfer.process", self.cache.root, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -378,6 +378,15 @@ def test_memory_stays_bounded_with_a_file_of_600_mb(machine: Machine) -> None:
     assert record.bytes_added > 620_000_000
     assert not pending.directory.exists()
     assert peak_bytes < 400 << 20
+
+
+def test_a_process_of_an_earlier_mount_leaves_the_versions_of_the_next_alone(machine: Machine) -> None:
+    machine.write("a", b"x")
+    machine.capture(1)
+    late = machine.start(str(machine.writer.epoch - 1))
+    assert late.wait(20) == 1
+    assert machine.pending() == ["0000000001.0001"]
+    wait_for(machine.start(str(machine.writer.epoch)), "durable", version=1)
 
 
 def test_a_session_that_cannot_be_read_is_said_and_waited_for(machine: Machine) -> None:
