@@ -55,6 +55,8 @@ def start(options: MountOptions) -> int:
         error = CkptfsError(str(answer["error"]), hint=answer["hint"])
         error.errno = int(answer["errno"])
         raise error
+    # it goes on without us: nobody is to warn that it was not waited for
+    process.returncode = 0
     return int(answer["pid"])
 
 
