@@ -330,6 +330,30 @@ def test_a_cache_disk_that_fills_up_loses_nothing_and_goes_on_when_there_is_room
 
 
 @needs_root
+@pytest.mark.parametrize("prefetch", [False, True])
+def test_a_version_that_does_not_fit_on_the_cache_disk_shows_all_names_and_reads_what_fits(
+    mount: Mounts, small_disk: Path, prefetch: bool
+) -> None:
+    writer = mount()
+    contents = {"large.bin": secrets.token_bytes(12 << 20), "small.bin": secrets.token_bytes(100_000)}
+    for name, content in contents.items():
+        (writer.root / name).write_bytes(content)
+    touch(writer.root)
+    writer.unmount()
+    for read_only in (False, True):
+        mounted = mount(cache="disk/cache", prefetch=prefetch, read_only=read_only)
+        assert (mounted.root / "large.bin").stat().st_size == 12 << 20
+        with pytest.raises(OSError) as caught:
+            (mounted.root / "large.bin").read_bytes()
+        assert caught.value.errno == errno.ENOSPC
+        if not read_only:
+            # what was fetched of it is given up
+            os.truncate(mounted.root / "large.bin", 0)
+        assert (mounted.root / "small.bin").read_bytes() == contents["small.bin"]
+        mounted.unmount()
+
+
+@needs_root
 def test_changing_what_is_pending_on_a_full_disk_fails_and_leaves_both_as_they_are(
     mount: Mounts, small_disk: Path, tmp_path: Path
 ) -> None:
