@@ -50,6 +50,8 @@ class Draft:
     """Of the unseen inodes, what those that are in the draft looked like when their bytes were taken."""
     _data: dict[int, tuple[int, os.stat_result]] = field(default_factory=dict)
     """Inode to its index under `data/`, and what it looked like."""
+    _groups: dict[int, tuple[bytes, os.stat_result]] = field(default_factory=dict)
+    """Inode with several names to the name that was met first, and what it looked like."""
     _data_prefix: bytes = b""
     """Plain bytes, made once: pathlib would take a fifth of the capture of 1,000 files."""
 
@@ -82,9 +84,11 @@ class Draft:
 
     def _entry(self, path: bytes, status: os.stat_result) -> Entry:
         ino = status.st_ino
-        link_id = 0
+        link_id, first_name = 0, path
         if self.links.names(ino):
             link_id = self.link_ids.setdefault(ino, secrets.randbits(63) | 1)
+            # what one name shows, all must, also of a file that changes meanwhile
+            first_name, status = self._groups.setdefault(ino, (path, status))
         extents: tuple[Extent, ...] = ()
         if ino in self.unseen:
             self.looks[ino] = status
@@ -93,7 +97,7 @@ class Draft:
                 index, status = self._take(path, status)
                 extents = (LocalData(status.st_size, index),) if status.st_size else ()
             else:
-                origin = self.changes.origins.get(ino, path)
+                origin = self.changes.origins.get(ino, first_name)
                 extents = (ParentFile(status.st_size, origin),) if isinstance(origin, bytes) else origin
         mtime_ns = self.mtime_ns(status)
         return make_entry(

@@ -46,6 +46,12 @@ class Launderer:
                 self._kill()
             return answer == b"ok"
 
+    @property
+    def pid(self) -> int:
+        """The child process, 0 if there is none."""
+        process = self._process
+        return process.pid if process is not None else 0
+
     def close(self) -> None:
         """End the child process."""
         with self._lock:

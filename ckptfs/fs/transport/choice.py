@@ -60,6 +60,7 @@ class FusepyTransport:
         self._plan = plan
         self._launderer = Launderer(os.fspath(plan.mountpoint))
         self._replaced: Callable[[], None] = lambda: None
+        self._names_of: Callable[[bytes, int], set[bytes]] = lambda path, ino: {path}
 
     def serve(self, ready: Callable[[], None]) -> None:
         """Mount and serve."""
@@ -71,7 +72,7 @@ class FusepyTransport:
             raise MountError(f"cannot load libfuse 2: {error}", hint="apt-get install fuse3 libfuse2") from error
 
         def started(server: FusepyServer) -> None:
-            self._replaced = server.tree_replaced
+            self._replaced, self._names_of = server.tree_replaced, server.names_of
             ready()
 
         serve(
@@ -80,12 +81,14 @@ class FusepyTransport:
             name=plan.name,
             allow_other=plan.allow_other,
             read_only=plan.read_only,
+            flusher_pid=lambda: self._launderer.pid,
             ready=started,
         )
 
     def flush(self, path: bytes, ino: int) -> bool:
-        """Have a child process fsync the file."""
-        return self._launderer.flush(path, ino)
+        """Have a child process fsync the file, by all its names."""
+        done = [self._launderer.flush(name, ino) for name in self._names_of(path, ino)]
+        return all(done)
 
     def tree_replaced(self) -> None:
         """Return when the kernel remembers no name: one that was a fifo is not to be taken for one now."""

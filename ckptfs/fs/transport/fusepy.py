@@ -76,10 +76,16 @@ class FusepyServer(fuse.FUSE):  # type: ignore[misc]  # fusepy has no types
     """One mount; the constructor returns when it has ended."""
 
     def __init__(
-        self, operations: Operations, mountpoint: str, ready: Callable[["FusepyServer"], None], **options: Any
+        self,
+        operations: Operations,
+        mountpoint: str,
+        ready: Callable[["FusepyServer"], None],
+        flusher_pid: Callable[[], int],
+        **options: Any,
     ) -> None:
         self._fs = operations
         self._ready = ready
+        self._flusher_pid = flusher_pid
         self._hidden = HiddenFiles(operations.writable)
         self._handles: dict[int, Handle] = {}
         self._opened_as: dict[int, bytes] = {}
@@ -97,6 +103,12 @@ class FusepyServer(fuse.FUSE):  # type: ignore[misc]  # fusepy has no types
             handle = self._handles.get(number)
             if isinstance(handle, FileHandle | ViewHandle) and _ino(handle) != self._ino_of(path):
                 self._stale.setdefault(path, set()).add(number)
+
+    def names_of(self, path: bytes, ino: int) -> set[bytes]:
+        """Return all paths of an inode: each is an inode of its own to the kernel, with a page cache of its own."""
+        writable = self._fs.writable
+        names = writable.live.links.names(ino) if writable is not None else frozenset()
+        return {path, *names, *self._hidden.paths_of(ino)}
 
     def _ino_of(self, path: bytes) -> int:
         try:
@@ -291,7 +303,9 @@ class FusepyServer(fuse.FUSE):  # type: ignore[misc]  # fusepy has no types
         self._fs.release(self._handles.pop(number))
 
     def fsync(self, path: bytes | None, data_only: int, info: Any) -> None:
-        self._fs.fsync(self._handles[info.contents.fh], bool(data_only))
+        # the kernel has written the pages already
+        if _caller().pid != self._flusher_pid():
+            self._fs.fsync(self._handles[info.contents.fh], bool(data_only))
 
 
 fuse.fuse_operations = _OperationsTable
@@ -304,12 +318,14 @@ def serve(
     name: str,
     allow_other: bool,
     read_only: bool,
+    flusher_pid: Callable[[], int],
     ready: Callable[[FusepyServer], None],
 ) -> None:
     """Mount and serve until unmounted. Returns then.
 
     Args:
         name: What `df` and `mount` show as the device.
+        flusher_pid: The process that only wants pages to come here: its fsync need not reach the disk.
         ready: Called when the mount is there, before the first operation is answered.
 
     Raises:
@@ -335,7 +351,7 @@ def serve(
         ready(server)
 
     try:
-        FusepyServer(operations, os.fspath(mountpoint), started, foreground=True, **options)
+        FusepyServer(operations, os.fspath(mountpoint), started, flusher_pid, foreground=True, **options)
     except RuntimeError as error:
         if is_ready.is_set():
             return

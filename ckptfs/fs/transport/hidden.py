@@ -32,7 +32,8 @@ class HiddenFiles:
     def __init__(self, writable: Writable | None) -> None:
         self._writable = writable
         self._controls: set[bytes] = set()
-        self._files: set[bytes] = set()
+        self._files: dict[bytes, tuple[bytes, int]] = {}
+        """Name to path and inode."""
 
     def has(self, path: bytes) -> bool:
         """True if a path is that of a nameless open file."""
@@ -47,11 +48,16 @@ class HiddenFiles:
             self._controls.add(name)
             return True
         live = self._writable.live
-        if self._writable.open_files.find(live.lstat(path).st_ino) is None:
+        ino = live.lstat(path).st_ino
+        if self._writable.open_files.find(ino) is None:
             return False
         live.move_out(path, name, keep_name=is_rename(caller.pid))
-        self._files.add(name)
+        self._files[name] = hidden, ino
         return True
+
+    def paths_of(self, ino: int) -> list[bytes]:
+        """Return the paths by which the kernel knows an inode that has lost names."""
+        return [path for path, of in list(self._files.values()) if of == ino]
 
     def attributes(self, path: bytes) -> Attributes | None:
         """Return a nameless file's attributes; None if it is a control file, which has those of its name."""
@@ -72,7 +78,7 @@ class HiddenFiles:
             self._controls.discard(name)
         else:
             os.unlink(name, dir_fd=self._there().live.spare_fd)
-            self._files.discard(name)
+            self._files.pop(name, None)
 
     def open(self, path: bytes, flags: int) -> FileHandle:
         """Open it once more, through /proc/PID/fd."""
