@@ -146,6 +146,7 @@ class WritingMount:
                 "store_id": self._writer.history.store_id,
                 "epoch": self._writer.epoch,
                 "lease_s": self._options.lease_s,
+                "cache_size_bytes": self._options.cache_size_bytes,
                 "host": self._holder.host,
                 "pid": self._holder.pid,
                 "machine": self._holder.machine,
