@@ -95,7 +95,7 @@ class OpenFiles:
     def open(self, path: bytes, flags: int) -> FileHandle:
         """Open a file; one that has no data yet gets them first."""
         live = self._live
-        truncates = flags & os.O_TRUNC and flags & os.O_ACCMODE != os.O_RDONLY
+        truncates = bool(flags & os.O_TRUNC)
         while True:
             ino = live.lstat(path).st_ino
             if not truncates:
@@ -109,7 +109,7 @@ class OpenFiles:
                 if truncates:
                     try:
                         live.before_truncate(path, ino, 0)
-                        os.ftruncate(fd, 0)
+                        os.truncate(descriptor_path(fd), 0)  # it may be open for reading
                     except BaseException:
                         os.close(fd)
                         raise
@@ -124,10 +124,10 @@ class OpenFiles:
 
     def _opened_again(self, fd: int, flags: int) -> FileHandle:
         handle = self._handle(fd, flags, None)
-        if flags & os.O_TRUNC and handle.is_writable:
+        if flags & os.O_TRUNC:
             try:
                 self._before_change(handle, 0)
-                os.ftruncate(fd, 0)
+                os.truncate(descriptor_path(fd), 0)
             except BaseException:
                 self._drop(handle)
                 os.close(fd)

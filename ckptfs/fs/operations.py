@@ -24,7 +24,7 @@ from ckptfs.fs.door import through_door
 from ckptfs.fs.live import LiveTree
 from ckptfs.fs.marker import NOTE_LIMIT_BYTES, SaveMarker, Touch
 from ckptfs.fs.open_files import FileHandle, OpenFiles
-from ckptfs.fs.syscalls import is_exclusive_create, process_of
+from ckptfs.fs.syscalls import groups_of, is_exclusive_create, process_of
 from ckptfs.fs.times import NOW_NS
 from ckptfs.fs.tree_view import TreeView
 from ckptfs.fs.versions_directory import VersionsDirectory
@@ -397,15 +397,25 @@ class Operations:
             self._writable().open_files.change_nameless(handle, mode, owner, times)
 
     @through_door
-    def drop_privileges(self, path: bytes) -> None:
+    def drop_privileges(self, path: bytes, caller: Caller) -> None:
         """Take setuid and setgid from a file, as writing to it must."""
         if control_of(path) is None and below_versions(path) is None:
             live = self._writable().live
-            mode = stat.S_IMODE(live.lstat(path).st_mode)
-            # setgid without group execution means mandatory locking, and stays
-            dropped = mode & ~(stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0))
-            if dropped != mode:
-                live.chmod(path, dropped)
+            status = live.lstat(path)
+            left = _left_mode(status, caller)
+            if left != stat.S_IMODE(status.st_mode):
+                live.chmod(path, left)
+
+    @through_door
+    def chown_to_nobody(self, path: bytes, caller: Caller) -> None:
+        """chown(2) that leaves owner and group: anybody may, but only the owner takes setuid and setgid away by it."""
+        if control_of(path) is None:
+            live = self._changeable(path)
+            status = live.lstat(path)
+            if caller.uid not in (0, status.st_uid) and _left_mode(status, caller) != stat.S_IMODE(status.st_mode):
+                raise _error(errno.EPERM)
+            self.drop_privileges(path, caller)
+            live.chown(path, -1, -1)
 
     @through_door
     def seek(self, handle: Handle, offset_bytes: int, whence: int) -> int:
@@ -519,6 +529,17 @@ class Operations:
 
 def _spec(handle: ControlHandle) -> str:
     return bytes(handle.written).decode("utf-8", "replace").strip().strip("\0").strip()
+
+
+def _left_mode(status: os.stat_result, caller: Caller) -> int:
+    """Return the permission bits that a file keeps when someone without CAP_FSETID changes it."""
+    mode = stat.S_IMODE(status.st_mode)
+    if stat.S_ISDIR(status.st_mode) or not mode & (stat.S_ISUID | stat.S_ISGID):
+        return mode
+    left = mode & ~stat.S_ISUID
+    # setgid without group execution means mandatory locking, and stays for who is in the group
+    in_group = caller.uid == 0 or caller.gid == status.st_gid or status.st_gid in groups_of(caller.pid)
+    return left if in_group and not mode & stat.S_IXGRP else left & ~stat.S_ISGID
 
 
 def _error(number: int) -> OSError:

@@ -12,6 +12,7 @@ from pathlib import Path
 # number: index of the flags argument (asm/unistd.h)
 _OPENS = {"x86_64": {2: 1, 257: 2}, "aarch64": {56: 2}}.get(platform.machine(), {})
 _RENAMES = {"x86_64": {82, 264, 316}, "aarch64": {38, 276}}.get(platform.machine(), set())
+_CHOWNS = {"x86_64": {92, 93, 94, 260}, "aarch64": {54, 55}}.get(platform.machine(), set())
 
 
 def is_exclusive_create(thread: int) -> bool:
@@ -29,15 +30,30 @@ def is_rename(thread: int) -> bool:
     return bool(call) and call[0] in _RENAMES
 
 
+def is_chown(thread: int) -> bool:
+    """True if a thread is in one of the chown calls."""
+    call = _system_call(thread)
+    return bool(call) and call[0] in _CHOWNS
+
+
 def process_of(thread: int) -> int:
     """Return the process id of a thread, 0 if it cannot be known."""
+    return next(iter(_status_numbers(thread, "Tgid:")), 0)
+
+
+def groups_of(thread: int) -> list[int]:
+    """Return the supplementary groups of a thread, none if they cannot be known."""
+    return _status_numbers(thread, "Groups:")
+
+
+def _status_numbers(thread: int, field: str) -> list[int]:
     try:
         for line in Path(f"/proc/{thread}/status").read_text().splitlines():
-            if line.startswith("Tgid:"):
-                return int(line.split()[1])
+            if line.startswith(field):
+                return [int(word) for word in line.split()[1:]]
     except (OSError, ValueError):
         pass
-    return 0
+    return []
 
 
 def _system_call(thread: int) -> list[int]:

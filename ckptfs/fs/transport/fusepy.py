@@ -261,6 +261,9 @@ class FusepyServer(fuse.FUSE):  # type: ignore[misc]  # fusepy has no types
     def open(self, path: bytes, info: Any) -> int:
         if self._hidden.has(path):
             return self._put_handle(self._open_hidden(path, info.contents.flags), info, path)
+        if info.contents.flags & os.O_TRUNC and _caller().uid:
+            # the kernel leaves it to us, and does not say whether the program has CAP_FSETID
+            self._fs.drop_privileges(_relative(path), _caller())
         return self._put_handle(self._fs.open(_relative(path), info.contents.flags, _caller()), info, path)
 
     @through_door

@@ -23,6 +23,7 @@ from ckptfs.fs.control import below_versions, control_of
 from ckptfs.fs.live import RENAME_EXCHANGE
 from ckptfs.fs.open_files import FileHandle
 from ckptfs.fs.operations import ControlHandle, Handle, Operations, ViewHandle
+from ckptfs.fs.syscalls import is_chown
 from ckptfs.fs.times import NOW_NS
 from ckptfs.fs.transport import wire
 from ckptfs.fs.transport.device import MAX_WRITE_BYTES, REQUEST_BYTES, Device, DeviceClosedError
@@ -329,9 +330,11 @@ class PassthroughServer:
             new_mode = mode & 0o7777 if valid & SetAttr.MODE else None
             self._fs.change_nameless(handle, new_mode, owner, times if sets_times else None)
         else:
-            # nothing is set: that is chown(2) to nobody, which takes them away too
-            if valid & SetAttr.KILL_SUIDGID or not valid & _SETS_SOMETHING:
-                self._fs.drop_privileges(path)
+            # nothing is set: that is a write, or chown(2) to nobody
+            if not valid & _SETS_SOMETHING and is_chown(request.pid):
+                self._fs.chown_to_nobody(path, _caller(request))
+            elif valid & SetAttr.KILL_SUIDGID or not valid & _SETS_SOMETHING:
+                self._fs.drop_privileges(path, _caller(request))
             if owner != (-1, -1):
                 self._fs.chown(path, *owner)
             if valid & SetAttr.MODE:
@@ -544,7 +547,7 @@ class PassthroughServer:
                 return (self._opened(node.id, handle, flags, b""),)
             try:
                 if open_flags & wire.OPEN_KILL_SUIDGID:
-                    self._fs.drop_privileges(path)
+                    self._fs.drop_privileges(path, _caller(request))
                 handle = self._fs.open(path, flags, _caller(request))
             except (FileNotFoundError, NotADirectoryError):
                 if not self._has_moved(node, path):
@@ -625,7 +628,7 @@ class PassthroughServer:
         handle = self._handles[number]
         path = self._nodes.path(self._nodes.get(request.node))
         if write_flags & wire.WRITE_KILL_SUIDGID and path is not None:
-            self._fs.drop_privileges(path)
+            self._fs.drop_privileges(path, _caller(request))
         data = request.body[wire.WRITE_IN.size :][:size]
         return (wire.WRITE_OUT.pack(self._fs.write(handle, data, offset), 0),)
 
@@ -643,7 +646,7 @@ class PassthroughServer:
         path = self._nodes.path(self._nodes.get(request.node))
         if request.uid and path is not None:
             # the kernel leaves it to us, and does not say whether the program has CAP_FSETID
-            self._fs.drop_privileges(path)
+            self._fs.drop_privileges(path, _caller(request))
         self._fs.allocate(self._handles[number], mode, offset, length)
         return ()
 
