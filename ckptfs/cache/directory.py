@@ -9,6 +9,7 @@
     orphans/            files that are open but have no name any more
     objects/            immutable objects of the store, kept (cache/objects.py)
     contents/           files of old versions that were read
+    anchors/            what the next version can be encoded against (cache/anchors.py)
     lock, upload.lock   flock of the mount process and of the upload process
 
 Invariant: whoever changes live/, journal or session.json holds `lock`; it is never deleted, so its inode identifies it.
@@ -26,7 +27,7 @@ from typing import Any
 from ckptfs.errors import CacheError
 from ckptfs.hashing import hash_bytes
 
-_SUBDIRECTORIES = ("live", "pending", "aside", "unsaved", "orphans", "objects", "contents")
+_SUBDIRECTORIES = ("live", "pending", "aside", "unsaved", "orphans", "objects", "contents", "anchors")
 
 
 def boot_id() -> str:
@@ -73,6 +74,7 @@ class CacheDirectory:
         self.orphans = root / "orphans"
         self.objects = root / "objects"
         self.contents = root / "contents"
+        self.anchors = root / "anchors"
         self.lock_path = root / "lock"
         self.upload_lock_path = root / "upload.lock"
         self.log = root / "mount.log"

@@ -83,12 +83,13 @@ class EncodedBlocks(NamedTuple):
     """Some numbers occur in the chunk more than once, which planes do not see."""
 
 
-def encode_blocks(plain: Buffer, base: Buffer | None) -> EncodedBlocks | None:
+def encode_blocks(plain: Buffer, base: Buffer | None, min_gain: float) -> EncodedBlocks | None:
     """Encode a chunk block by block.
 
     Args:
         plain: The chunk.
         base: The base chunk's bytes, of any length.
+        min_gain: The least share of the chunk's size without it that the base must save, as far as samples tell.
 
     Returns:
         None where no block is better off with planes or its base than with zstd for all of the chunk.
@@ -96,6 +97,9 @@ def encode_blocks(plain: Buffer, base: Buffer | None) -> EncodedBlocks | None:
     chunk = np.frombuffer(plain, np.uint8)
     base_chunk = None if base is None else np.frombuffer(base, np.uint8)
     ways = list(_choose_ways(chunk, base_chunk))
+    if base_chunk is not None and _base_gain(ways, len(chunk)) < min_gain:
+        base_chunk = None
+        ways = list(_choose_ways(chunk, None))
     if all(way.plan is None and not way.is_same for way in ways):
         return None
     changed = [way for way in ways if not way.is_same]
@@ -120,6 +124,17 @@ class _Way(NamedTuple):
     is_same: bool = False
     tries_zstd: bool = False
     is_float: bool = False
+
+
+def _base_gain(ways: Sequence[_Way], size_bytes: int) -> float:
+    """Return what the base saves of the size that the chunk has without it."""
+    fresh = with_base = 0.0
+    for start, way in zip(range(0, size_bytes, BLOCK_BYTES), ways, strict=True):
+        size = min(BLOCK_BYTES, size_bytes - start)
+        fresh += size * (way.plan.fresh_ratio if way.plan is not None else 1.0)
+        if not way.is_same:
+            with_base += size * (way.plan.size_ratio if way.plan is not None else 1.0)
+    return 1 - with_base / fresh
 
 
 def _is_repeated(chunk: Bytes) -> bool:

@@ -42,6 +42,9 @@ _PIECES = 16
 _SAMPLE_MIN_SAVING = 0.01
 """Lower than _MIN_SAVING: a sample sees no repetition over long distances."""
 
+MIN_BASE_GAIN = 0.02
+"""Below it a base saves less than it costs every reader to fetch it."""
+
 _FLOAT_SHARE = 0.5
 """Where fewer of a chunk's blocks are floats, zstd is tried on all of it: blocks do not see each other."""
 
@@ -49,20 +52,21 @@ _PROBES = 4
 _PROBE_BYTES = 24
 
 
-def encode_frame(plain: Buffer, *, base: tuple[bytes, Buffer] | None = None) -> bytes:
+def encode_frame(plain: Buffer, *, base: tuple[bytes, Buffer] | None = None, min_gain: float = MIN_BASE_GAIN) -> bytes:
     """Return the frame of a chunk: the shortest that a sample of the chunk promises, raw where nothing saves 3 %.
 
     Args:
         plain: 1 byte to 64 MiB; must not change meanwhile.
-        base: Hash and plain bytes of the chunk to encode against where that helps: the same place of the version
-            before. Whether it did: `base_digest`.
+        base: Hash and plain bytes of the chunk to encode against where that helps: the same place of an earlier
+            version. Whether it did: `base_digest`.
+        min_gain: The least share of the chunk's size without it that the base must save.
 
     Raises:
         CorruptObjectError: The length is out of bounds, or the frame did not decode to the same bytes (F1).
     """
     if not 1 <= len(plain) <= MAX_CHUNK_BYTES:
         raise CorruptObjectError(f"a chunk of {len(plain)} bytes: not from 1 to {MAX_CHUNK_BYTES}")
-    frame = _encode(plain, base)
+    frame = _encode(plain, base, min_gain)
     decoded = _decode(memoryview(frame), len(plain), None if base is None else base[1])
     if not is_same(decoded, plain):
         raise CorruptObjectError(f"a chunk of {len(plain)} bytes does not decode to what was encoded")
@@ -101,11 +105,11 @@ def base_digest(frame: Buffer) -> bytes | None:
     return bytes(frame[HEADER.size : HEADER.size + _DIGEST_BYTES]) if header.flags else None
 
 
-def _encode(plain: Buffer, base: tuple[bytes, Buffer] | None) -> bytes:
+def _encode(plain: Buffer, base: tuple[bytes, Buffer] | None, min_gain: float) -> bytes:
     size_bytes = len(plain)
     most = int(size_bytes * (1 - _MIN_SAVING))
     best = None
-    blocks = encode_blocks(plain, None if base is None else base[1])
+    blocks = encode_blocks(plain, None if base is None else base[1], min_gain)
     if blocks is not None:
         digest = base[0] if base is not None and blocks.uses_base else b""
         if len(digest) + sum(map(len, blocks.pieces)) <= most:
@@ -119,6 +123,8 @@ def _encode(plain: Buffer, base: tuple[bytes, Buffer] | None) -> bytes:
             best, most = _frame(_ZSTD, b"", size_bytes, [payload]), len(payload)
     if base is not None and not are_floats and (may_shrink or _have_in_common(plain, base[1])):
         payload = compress_with_prefix(plain, base[1])
+        if best is None or base_digest(best) is None:
+            most = int(most * (1 - min_gain))
         if len(payload) + _DIGEST_BYTES < most:
             best = _frame(_PREFIXED, base[0], size_bytes, [payload])
     return _frame(_RAW, b"", size_bytes, [plain]) if best is None else best

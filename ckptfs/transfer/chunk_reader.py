@@ -1,19 +1,21 @@
 """Reading chunks from packs: ranged GETs by several threads, every frame decoded and checked against its hash.
 
 Memory is bounded by the threads: each holds one range (pack_ranges.MAX_RANGE_BYTES, or one larger frame) and one plain
-chunk.
+chunk; or the plain bases of one group (MAX_GROUP_BYTES, or one larger chunk), and as much.
 
 Rules:
     R1  a chunk is handed out only if it hashes to its name
     R2  damage is never asked for again; a store that does not answer is, within the budget of the retry policy
     R3  when a range fails for a reason that may lie in one part of it, its chunks are asked for one by one, so that
         the damage of one chunk does not take its neighbours along
+    R4  a chunk is decoded only against the base that its frame names, and the manifest too. Without it there is an
+        error that names both
 """
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from ckptfs.codec.frame import decode_frame
+from ckptfs.codec.frame import base_digest, decode_frame
 from ckptfs.errors import (
     ChunkCorruptError,
     CkptfsError,
@@ -25,11 +27,14 @@ from ckptfs.errors import (
 )
 from ckptfs.format.manifest import Chunk
 from ckptfs.store.base import Store
-from ckptfs.transfer.pack_ranges import PackRange, split_range
+from ckptfs.transfer.pack_ranges import PackRange, ReadGroup, split_range
 from ckptfs.versions.retry import Retry
 
-OnChunk = Callable[[Chunk, bytes | CkptfsError], None]
-"""Gets each chunk once: its plain bytes, or why they cannot be had. Called by several threads."""
+Result = bytes | CkptfsError
+"""A chunk's plain bytes, or why they cannot be had."""
+
+OnChunk = Callable[[Chunk, Result], None]
+"""Gets each chunk once. Called by several threads."""
 
 
 class ChunkReader:
@@ -48,13 +53,14 @@ class ChunkReader:
         self._patience = True
         """False after a request that failed for its whole budget: until one succeeds, the next are tried once each."""
 
-    def read(self, ranges: Iterable[PackRange], on_chunk: OnChunk) -> None:
-        """Read all chunks of some ranges, beginning in their order, and return when all were handed out.
+    def read(self, groups: Iterable[ReadGroup], on_chunk: OnChunk) -> None:
+        """Read all chunks of some groups, their bases too, beginning in their order, and return when all were handed
+        out.
 
         Raises:
             Exception: What `on_chunk` raises; what was not begun by then is left out.
         """
-        pending = _Shared(ranges)
+        pending = _Shared(groups)
         if len(pending) > 1:
             threads = [
                 threading.Thread(target=self._work, args=(pending, on_chunk), name="ckptfs-fetch", daemon=True)
@@ -72,12 +78,24 @@ class ChunkReader:
 
     def _work(self, pending: "_Shared", on_chunk: OnChunk) -> None:
         try:
-            for span in pending:
-                self._read_range(span, on_chunk)
+            for group in pending:
+                self._read_group(group, on_chunk)
         except BaseException as error:
             pending.stop(error)
 
-    def _read_range(self, span: PackRange, on_chunk: OnChunk) -> None:
+    def _read_group(self, group: ReadGroup, on_chunk: OnChunk) -> None:
+        bases: dict[Chunk, Result] = {}
+
+        def take_base(chunk: Chunk, result: Result) -> None:
+            bases[chunk] = result
+            on_chunk(chunk, result)
+
+        if group.bases is not None:
+            self._read_range(group.bases, {}, take_base)
+        for span in group.ranges:
+            self._read_range(span, bases, on_chunk)
+
+    def _read_range(self, span: PackRange, bases: Mapping[Chunk, Result], on_chunk: OnChunk) -> None:
         try:
             body = self._get(span)
         except CorruptObjectError as error:
@@ -85,7 +103,7 @@ class ChunkReader:
                 on_chunk(span.chunks[0], _explain(error, span.chunks[0]))
                 return
             for part in split_range(span):
-                self._read_range(part, on_chunk)
+                self._read_range(part, bases, on_chunk)
         except CkptfsError as error:
             for chunk in span.chunks:
                 on_chunk(chunk, _explain(error, chunk))
@@ -93,7 +111,7 @@ class ChunkReader:
             view = memoryview(body)
             for chunk in span.chunks:
                 start = chunk.offset_bytes - span.offset_bytes
-                on_chunk(chunk, _decode(view[start : start + chunk.stored_bytes], chunk))
+                on_chunk(chunk, _decode(view[start : start + chunk.stored_bytes], chunk, bases))
 
     def _get(self, span: PackRange) -> bytes:
         def request() -> bytes:
@@ -111,44 +129,48 @@ class ChunkReader:
 
 
 class _Shared:
-    """The ranges that nobody has begun yet, taken by several threads; ends early when one of them fails."""
+    """The groups that nobody has begun yet, taken by several threads; ends early when one of them fails."""
 
-    def __init__(self, ranges: Iterable[PackRange]) -> None:
-        self._ranges = list(ranges)
+    def __init__(self, groups: Iterable[ReadGroup]) -> None:
+        self._groups = list(groups)
         self._next = 0
         self._lock = threading.Lock()
         self.failure: BaseException | None = None
 
     def __len__(self) -> int:
-        return len(self._ranges)
+        return len(self._groups)
 
-    def __iter__(self) -> Iterator[PackRange]:
+    def __iter__(self) -> Iterator[ReadGroup]:
         while True:
             with self._lock:
-                if self.failure is not None or self._next == len(self._ranges):
+                if self.failure is not None or self._next == len(self._groups):
                     return
-                span = self._ranges[self._next]
+                group = self._groups[self._next]
                 self._next += 1
-            yield span
+            yield group
 
     def stop(self, failure: BaseException) -> None:
-        """Let no further range be begun."""
+        """Let no further group be begun."""
         with self._lock:
             self.failure = self.failure or failure
 
 
-def _decode(frame: memoryview, chunk: Chunk) -> bytes | CkptfsError:
+def _decode(frame: memoryview, chunk: Chunk, bases: Mapping[Chunk, Result]) -> Result:
+    base = chunk.base
     try:
-        if chunk.base is not None:
-            raise UnsupportedFormatError("the frame is encoded against another chunk")
-        return decode_frame(frame, size_bytes=chunk.size_bytes, digest=chunk.hash)
+        if base_digest(frame) != (base.hash if base is not None else None):
+            raise CorruptObjectError("its frame is encoded against another chunk than the manifest says")
+        plain = bases[base] if base is not None else None
+        if isinstance(plain, CkptfsError):
+            return _explain(plain, chunk, f"its base, {plain.fact}")
+        return decode_frame(frame, size_bytes=chunk.size_bytes, digest=chunk.hash, base=plain)
     except CkptfsError as error:
         return _explain(error, chunk)
 
 
-def _explain(error: CkptfsError, chunk: Chunk) -> CkptfsError:
+def _explain(error: CkptfsError, chunk: Chunk, why: str | None = None) -> CkptfsError:
     """Return an error that names chunk and pack; one of the store that means damage becomes damage."""
-    fact = f"chunk {chunk.hash.hex()} in {chunk.pack} at {chunk.offset_bytes}: {error.fact}"
+    fact = f"chunk {chunk.hash.hex()} in {chunk.pack} at {chunk.offset_bytes}: {why or error.fact}"
     kind: type[CkptfsError] = type(error)
     if isinstance(error, NotFoundError):
         fact, kind = f"chunk {chunk.hash.hex()}: its pack {chunk.pack} is missing", CorruptObjectError

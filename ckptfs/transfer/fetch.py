@@ -1,4 +1,5 @@
-"""Fetching the data of files: every chunk that the jobs need, once, checked, and handed to all who wait for it.
+"""Fetching the data of files: every chunk that the jobs need, and what it is encoded against, once, checked, and handed
+to all who wait for it.
 
 The damage of a chunk concerns only the files that hold it; the others are completed.
 """
@@ -12,7 +13,7 @@ from ckptfs.errors import CkptfsError
 from ckptfs.format.manifest import Chunk, Entry
 from ckptfs.store.base import Store
 from ckptfs.transfer.chunk_reader import ChunkReader
-from ckptfs.transfer.pack_ranges import plan_ranges
+from ckptfs.transfer.pack_ranges import plan_reads
 from ckptfs.versions.retry import Retry
 
 Write = Callable[[int, bytes], None]
@@ -81,10 +82,11 @@ class Fetcher:
                 on_done(state.job, None)
 
         def deliver(chunk: Chunk, result: bytes | CkptfsError) -> None:
-            for state, offset in users[chunk]:
+            # a base that no file of these has is here only for others
+            for state, offset in users.get(chunk, ()):
                 state.take(offset, result)
 
-        self._reader.read(plan_ranges(users), deliver)
+        self._reader.read(plan_reads(users), deliver)
 
     def read_file(self, entry: Entry) -> bytes:
         """Return a whole file; meant for small ones.

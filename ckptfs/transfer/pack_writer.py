@@ -17,8 +17,9 @@ from ckptfs.versions.retry import Retry
 # 32 MiB (FORMAT.md 5): with four on their way and one being filled and joined, 200 MiB of memory at most
 PACK_BYTES = 32 << 20
 
-OnStored = Callable[[list[Chunk], int], None]
-"""Gets the chunks of a pack that is in the store, and the pack's size. Called by the putting threads, one at a time."""
+OnStored = Callable[[str, list[Chunk], bytes], None]
+"""Gets the key of a pack that is in the store, its chunks, and all of it. Called by the putting threads, one at a time.
+"""
 
 
 class PackWriter:
@@ -43,8 +44,8 @@ class PackWriter:
         self._failure: BaseException | None = None
         self._start_pack()
 
-    def add(self, frame: bytes, digest: bytes, raw_bytes: int) -> None:
-        """Append a frame; waits when too many packs are on their way.
+    def add(self, frame: bytes, digest: bytes, raw_bytes: int, base: Chunk | None = None) -> None:
+        """Append a frame, encoded against a base or not; waits when too many packs are on their way.
 
         Raises:
             CkptfsError: A put failed. Those on their way go on; `close` waits for them.
@@ -52,7 +53,7 @@ class PackWriter:
         if len(self._builder) and self._builder.size_bytes + len(frame) > PACK_BYTES:
             self._send()
         offset = self._builder.add(frame, digest, raw_bytes)
-        self._chunks.append(Chunk(digest, raw_bytes, self._key, offset, len(frame)))
+        self._chunks.append(Chunk(digest, raw_bytes, self._key, offset, len(frame), base))
 
     def finish(self) -> None:
         """Put the last pack and return when all are in the store. Raises CkptfsError: A put failed."""
@@ -86,7 +87,7 @@ class PackWriter:
             # the same bytes under the same key: an attempt that arrives late changes nothing
             self._retry.call(lambda: self._store.put(key, body))
             with self._lock:
-                self._on_stored(chunks, len(body))
+                self._on_stored(key, chunks, body)
         except BaseException as error:
             with self._lock:
                 self._failure = self._failure or error

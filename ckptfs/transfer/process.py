@@ -33,6 +33,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from ckptfs.cache.anchors import AnchorCache
 from ckptfs.cache.directory import CacheDirectory, write_pid
 from ckptfs.cache.pending import PendingVersion, discard_pending, list_pending
 from ckptfs.errors import CacheError, CkptfsError, DivergedError, FencedError
@@ -53,6 +54,8 @@ _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 5.0
 # how long one commit of unknown outcome is asked about before that is said
 _COMMIT_BUDGET_S = 5.0
+# 64 GiB, of anchors, where the session does not say: the mount's own default
+_CACHE_SIZE_BYTES = 64 << 30
 
 # not __name__, which is __main__ here
 logger = logging.getLogger("ckptfs.transfer.process")
@@ -86,7 +89,9 @@ class UploadProcess:
         try:
             store, writer = self._persist(0, self._open)
             threading.Thread(target=self._renew, args=(writer,), name="ckptfs-lease", daemon=True).start()
-            uploader = VersionUploader(store, writer, writer.history, on_progress=self._events.progress)
+            uploader = VersionUploader(
+                store, writer, writer.history, anchors=self._open_anchors(), on_progress=self._events.progress
+            )
             while True:
                 is_last = self._orphaned.is_set()
                 self._wanted.clear()
@@ -125,6 +130,15 @@ class UploadProcess:
             raise _GaveUpError
         store = open_store(url)
         return store, Writer.resume(store, epoch, holder, lease_s, retry_budget_s=_COMMIT_BUDGET_S)
+
+    def _open_anchors(self) -> AnchorCache | None:
+        """Return what is kept to encode against; None if there is no place for it."""
+        try:
+            limit_bytes = int(self._cache.read_session().get("cache_size_bytes", _CACHE_SIZE_BYTES))
+            return AnchorCache(self._cache.anchors, limit_bytes)
+        except (OSError, ValueError, TypeError) as error:
+            logger.warning("works without anchors error=%r", str(error))
+            return None
 
     def _renew(self, writer: Writer) -> None:
         """Renew the lease until the mount process is gone."""

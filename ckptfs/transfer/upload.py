@@ -3,25 +3,28 @@
 Rules:
     U1  nothing is committed before every object that it names is in the store (FORMAT.md C4)
     U2  a pending version is committed at most once, however often its upload starts over: by its commit id
-    U3  chunks are taken over from the version before and from nowhere else: no other is sure to stay. Those that the
-        pending version names itself (a restore brought them back) are checked by the commit
+    U3  chunks are taken over, or encoded against, from the version before and from nowhere else: no other is sure to
+        stay. Those that the pending version names itself (a restore brought them back) are checked by the commit
     U4  what is committed is a tree: it can be read back
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from ckptfs.cache.anchors import AnchorCache, anchor_of
 from ckptfs.cache.pending import PendingVersion
 from ckptfs.errors import CkptfsError, CondemnedError, CorruptObjectError, DivergedError, UnsupportedFormatError
 from ckptfs.format.commit import CommitRecord
 from ckptfs.format.keys import new_segment_key
-from ckptfs.format.manifest import Chunk, Entry, Extent, Kind, LocalData, ParentFile, Part, Tree, merge
+from ckptfs.format.manifest import Entry, Extent, Kind, LocalData, ParentFile, Part, Tree, merge
 from ckptfs.format.rules import check_tree
 from ckptfs.store.base import Store
-from ckptfs.transfer.content_writer import ContentWriter, Progress, Stored
+from ckptfs.transfer.bases import Bases, Predecessors
+from ckptfs.transfer.content_writer import ContentWriter, Progress, Source, Stored
 from ckptfs.transfer.data_file import PendingDataError
 from ckptfs.versions.history import History
 from ckptfs.versions.parts import plan_parts
+from ckptfs.versions.references import content_chunks, needed_chunks, needed_packs
 from ckptfs.versions.retry import Retry
 from ckptfs.versions.writer import SaveDraft, Writer
 
@@ -36,6 +39,7 @@ class VersionUploader:
         store: Where to.
         writer: Commits.
         history: Of the same store.
+        anchors: What chunks can be encoded against; None: each stands alone.
         workers: Encoding threads.
         puts: Packs on their way at once.
         on_progress: Told about the data of the version at hand: first (0, total), then as they get into the store.
@@ -47,6 +51,7 @@ class VersionUploader:
         writer: Writer,
         history: History,
         *,
+        anchors: AnchorCache | None = None,
         workers: int = 2,
         puts: int = 4,
         on_progress: Progress = lambda done, total: None,
@@ -54,6 +59,7 @@ class VersionUploader:
         self._store = store
         self._writer = writer
         self._history = history
+        self._anchors = anchors
         self._workers = workers
         self._puts = puts
         self._on_progress = on_progress
@@ -106,6 +112,8 @@ class VersionUploader:
         tree = _apply(change, before)
         draft = self._draft(pending, head, change, tree, _new_packs(change, before))
         record = self._writer.commit_save(draft)
+        if self._anchors is not None:
+            self._anchors.advance(_anchor_packs(tree), self._attempt.stored.base_packs())
         # an earlier attempt may have won after all, with other objects
         self._base = (record, tree) if record.parts == draft.parts else None
         return record
@@ -118,27 +126,41 @@ class VersionUploader:
 
     def _resolve(self, pending: PendingVersion, part: Part, before: Tree) -> Part:
         """Return the part with chunks in place of local extents, all of them stored."""
-        local = [extent for entry in part.entries for extent in entry.extents if isinstance(extent, LocalData)]
+        local: dict[LocalData, Entry] = {}
+        for entry in part.entries:
+            for extent in entry.extents:
+                if isinstance(extent, LocalData):
+                    local.setdefault(extent, entry)
         contents = self._attempt.contents
         if contents is None:
-            contents = self._attempt.contents = self._store_contents(pending, list(dict.fromkeys(local)), before)
+            contents = self._attempt.contents = self._store_contents(pending, local, before)
         return Part(tuple(_resolve_entry(entry, contents, before) for entry in part.entries), part.tombstones)
 
-    def _store_contents(self, pending: PendingVersion, files: list[LocalData], before: Tree) -> "_Contents":
+    def _store_contents(self, pending: PendingVersion, files: Mapping[LocalData, Entry], before: Tree) -> "_Contents":
+        """Store data files, each for the first of its entries."""
         if not files:
             self._on_progress(0, 0)
             return {}
         content_writer = ContentWriter(
             self._store,
             self._writer.epoch,
-            {chunk.hash: chunk for chunk in _chunks(before.values())},
+            {chunk.hash: chunk for chunk in needed_chunks(before.values())},
             self._attempt.stored,
+            self._anchors,
             workers=self._workers,
             puts=self._puts,
             retry=_BRIEF_RETRY,
             on_progress=self._on_progress,
         )
-        extents = content_writer.write((pending.data_path(file.index), file.size_bytes) for file in files)
+        predecessors = Predecessors(before)
+        extents = content_writer.write(
+            Source(
+                pending.data_path(file.index),
+                file.size_bytes,
+                Bases(predecessors.of(entry.path, file.size_bytes) if self._anchors is not None else None),
+            )
+            for file, entry in files.items()
+        )
         return dict(zip(files, extents, strict=True))
 
     def _draft(
@@ -193,13 +215,14 @@ def _read_part(pending: PendingVersion) -> Part:
         raise PendingDataError(f"the manifest of pending version {pending.version} cannot be read: {error}") from error
 
 
-def _chunks(entries: Iterable[Entry]) -> Iterator[Chunk]:
-    return (extent for entry in entries for extent in entry.extents if isinstance(extent, Chunk))
-
-
 def _new_packs(change: Part, before: Tree) -> frozenset[str]:
-    named = {chunk.pack for chunk in _chunks(change.entries)}
-    return frozenset(named - {chunk.pack for chunk in _chunks(before.values())} if named else named)
+    named = needed_packs(change.entries)
+    return frozenset(named - needed_packs(before.values()) if named else named)
+
+
+def _anchor_packs(tree: Tree) -> set[str]:
+    anchors = map(anchor_of, content_chunks(tree.values()))
+    return {anchor.pack for anchor in anchors if anchor is not None}
 
 
 def _resolve_entry(entry: Entry, contents: Mapping[LocalData, tuple[Extent, ...]], before: Tree) -> Entry:

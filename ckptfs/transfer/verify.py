@@ -1,6 +1,7 @@
 """Checking a store: every record, every manifest, every pack, and on demand every byte.
 
-What is shared by versions is checked once. Where something is bad, the versions are read a second time to name every
+What is shared by versions is checked once, and so are the bases of chunks, which count as needed by all that are
+encoded against them. Where something is bad, the versions are read a second time to name every
 file that it affects, so that memory holds the distinct chunks but no list of who uses them.
 """
 
@@ -15,10 +16,11 @@ from ckptfs.format.keys import COMMIT_PREFIX, PACK_PREFIX, commit_key, commit_se
 from ckptfs.format.manifest import Chunk
 from ckptfs.store.base import Store
 from ckptfs.transfer.chunk_reader import ChunkReader
-from ckptfs.transfer.pack_ranges import plan_ranges
+from ckptfs.transfer.pack_ranges import plan_reads
 from ckptfs.versions import ranges
 from ckptfs.versions.chain import check_successor
 from ckptfs.versions.history import History
+from ckptfs.versions.references import content_chunks, needed_chunks
 
 # records read at once, and read ahead of their check
 _READERS = 16
@@ -70,14 +72,14 @@ def verify(
     readable = []
     for saved in records:
         try:
-            chunks.update(dict.fromkeys(_chunks(history, saved)))
+            chunks.update(needed_chunks(history.tree(saved).values()))
         except (CorruptObjectError, UnsupportedFormatError) as error:
             findings.append(Finding(saved.version, b"", "", commit_key(saved.seq), error.fact))
         else:
             readable.append(saved)
     bad = _check_packs(store, chunks)
     if read_data:
-        bad |= _read_all(store, [chunk for chunk in chunks if chunk not in bad], on_progress)
+        bad |= _read_all(store, [chunk for chunk in chunks if chunk not in bad and chunk.base not in bad], on_progress)
     if bad:
         for saved in readable:
             findings.extend(_affected(history, saved, bad))
@@ -122,10 +124,6 @@ def _records(history: History) -> Iterator[tuple[int, CommitRecord | CkptfsError
             yield from executor.map(read, range(start, max(start - _BATCH, 0), -1))
 
 
-def _chunks(history: History, record: CommitRecord) -> Iterator[Chunk]:
-    return (extent for entry in history.tree(record).values() for extent in entry.extents if isinstance(extent, Chunk))
-
-
 def _check_packs(store: Store, chunks: Iterable[Chunk]) -> dict[Chunk, str]:
     """Return the chunks whose pack is missing or too short, and what is wrong."""
     needed = {chunk.pack for chunk in chunks}
@@ -159,13 +157,16 @@ def _read_all(store: Store, chunks: list[Chunk], on_progress: OnProgress) -> dic
             on_progress(done, total)
 
     on_progress(0, total)
-    ChunkReader(store).read(plan_ranges(chunks), take)
+    ChunkReader(store).read(plan_reads(chunks), take)
     return bad
 
 
 def _affected(history: History, record: CommitRecord, bad: dict[Chunk, str]) -> Iterator[Finding]:
     """Yield each bad chunk of each file of a version."""
     for entry in history.tree(record).values():
-        for chunk in dict.fromkeys(extent for extent in entry.extents if isinstance(extent, Chunk)):
-            if chunk in bad:
+        for chunk in dict.fromkeys(content_chunks([entry])):
+            if chunk.base in bad:
+                fact = f"its base, chunk {chunk.base.hash.hex()}: {bad[chunk.base]}"
+                yield Finding(record.version, entry.path, chunk.hash.hex(), chunk.base.pack, fact)
+            elif chunk in bad:
                 yield Finding(record.version, entry.path, chunk.hash.hex(), chunk.pack, bad[chunk])

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from ckptfs.cache.anchors import AnchorCache
 from ckptfs.format.commit import CommitRecord
 from ckptfs.transfer.upload import VersionUploader
 from ckptfs.versions.history import History, open_history
@@ -20,18 +21,24 @@ class Bench:
         self.source = root / "source"
         self.pending = root / "pending"
         self.target = root / "target"
+        self.anchors = root / "anchors"
         self.source.mkdir()
         self.pending.mkdir()
+        self.anchors.mkdir()
         self.store = MemoryStore()
         self.writer: Writer = acquire(self.store)
         self.progress: list[tuple[int, int]] = []
         self.uploader = self.new_uploader()
         self.version = 0
 
-    def new_uploader(self) -> VersionUploader:
+    def new_uploader(self, *, anchor_bytes: int = 1 << 40) -> VersionUploader:
         """As after a restart of the upload process."""
         return VersionUploader(
-            self.store, self.writer, self.writer.history, on_progress=lambda *row: self.progress.append(row)
+            self.store,
+            self.writer,
+            self.writer.history,
+            anchors=AnchorCache(self.anchors, anchor_bytes),
+            on_progress=lambda *row: self.progress.append(row),
         )
 
     def save(self, *gone: bytes, change: Callable[[Path], None] | None = None) -> CommitRecord:

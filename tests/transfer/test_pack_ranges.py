@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ckptfs.format.manifest import Chunk
-from ckptfs.transfer.pack_ranges import MAX_GAP_BYTES, MAX_RANGE_BYTES, plan_ranges, split_range
+from ckptfs.transfer.pack_ranges import (
+    MAX_GAP_BYTES,
+    MAX_GROUP_BYTES,
+    MAX_RANGE_BYTES,
+    plan_ranges,
+    plan_reads,
+    split_range,
+)
 
 
 def chunk(pack: str, offset: int, size: int) -> Chunk:
@@ -76,3 +83,35 @@ def test_a_range_splits_into_one_request_for_each_of_its_chunks() -> None:
         (16, 100, (first,)),
         (200, 50, (second,)),
     ]
+
+
+@st.composite
+def dependent_chunks(draw: st.DrawFn) -> list[Chunk]:
+    """Chunks of which some are encoded against others, wanted or not."""
+    chunks = draw(packed_chunks())
+    anchors = [chunk("p/3", 16 + (number << 20), 1 << 20)._replace(size_bytes=3 << 20) for number in range(6)]
+    based = [
+        member._replace(base=anchors[draw(st.integers(0, len(anchors) - 1))]) if draw(st.booleans()) else member
+        for member in dict.fromkeys(chunks)
+    ]
+    return draw(st.permutations(based + draw(st.lists(st.sampled_from(anchors), max_size=3))))
+
+
+@given(dependent_chunks())
+def test_every_chunk_and_every_base_is_read_once_and_a_base_before_what_needs_it(chunks: list[Chunk]) -> None:
+    read: list[Chunk] = []
+    for group in plan_reads(chunks):
+        bases = group.bases.chunks if group.bases is not None else ()
+        members = [member for span in group.ranges for member in span.chunks]
+        assert {member.base for member in members} - {None} == set(bases)
+        assert bases or len(group.ranges) == 1
+        read += [*bases, *members]
+    assert len(read) == len(set(read))
+    assert set(read) == set(chunks) | {member.base for member in chunks if member.base is not None}
+
+
+@given(dependent_chunks())
+def test_the_bases_of_a_group_are_bounded(chunks: list[Chunk]) -> None:
+    for group in plan_reads(chunks):
+        if group.bases is not None and len(group.bases.chunks) > 1:
+            assert sum(base.size_bytes for base in group.bases.chunks) <= MAX_GROUP_BYTES

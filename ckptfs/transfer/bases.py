@@ -1,0 +1,79 @@
+"""Finding what a file's ranges can be encoded against: the file of the version before that it most likely continues.
+
+A wrong guess costs time and no bytes: the encoder uses a base only where it helps.
+"""
+
+import re
+from bisect import bisect_right
+
+from ckptfs.cache.anchors import anchor_of
+from ckptfs.format.manifest import Chunk, Entry, Kind, Tree
+
+_NUMBER = re.compile(rb"\d+")
+# one chunk past the end: what was appended may repeat what came before, what lies further out rarely does
+_PAST_END_BYTES = 4 << 20
+
+
+class Bases:
+    """The anchors of one file of the version before, by their places.
+
+    Args:
+        entry: The file; None: there is none to continue.
+    """
+
+    def __init__(self, entry: Entry | None) -> None:
+        self._starts: list[int] = []
+        self._places: list[tuple[int, Chunk]] = []
+        """End of the range that the anchor stands for, and the anchor."""
+        start = 0
+        for extent in entry.extents if entry is not None else ():
+            end = start + extent.size_bytes
+            anchor = anchor_of(extent) if isinstance(extent, Chunk) else None
+            if anchor is not None:
+                self._starts.append(start)
+                self._places.append((end, anchor))
+            start = end
+
+    def at(self, offset_bytes: int) -> Chunk | None:
+        """Return the anchor for the range that begins at an offset: the last that begins there or shortly before."""
+        index = bisect_right(self._starts, offset_bytes) - 1
+        if index < 0:
+            return None
+        end, anchor = self._places[index]
+        return anchor if offset_bytes < end + _PAST_END_BYTES else None
+
+
+class Predecessors:
+    """Which file of the version before a file of the new version continues."""
+
+    def __init__(self, before: Tree) -> None:
+        self._before = before
+        self._alike: dict[bytes, list[bytes]] | None = None
+
+    def of(self, path: bytes, size_bytes: int) -> Entry | None:
+        """Return the file of the same path; else one whose path differs in numbers only (`checkpoint-200/model` after
+        `checkpoint-100/model`), of the same size if there is one, and the last of those; else None.
+        """
+        same = self._before.get(path)
+        if same is not None and same.kind is Kind.FILE:
+            return same
+        alike = [self._before[name] for name in self._by_shape().get(_shape(path), ())]
+        return max(alike, key=lambda entry: (entry.size_bytes == size_bytes, _numbers(entry.path)), default=None)
+
+    def _by_shape(self) -> dict[bytes, list[bytes]]:
+        if self._alike is None:
+            self._alike = {}
+            for path, entry in self._before.items():
+                if entry.kind is Kind.FILE and entry.size_bytes:
+                    self._alike.setdefault(_shape(path), []).append(path)
+        return self._alike
+
+
+def _shape(path: bytes) -> bytes:
+    return _NUMBER.sub(b"0", path)
+
+
+def _numbers(path: bytes) -> list[tuple[int, bytes]]:
+    """Return the numbers of a path in a form that compares as they do, however many digits they have."""
+    stripped = (digits.lstrip(b"0") for digits in _NUMBER.findall(path))
+    return [(len(digits), digits) for digits in stripped]

@@ -1,0 +1,81 @@
+"""What a file's ranges are offered as bases: the same place of the file that it continues."""
+
+import pytest
+
+from ckptfs.cache.anchors import MIN_ANCHOR_BYTES
+from ckptfs.format.manifest import Chunk, Entry, Extent, Hole, Kind, Tree
+from ckptfs.transfer.bases import Bases, Predecessors
+
+MIB = 1 << 20
+
+
+def chunk(number: int, size: int, base: Chunk | None = None) -> Chunk:
+    return Chunk(bytes([number]) * 32, size, f"p/{number}", 16, size, base)
+
+
+def entry(path: bytes, *extents: Extent) -> Entry:
+    size = sum(extent.size_bytes for extent in extents)
+    return Entry(path=path, kind=Kind.FILE, mode=0o600, size_bytes=size, extents=extents)
+
+
+def tree(*entries: Entry) -> Tree:
+    return {found.path: found for found in entries}
+
+
+def test_a_range_is_offered_the_chunk_of_the_same_place() -> None:
+    first, second = chunk(1, 4 * MIB), chunk(2, 4 * MIB)
+    bases = Bases(entry(b"f", first, second))
+    assert (bases.at(0), bases.at(4 * MIB)) == (first, second)
+
+
+def test_a_chunk_that_has_a_base_offers_that() -> None:
+    anchor = chunk(1, 4 * MIB)
+    bases = Bases(entry(b"f", chunk(2, 4 * MIB, anchor)))
+    assert bases.at(0) == anchor
+
+
+def test_what_was_appended_is_offered_the_last_chunk_and_what_lies_further_out_is_not() -> None:
+    last = chunk(1, MIB)
+    bases = Bases(entry(b"f", last))
+    assert bases.at(4 * MIB) == last
+    assert bases.at(8 * MIB) is None
+
+
+def test_holes_and_small_chunks_offer_nothing() -> None:
+    assert Bases(entry(b"f", Hole(4 * MIB))).at(0) is None
+    assert Bases(entry(b"f", chunk(1, MIN_ANCHOR_BYTES - 1))).at(0) is None
+    assert Bases(None).at(0) is None
+
+
+def test_the_file_of_the_same_path_is_continued() -> None:
+    before = tree(entry(b"a-1", chunk(1, MIB)), entry(b"a-2", chunk(2, MIB)))
+    assert Predecessors(before).of(b"a-1", 5) == before[b"a-1"]
+
+
+@pytest.mark.parametrize(
+    ("path", "size", "expected"),
+    [
+        (b"checkpoint-1000/model", MIB, b"checkpoint-900/model"),
+        (b"checkpoint-1000/model", 2 * MIB, b"checkpoint-100/model"),
+        (b"checkpoint-1000/optimizer", MIB, None),
+    ],
+    ids=["the last", "the one of the same size", "none"],
+)
+def test_a_new_path_continues_one_that_differs_in_numbers_only(path: bytes, size: int, expected: bytes | None) -> None:
+    before = tree(
+        entry(b"checkpoint-100/model", chunk(1, 2 * MIB)),
+        entry(b"checkpoint-200/model", chunk(2, MIB)),
+        entry(b"checkpoint-900/model", chunk(3, MIB)),
+    )
+    found = Predecessors(before).of(path, size)
+    assert (found.path if found is not None else None) == expected
+
+
+def test_a_path_that_was_a_directory_continues_nothing() -> None:
+    assert Predecessors({b"d": Entry(path=b"d", kind=Kind.DIRECTORY, mode=0o700)}).of(b"d", 1) is None
+
+
+def test_numbers_of_any_length_are_compared() -> None:
+    nines, more = b"s" + b"9" * 5000, b"s1" + b"0" * 5000
+    before = tree(entry(nines, chunk(1, MIB)), entry(more, chunk(2, MIB)))
+    assert Predecessors(before).of(b"s7", MIB) == before[more]
