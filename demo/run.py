@@ -62,9 +62,11 @@ class Demo:
                 break
         # a few rounds more, which no version will have
         time.sleep(4 * ROUND_S)
-        mount_pid = int(self._ckptfs_json("status", mountpoint)["pid"])
+        status = self._ckptfs_json("status", mountpoint)
         upload_pid = int(next((self._work / cache).glob("*/upload.lock")).read_text())
-        for name, pid in (("trainer", trainer.pid), ("mount", mount_pid), ("upload", upload_pid)):
+        # the keeper first: it would have another process take over from the mount process
+        mount = {"keeper": int(status["keeper"]), "mount": int(status["pid"]), "upload": upload_pid}
+        for name, pid in {"trainer": trainer.pid, **mount}.items():
             print(f"kill -9 {pid}   # the {name} process")
             os.kill(pid, signal.SIGKILL)
         trainer.communicate()

@@ -86,7 +86,7 @@ class Mount:
             env=os.environ | self._env,
             start_new_session=True,
         )
-        self._watchdog = threading.Timer(self._deadline_s, self.process.kill)
+        self._watchdog = threading.Timer(self._deadline_s, self._kill_all)
         self._watchdog.daemon = True
         self._watchdog.start()
         assert self.process.stdout is not None
@@ -101,21 +101,46 @@ class Mount:
         return self
 
     @property
-    def pid(self) -> int:
-        """Of the mount process."""
+    def keeper_pid(self) -> int:
+        """Of the process that was started; it forks the mount process."""
         assert self.process is not None
         return self.process.pid
 
     @property
+    def pid(self) -> int:
+        """Of the mount process."""
+        pid = self._server_pid()
+        assert pid is not None
+        return pid
+
+    @property
     def is_alive(self) -> bool:
-        """True while the mount process runs."""
+        """True while the mount is kept up."""
         return self.process is not None and self.process.poll() is None
 
     def kill(self) -> None:
-        """kill -9 of the mount process. The dead mount stays where it is, for the next one to clear away."""
-        assert self.process is not None
-        self.process.kill()
+        """kill -9 of the keeper and the mount process. The dead mount stays where it is, for the next to clear away."""
+        self._kill_all()
         self._reap()
+
+    def kill_server(self) -> None:
+        """kill -9 of the mount process alone: another takes over."""
+        os.kill(self.pid, signal.SIGKILL)
+
+    def _kill_all(self) -> None:
+        """End the keeper first, and stopped before that: it starts nothing any more."""
+        assert self.process is not None
+        if self.process.poll() is not None:
+            return
+        self.process.send_signal(signal.SIGSTOP)
+        server = self._server_pid()
+        self.process.kill()
+        if server is not None:
+            os.kill(server, signal.SIGKILL)
+            wait_until(lambda: _state(server) in (b"", b"Z"), 30.0, f"process {server} has ended")
+
+    def _server_pid(self) -> int | None:
+        return next((pid for pid in _children(self.keeper_pid) if _state(pid) != b"Z"), None)
 
     def kill_upload_process(self) -> bool:
         """kill -9 of the upload process; False if there is none now."""
@@ -130,11 +155,12 @@ class Mount:
 
     def upload_pid(self) -> int | None:
         """The upload process: a child of the mount process."""
-        for path in Path("/proc").glob("[0-9]*"):
-            # 4121 (name) S PPID ...
-            words = _read(path / "stat").rpartition(b") ")[2].split()
-            if len(words) > 1 and int(words[1]) == self.pid and b"ckptfs.transfer.process" in _read(path / "cmdline"):
-                return int(path.name)
+        server = self._server_pid()
+        if server is None:
+            return None
+        for pid in _children(server):
+            if b"ckptfs.transfer.process" in _read(Path(f"/proc/{pid}/cmdline")):
+                return pid
         return None
 
     def unmount(self) -> int:
@@ -158,8 +184,8 @@ class Mount:
 
     def close(self) -> None:
         """Leave nothing behind."""
-        if self.process is not None and self.process.poll() is None:
-            self.process.kill()
+        if self.process is not None:
+            self._kill_all()
         self._reap()
         clear_away(self.root)
 
@@ -289,6 +315,22 @@ def clear_away(mountpoint: Path) -> None:
         before, _, after = line.partition(" - ")
         if before.split(" ")[4] == str(mountpoint) and after.startswith(FILESYSTEM_TYPE):
             subprocess.run(["umount", "-l", str(mountpoint)], check=False, timeout=30)
+
+
+def _children(parent: int) -> list[int]:
+    """Return a process's children, oldest first."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        # 4121 (name) S PPID ...
+        words = _read(path / "stat").rpartition(b") ")[2].split()
+        if len(words) > 1 and int(words[1]) == parent:
+            found.append(int(path.name))
+    return sorted(found)
+
+
+def _state(pid: int) -> bytes:
+    """Return a process's state as /proc has it, nothing if there is none."""
+    return b"".join(_read(Path(f"/proc/{pid}/stat")).rpartition(b") ")[2].split()[:1])
 
 
 def _read(path: Path) -> bytes:

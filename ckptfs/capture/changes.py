@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from ckptfs.capture.change_times import ChangeTimes
-from ckptfs.capture.journal import Journal
+from ckptfs.capture.journal import Journal, JournalState
 from ckptfs.format.manifest import Extent
 
 _ATTRIBUTES, _CONTENT, _NAME = 1, 2, 4
@@ -29,6 +29,8 @@ class ChangeSet:
     """Inodes whose bytes may differ."""
     origins: dict[int, Origin] = field(default_factory=dict)
     """Where an inode's unchanged bytes are, if not under its own path in the version before."""
+    restored: int | None = None
+    """The version that the live tree was restored to."""
 
     def only_attributes(self, path: bytes) -> bool:
         """True if of a changed path only the attributes were marked."""
@@ -42,7 +44,8 @@ class ChangeSet:
         origins = dict(earlier.origins)
         for ino, origin in self.origins.items():
             origins.setdefault(ino, origin)
-        return ChangeSet(paths, earlier.content | self.content, origins)
+        restored = self.restored if self.restored is not None else earlier.restored
+        return ChangeSet(paths, earlier.content | self.content, origins, restored)
 
 
 class Changes:
@@ -85,7 +88,13 @@ class Changes:
 
     def moved(self, ino: int, origin: bytes) -> None:
         """An inode loses or shares the path under which the version before knows it."""
+        self.journal.moved(ino, origin)
         self.current.origins.setdefault(ino, origin)
+
+    def restoring(self, version: int) -> None:
+        """The live tree is about to become another version."""
+        self.journal.restored(version)
+        self.current.restored = version
 
     def restored(self, ino: int, content: tuple[Extent, ...]) -> None:
         """An inode was given stored content that the version before need not have under its path."""
@@ -98,6 +107,20 @@ class Changes:
         self.current.origins.pop(ino, None)
         self.current.content.discard(ino)
 
+    def go_on(self, state: JournalState, content: set[int], origins: dict[int, Origin]) -> None:
+        """Know what a process before this one wrote into the journal.
+
+        Args:
+            content: Inodes whose bytes may differ.
+            origins: See ChangeSet.
+        """
+        paths = dict.fromkeys(state.attributes, _ATTRIBUTES)
+        for path in state.names:
+            paths[path] = paths.get(path, 0) | _NAME
+        for path in state.content:
+            paths[path] = paths.get(path, 0) | _CONTENT
+        self.current = ChangeSet(paths, content, origins, state.restored)
+
     def take(self) -> ChangeSet:
         """Return the changes and start over: they have been captured."""
         taken, self.current = self.current, ChangeSet()
@@ -109,7 +132,10 @@ class Changes:
         changes = self.current.after(taken)
         content = [path for path, bits in changes.paths.items() if bits & _CONTENT]
         others = [path for path, bits in changes.paths.items() if not bits & _CONTENT]
-        self.journal.withdrawn(version, commit_id, content, others)
+        moved = [(ino, origin) for ino, origin in changes.origins.items() if isinstance(origin, bytes)]
+        self.journal.withdrawn(
+            version, commit_id, restored=changes.restored, content=content, names=others, moved=moved
+        )
         self.current = changes
 
 

@@ -7,6 +7,8 @@ Records are one letter, a payload and a NUL, appended with one write(2) before t
     W<path>                  a file's content may differ
     N<path>                  a name may have come, gone or become another file
     A<path>                  attributes may differ
+    M<ino> <path>            a file without data has left, or shares, the path that the version knows it by
+    R<version>               the live tree was restored to this version, on top of the one that V names
     S<ino>                   this live file has no data yet
     H<ino>                   this live file has its data, or is gone
     B<boot id>               written by this boot of the machine
@@ -50,6 +52,10 @@ class JournalState:
     attributes: set[bytes] = field(default_factory=set)
     stubs: set[int] = field(default_factory=set)
     """Inode numbers of live files without data."""
+    moved: dict[int, bytes] = field(default_factory=dict)
+    """Of those, inode number to the path in the version."""
+    restored: int | None = None
+    """The version that the live tree was restored to since."""
 
     @property
     def is_dirty(self) -> bool:
@@ -61,6 +67,8 @@ class JournalState:
         self.content.clear()
         self.names.clear()
         self.attributes.clear()
+        self.moved.clear()
+        self.restored = None
 
     def adopt_intended(self) -> None:
         """The intended capture did appear: the live tree is that version."""
@@ -87,6 +95,12 @@ def read_journal(path: Path) -> JournalState | None:
             state.stubs.add(int(payload))
         elif kind == b"H":
             state.stubs.discard(int(payload))
+        elif kind == b"M":
+            ino, _, origin = payload.partition(b" ")
+            state.moved[int(ino)] = origin
+        elif kind == b"R":
+            state.restored = int(payload)
+            state.moved.clear()
         elif kind == b"B":
             state.boot = payload.decode()
         elif kind in (b"V", b"P"):
@@ -107,10 +121,12 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._lock = threading.Lock()
         self._boot = ""
         self._stubs: set[int] = set()
+        self._moved: set[int] = set()
+        """Of those, the ones that `moved` has written down since."""
         self._compacted_bytes = 0
         self._reserved_bytes = 0
 
@@ -119,6 +135,16 @@ class Journal:
         with self._lock:
             self._boot, self._stubs = boot, set(stubs)
             self._compact(version, commit_id)
+
+    def go_on(self, boot: str, stubs: Iterable[int]) -> None:
+        """Append to what a process before this one wrote."""
+        with self._lock:
+            self._boot, self._stubs = boot, set(stubs)
+            end = os.fstat(self._fd).st_size
+            if end and os.pread(self._fd, 1, end - 1) != b"\0":
+                # it was killed while it wrote its last record
+                text = os.pread(self._fd, end, 0)
+                os.ftruncate(self._fd, text.rfind(b"\0") + 1)
 
     def _compact(self, version: int, commit_id: str) -> None:
         head = [b"B" + self._boot.encode(), b"V%d %s" % (version, commit_id.encode())]
@@ -159,6 +185,17 @@ class Journal:
         """Attributes are about to change."""
         self._append(b"A" + path + b"\0")
 
+    def moved(self, ino: int, origin: bytes) -> None:
+        """A file is about to leave, or share, the path by which the version knows it."""
+        if ino in self._stubs and ino not in self._moved:
+            self._append(b"M%d %s\0" % (ino, origin))
+            self._moved.add(ino)
+
+    def restored(self, version: int) -> None:
+        """The live tree is about to become another version; every path that differs has been named."""
+        self._append(b"R%d\0" % version)
+        self._moved.clear()
+
     def stubs(self, inodes: Iterable[int]) -> None:
         """Files without data have been made (by a restore)."""
         new = set(inodes)
@@ -177,6 +214,7 @@ class Journal:
     def captured(self, version: int, commit_id: str) -> None:
         """The capture has appeared; the live tree is that version. Called with the gate closed."""
         self._append(b"V%d %s\0" % (version, commit_id.encode()))
+        self._moved.clear()
         with self._lock:
             # twice what was left of it last time: a mount with many stubs is not to write them at every capture
             if os.fstat(self._fd).st_size > _COMPACT_BYTES + 2 * self._compacted_bytes:
@@ -185,10 +223,21 @@ class Journal:
                 except OSError:
                     return  # as good as before, only longer
 
-    def withdrawn(self, version: int, commit_id: str, content: Iterable[bytes], names: Iterable[bytes]) -> None:
+    def withdrawn(
+        self,
+        version: int,
+        commit_id: str,
+        *,
+        restored: int | None,
+        content: Iterable[bytes],
+        names: Iterable[bytes],
+        moved: Iterable[tuple[int, bytes]],
+    ) -> None:
         """A capture has been undone; the live tree is the version before it, with these changes."""
-        start = b"V%d %s" % (version, commit_id.encode())
-        records = [start, *(b"W" + path for path in content), *(b"N" + path for path in names)]
+        records = [b"V%d %s" % (version, commit_id.encode())]
+        records += [b"R%d" % restored] if restored is not None else []
+        records += [*(b"W" + path for path in content), *(b"N" + path for path in names)]
+        records += [b"M%d %s" % (ino, path) for ino, path in moved if ino in self._stubs]
         self._append(b"".join(record + b"\0" for record in records))
 
     def close(self) -> None:

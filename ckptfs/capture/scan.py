@@ -22,6 +22,14 @@ def descriptor_path(fd: int, path: bytes | None = None) -> bytes:
     return b"/proc/self/fd/%d/%s" % (fd, path) if path is not None else b"/proc/self/fd/%d" % fd
 
 
+def inode_of(root_fd: int, path: bytes) -> int | None:
+    """Return a path's inode, None if there is nothing."""
+    try:
+        return os.stat(path or b".", dir_fd=root_fd, follow_symlinks=False).st_ino
+    except OSError:
+        return None
+
+
 def read_xattrs(root_fd: int, path: bytes) -> tuple[tuple[bytes, bytes], ...]:
     """Return all extended attributes of a path itself, sorted by name; none where the filesystem has none."""
     full = descriptor_path(root_fd, path)

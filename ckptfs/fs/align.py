@@ -18,7 +18,7 @@ from pathlib import Path
 from ckptfs.cache.pending import PendingVersion
 from ckptfs.capture.copying import copy_data
 from ckptfs.capture.journal import JournalState
-from ckptfs.capture.scan import descriptor_path
+from ckptfs.capture.scan import descriptor_path, inode_of
 from ckptfs.format.manifest import Entry, Kind, LocalData, ParentFile, Tree
 from ckptfs.fs.hydrate import Stub
 from ckptfs.transfer.attributes import apply_attributes, kind_format
@@ -264,14 +264,6 @@ def _without_stubs(paths: set[bytes], state: JournalState, root_fd: int) -> set[
 def timestamp() -> str:
     """Return the time for a directory's name, UTC: 20261123T211500Z."""
     return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-
-
-def inode_of(root_fd: int, path: bytes) -> int | None:
-    """Return a path's inode, None if there is nothing."""
-    try:
-        return os.stat(path or b".", dir_fd=root_fd, follow_symlinks=False).st_ino
-    except OSError:
-        return None
 
 
 def _remove_empty(path: bytes, root_fd: int) -> None:

@@ -1,9 +1,9 @@
-"""Starting a mount: in this process (serve), or in one of its own that this one waits for (start).
+"""Starting a mount: in the foreground (keep), or in processes of its own (start).
 
-    start -> python -m ckptfs.fs.launch OPTIONS -> serve
+    start -> python -m ckptfs.fs.launch OPTIONS -> keep -> serve
 
-The child says on its standard output, in one JSON line, that the mount is ready or why not; then it lets go of the
-terminal and logs to the cache directory.
+`start`'s child says on its standard output, in one JSON line, that the mount is ready or why not; then it lets go of
+the terminal and logs to the cache directory.
 """
 
 import json
@@ -20,10 +20,12 @@ from types import FrameType
 from typing import Any
 
 from ckptfs.errors import CacheError, CkptfsError, MountError, ReadOnlyError
+from ckptfs.fs.keeper import Keeper
 from ckptfs.fs.mountpoint import detach, is_mounted, prepare_mountpoint
 from ckptfs.fs.options import MountOptions
 from ckptfs.fs.reading import ReadingMount
 from ckptfs.fs.transport.choice import MountPlan, Transport, choose
+from ckptfs.fs.transport.handover import Connection
 from ckptfs.fs.writing import WritingMount
 
 log = logging.getLogger("ckptfs")
@@ -33,7 +35,7 @@ _LOOP_END_S = 2.0
 
 
 def start(options: MountOptions) -> int:
-    """Mount in a process of its own. Returns its pid when the mount is ready.
+    """Mount in processes of its own. Returns the pid of the keeper, our child, when the mount is ready.
 
     Raises:
         CkptfsError: What kept it from mounting, as its process said it.
@@ -57,36 +59,65 @@ def start(options: MountOptions) -> int:
         raise error
     # it goes on without us: nobody is to warn that it was not waited for
     process.returncode = 0
-    return int(answer["pid"])
+    return process.pid
 
 
-def serve(options: MountOptions, ready: Callable[[Path], None] = lambda log_path: None) -> int:
-    """Mount in this process; return an exit code when the mount has ended.
+def keep(options: MountOptions, ready: Callable[[], None], *, in_background: bool = False) -> int:
+    """Mount, and stay until the mount has ended; return an exit code.
+
+    Args:
+        ready: Called when the mount is there.
+        in_background: Log to the cache directory from then on.
+
+    Raises:
+        CkptfsError: What keeps it from mounting.
+    """
+    _check(options)
+    return Keeper(options, serve, in_background=in_background).run(ready)
+
+
+def serve(
+    options: MountOptions,
+    ready: Callable[[Path], None] = lambda log_path: None,
+    connection: Connection | None = None,
+) -> int:
+    """Mount in this process, or take a mount over; return an exit code when it has ended.
 
     Args:
         ready: Called when the mount is there, with the path for logs.
+        connection: For passthrough; mounted already if this process takes over.
 
     Raises:
         CkptfsError: What keeps it from mounting.
     """
     _check(options)
     os.umask(0)  # the kernel has applied the program's already
-    prepare_mountpoint(options.mountpoint)
+    goes_on = connection is not None and connection.is_mounted
+    if not goes_on:
+        prepare_mountpoint(options.mountpoint)
     try:
-        mount = ReadingMount(options) if options.read_only or options.version else WritingMount(options)
+        mount: ReadingMount | WritingMount
+        if options.read_only or options.version:
+            mount = ReadingMount(options, connection)
+        else:
+            mount = WritingMount(options, outlives=connection is not None, goes_on=goes_on)
     except OSError as error:
         raise CacheError(
             f"cannot use {error.filename or options.cache_dir}: {error.strerror}",
             hint="free some space there, or choose another directory with --cache-dir",
         ) from error
-    return _Service(options, mount, ready).run()
+    return _Service(options, mount, ready, connection).run()
 
 
 class _Service:
     """Runs the transport in a thread, so that this one can hear signals."""
 
     def __init__(
-        self, options: MountOptions, mount: ReadingMount | WritingMount, ready: Callable[[Path], None]
+        self,
+        options: MountOptions,
+        mount: ReadingMount | WritingMount,
+        ready: Callable[[Path], None],
+        connection: Connection | None,
     ) -> None:
         self._options = options
         self._mount = mount
@@ -103,6 +134,7 @@ class _Service:
             allow_other=options.allow_other,
             read_only=isinstance(mount, ReadingMount),
             backing=mount.cache.root,
+            connection=connection,
         )
         self._transport: Transport = choose(options.transport, plan, lambda line: log.info("%s", line))
 
@@ -198,19 +230,12 @@ def _answer(fields_: dict[str, Any]) -> None:
 
 
 def main(argument: str) -> int:
-    """The process of one mount, started by `start`."""
+    """The keeper of one mount, started by `start`."""
     options = _from_json(json.loads(argument))
     configure_logging(options.verbose)
 
-    def ready(log_path: Path) -> None:
-        fd = os.open(log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        os.dup2(fd, 2)
-        _answer({"pid": os.getpid()})
-        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        os.dup2(null, 1)
-
     try:
-        return serve(options, ready)
+        return keep(options, lambda: _answer({"ready": True}), in_background=True)
     except CkptfsError as error:
         _answer({"error": error.fact, "hint": error.hint, "errno": error.errno})
     except Exception as error:
@@ -227,7 +252,4 @@ def configure_logging(verbose: bool) -> None:
 
 
 if __name__ == "__main__":
-    # os._exit: libfuse's threads must not run into an interpreter that is being torn down
-    code = main(sys.argv[1])
-    logging.shutdown()
-    os._exit(code)
+    sys.exit(main(sys.argv[1]))

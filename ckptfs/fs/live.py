@@ -70,6 +70,8 @@ class LiveTree:
         self.links = links
         self.guards = guards
         self.hydrator = hydrator
+        self.before_unlink: Callable[[int, bytes], None] = lambda ino, path: None
+        """Told of an inode and a name that it is about to lose, inside the gate."""
         self.on_nameless: Callable[[int], None] = lambda ino: None
         """Told of every inode that loses its last name, inside the gate."""
         self.on_renamed: Callable[[int, bytes], None] = lambda ino, path: None
@@ -175,6 +177,7 @@ class LiveTree:
         with self.gate, self.kept(path) as status:
             self.changes.mark_name(path)
             self.changes.mark_attributes(parent_of(path))
+            self.before_unlink(status.st_ino, path)
             os.unlink(path, dir_fd=self.root_fd)
             self.lost_name(status, path)
 
@@ -197,6 +200,8 @@ class LiveTree:
             if replaced is not None and replaced.st_ino == status.st_ino:
                 return  # two names of one inode: POSIX wants nothing done
             moved = self._mark_rename(old, new, status)
+            if replaced is not None:
+                self.before_unlink(replaced.st_ino, new)
             os.rename(old, new, src_dir_fd=self.root_fd, dst_dir_fd=self.root_fd)
             if replaced is not None:
                 self.lost_name(replaced, new)

@@ -112,6 +112,12 @@ class SaveMarker:
             self._open.append(touch)
         return touch
 
+    def go_on(self, touch: Touch) -> Touch:
+        """A touch that began before this process did goes on; what it captured has been ended (as R3 has it)."""
+        with self._lock:
+            self._open.append(touch)
+        return touch
+
     def write(self, touch: Touch, data: bytes | memoryview, offset_bytes: int) -> int:
         """A program wrote text. Raises NoteTooLargeError."""
         with self._lock:

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ckptfs.capture.scan import descriptor_path, read_xattrs
+from ckptfs.capture.scan import descriptor_path, inode_of, read_xattrs
 from ckptfs.fs.attributes import Attributes, Caller
 from ckptfs.fs.live import LiveTree, parent_of
 from ckptfs.fs.times import set_times
@@ -44,6 +44,8 @@ class Inode:
     """Size, mtime and ctime at the last capture, of an inode whose changes are not seen."""
     marked_epoch: int = 0
     has_name: bool = True
+    is_kept: bool = False
+    """It has a name in the spare directory, for the server that takes over from this one."""
     path: bytes = b""
     """The name under which it was last opened, or that it was renamed to since."""
 
@@ -65,12 +67,18 @@ class FileHandle:
 
 
 class OpenFiles:
-    """All open files of a live tree."""
+    """All open files of a live tree.
 
-    def __init__(self, live: LiveTree) -> None:
+    Args:
+        keeps_nameless: Somebody may take over: an open file that loses its last name keeps one in the spare directory.
+    """
+
+    def __init__(self, live: LiveTree, *, keeps_nameless: bool = False) -> None:
         self._live = live
+        self._keeps_nameless = keeps_nameless
         self._inodes: dict[int, Inode] = {}
         self._lock = threading.Lock()
+        live.before_unlink = self._keep
         live.on_nameless = self._lost_name
         live.on_renamed = self._renamed
 
@@ -170,8 +178,60 @@ class OpenFiles:
                 inode.unseen_writers -= handle.is_writable
             else:
                 inode.mappable -= handle.flags & os.O_ACCMODE == os.O_RDWR
-            if inode.handles == 0 and not (inode.maybe_mapped and inode.has_name):
-                self._inodes.pop(inode.ino, None)
+            if inode.handles == 0:
+                if inode.is_kept:
+                    inode.is_kept = False
+                    os.unlink(_kept_name(inode.ino), dir_fd=self._live.spare_fd)
+                if not (inode.maybe_mapped and inode.has_name):
+                    self._inodes.pop(inode.ino, None)
+
+    def _keep(self, ino: int, path: bytes) -> None:
+        """An inode is about to lose a name."""
+        if not self._keeps_nameless:
+            return
+        with self._lock:
+            inode = self._inodes.get(ino)
+            if inode is None or not inode.handles or inode.is_kept or self._live.links.count(ino) > 1:
+                return
+            try:
+                os.link(
+                    path, _kept_name(ino), src_dir_fd=self._live.root_fd, dst_dir_fd=self._live.spare_fd,
+                    follow_symlinks=False,
+                )  # fmt: skip
+                inode.is_kept = True
+            except OSError:
+                pass  # no room: all but a server that takes over can do without
+
+    def go_on(self, path: bytes | None, ino: int, flags: int) -> FileHandle:
+        """Open a file that a program has had open since before this process began. Raises OSError."""
+        live = self._live
+        kept = flags & ~(_NOT_PASSED_ON | os.O_TMPFILE) | os.O_NOFOLLOW | os.O_CLOEXEC
+        with live.gate:
+            if path is not None:
+                fd = os.open(path, kept, dir_fd=live.root_fd)
+                if os.fstat(fd).st_ino == ino:
+                    return self._handle(fd, flags, path)
+                os.close(fd)
+            fd = os.open(_kept_name(ino), kept, dir_fd=live.spare_fd)
+            handle = self._handle(fd, flags, None)
+            handle.inode.has_name, handle.inode.is_kept = False, True
+            return handle
+
+    def go_on_mapped(self, ino: int, path: bytes) -> bool:
+        """A program may have a mapping of a file since before this process began; return False if the file is gone."""
+        live = self._live
+        with live.gate:
+            if inode_of(live.root_fd, path) != ino:
+                found = next((below for below, its_ino, _ in live.walk(b"") if its_ino == ino), None)
+                if found is None:
+                    return False
+                path = found
+            with self._lock:
+                inode = self._inodes.setdefault(ino, Inode(ino, path=path))
+                inode.maybe_mapped = True
+            live.changes.mark_content(path, ino)
+            live.guards.protect(ino, 0)
+            return True
 
     def going_past(self, handle: FileHandle) -> None:
         """The kernel will read and write this handle's file itself: what may change through it counts as changed."""
@@ -246,6 +306,12 @@ class OpenFiles:
             os.fchmod(fd, mode)
         handle = self._handle(fd, flags, b"")
         handle.inode.has_name = False
+        if self._keeps_nameless:
+            try:
+                os.link(f"/proc/self/fd/{fd}", _kept_name(handle.inode.ino), dst_dir_fd=live.spare_fd)
+                handle.inode.is_kept = True
+            except OSError:
+                pass  # with O_EXCL it may never have a name
         return handle
 
     def link_nameless(self, handle: FileHandle, path: bytes) -> None:
@@ -397,6 +463,10 @@ class OpenFiles:
         times = (above_status.st_atime_ns, above_status.st_mtime_ns)
         os.utime(above or b".", ns=times, dir_fd=live.root_fd)
         return True
+
+
+def _kept_name(ino: int) -> bytes:
+    return b"kept-%d" % ino
 
 
 def _signature(status: os.stat_result) -> tuple[int, int, int]:

@@ -31,6 +31,8 @@ from ckptfs.fs.versions_directory import VersionsDirectory
 
 # Above what any local filesystem numbers its inodes, below the versions' (tree_view.py)
 _CONTROL_INODE = (1 << 62) - 1024
+# of a file in the spare directory whose text is becoming a note
+_NOTE_PREFIX = "note-"
 
 
 class Restorer(Protocol):
@@ -78,6 +80,8 @@ class Writable:
     marker: SaveMarker
     restorer: Restorer
     check_save_allowed: Callable[[], None]
+    version: Callable[[], int]
+    """Returns the number of the newest captured version."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -431,6 +435,58 @@ class Operations:
             raise _error(errno.EOPNOTSUPP)
         return self._writable().open_files.copy_range(source.fd, target, source_bytes, target_bytes, size_bytes)
 
+    # what only a server that takes over from another can ask for
+
+    def newest_version(self) -> int:
+        """Return the number of the newest captured version."""
+        return self.writable.version() if self.writable is not None else 0
+
+    @through_door
+    def go_on_file(self, path: bytes | None, ino: int, flags: int) -> FileHandle:
+        """Return a handle for an open file that the kernel has; path is None when it has lost its name."""
+        return self._writable().open_files.go_on(path, ino, flags)
+
+    def go_on_mapped(self, ino: int, path: bytes) -> bool:
+        """A file may be changed through a mapping; return False if there is no such file any more."""
+        return self.writable is not None and self.writable.open_files.go_on_mapped(ino, path)
+
+    @through_door
+    def go_on_control(
+        self, path: bytes, flags: int, text: bytes, *, process: int, began_ns: int, captured: bytes | None
+    ) -> ControlHandle:
+        """Return a handle for an open control file.
+
+        Args:
+            text: What has been written to it.
+            process, began_ns, captured: Of `.save`, see marker.Touch.
+        """
+        control = control_of(path)
+        if control is None:
+            raise _error(errno.ENOENT)
+        handle = ControlHandle(control, self.texts[control]())
+        if flags & os.O_ACCMODE == os.O_RDONLY:
+            return handle
+        if control is Control.SAVE:
+            touch = Touch(process, bool(flags & os.O_APPEND), began_ns, bytearray(text), captured_text=captured)
+            handle.touch = self._writable().marker.go_on(touch)
+        else:
+            handle.written[:] = text
+        return handle
+
+    @through_door
+    def finish_touch_by_rename(self) -> None:
+        """Go on with a file that was being renamed to `.save`."""
+        writable = self._writable()
+        for name in os.listdir(writable.live.spare_fd):
+            if name.startswith(_NOTE_PREFIX):
+                fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=writable.live.spare_fd)
+                try:
+                    text = os.pread(fd, NOTE_LIMIT_BYTES, 0)
+                finally:
+                    os.close(fd)
+                writable.marker.put(text)
+                os.unlink(name, dir_fd=writable.live.spare_fd)
+
     # telling paths apart
 
     def _tree(self) -> LiveTree | TreeView:
@@ -517,7 +573,7 @@ class Operations:
             text = os.pread(handle.fd, NOTE_LIMIT_BYTES, 0)
         finally:
             writable.open_files.close(handle)
-        spare = b"note-" + secrets.token_hex(8).encode()
+        spare = os.fsencode(_NOTE_PREFIX + secrets.token_hex(8))
         live.move_out(old, spare, keep_name=False)
         try:
             writable.marker.put(text)

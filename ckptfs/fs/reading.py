@@ -15,6 +15,7 @@ from ckptfs.fs.control import Control, save_text, status_text, version_object
 from ckptfs.fs.operations import Operations
 from ckptfs.fs.options import MountOptions
 from ckptfs.fs.transport.choice import Transport
+from ckptfs.fs.transport.handover import Connection
 from ckptfs.fs.tree_view import TreeView
 from ckptfs.fs.uploads import VersionState
 from ckptfs.fs.versions_directory import VersionsDirectory
@@ -32,12 +33,16 @@ _FOLLOW_S = 1.0
 class ReadingMount:
     """One read-only mount.
 
+    Args:
+        connection: If somebody may take over, or this one does: it shows the version that was shown.
+
     Raises:
         CkptfsError: There is no such store or version.
     """
 
-    def __init__(self, options: MountOptions) -> None:
+    def __init__(self, options: MountOptions, connection: Connection | None = None) -> None:
         self._options = options
+        self._connection = connection
         self._store = open_store(options.store)
         store_id = open_history(self._store).store_id
         self._cache = CacheDirectory(options.cache_dir / store_directory_name(self._store.url))
@@ -50,6 +55,8 @@ class ReadingMount:
         self._over = threading.Event()
         self._transport: Transport | None = None
         self._record = self._wanted()
+        if connection is not None and connection.is_mounted:
+            self._record = self._history.version(connection.shown_version) if connection.shown_version else None
         self._view = self._make_view(self._record)
         self.operations = Operations(
             versions=self._versions,
@@ -92,6 +99,7 @@ class ReadingMount:
             "store": self._store.url,
             "mountpoint": os.fspath(self._options.mountpoint),
             "pid": os.getpid(),
+            "keeper": os.getppid(),
             "cache": os.fspath(self._cache.root),
             "transport": self._transport.name if self._transport is not None else None,
             "read_only": True,
@@ -107,6 +115,8 @@ class ReadingMount:
 
     def _make_view(self, record: CommitRecord | None) -> TreeView:
         # the root of an empty store is an empty directory
+        if self._connection is not None:
+            self._connection.shows(record.version if record else 0)
         return TreeView(self._history.tree(record) if record else {}, record.version if record else 0, self._contents)
 
     def _state(self) -> VersionState | None:

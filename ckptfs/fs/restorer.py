@@ -66,7 +66,7 @@ class LiveRestorer:
                 self._wait_durable()
             record = self._history.resolve(spec)
             wanted = self._history.tree(record)
-            while not self._replace_on(self._newest_durable(), wanted):
+            while not self._replace_on(self._newest_durable(), wanted, record.version):
                 pass  # a save came between
             self._restored()
             log.info("restored version=%d base_version=%d", record.version, self._capturer.version)
@@ -91,16 +91,16 @@ class LiveRestorer:
         except NoSuchVersionError as error:
             raise OSError(errno.EIO, error.fact) from error
 
-    def _replace_on(self, newest: int, wanted: Tree) -> bool:
+    def _replace_on(self, newest: int, wanted: Tree, version: int) -> bool:
         """Replace the live tree, unless it is the next version's by now."""
         base = self._history.tree(self._record(newest)) if newest else {}
         with self._live.gate.exclusive():
             if self._capturer.version != newest:
                 return False
-            self._replace(base, wanted)
+            self._replace(base, wanted, version)
             return True
 
-    def _replace(self, base: Tree, wanted: Tree) -> None:
+    def _replace(self, base: Tree, wanted: Tree, version: int) -> None:
         live = self._live
         changed = {path for path in base.keys() | wanted.keys() if base.get(path) != wanted.get(path)}
         touched = live.changes.current.paths.keys()
@@ -112,6 +112,7 @@ class LiveRestorer:
         precious = {path for path in dirty if not self._is_unfilled(path)}
         for path in sorted(doubtful | kept):
             live.changes.mark_name(path)
+        live.changes.restoring(version)
         self._let_go(doubtful)
         aligner = self._make_aligner()
         target = Target(wanted)

@@ -211,8 +211,9 @@ class Uploads:
             pause_s = min(2 * pause_s, _LAST_RESTART_S)
 
     def _run_once(self) -> int:
-        epoch = self._cache.read_session().get("epoch")
-        command = [sys.executable, "-m", "ckptfs.transfer.process", os.fspath(self._cache.root), str(epoch)]
+        session = self._cache.read_session()
+        whose = f"{session.get('epoch')}.{session.get('pid')}"
+        command = [sys.executable, "-m", "ckptfs.transfer.process", os.fspath(self._cache.root), whose]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
             self._process = process
             if self._stopping:

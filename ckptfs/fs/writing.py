@@ -22,15 +22,17 @@ from ckptfs.capture.capture import Capturer
 from ckptfs.capture.changes import Changes, LinkGroups
 from ckptfs.capture.gate import Gate
 from ckptfs.capture.guards import Guards, Slot
-from ckptfs.capture.journal import Journal, read_journal
+from ckptfs.capture.journal import Journal, JournalState, read_journal
+from ckptfs.capture.scan import inode_of
 from ckptfs.capture.sizes import Sizes
-from ckptfs.errors import CkptfsError, HeldError
+from ckptfs.errors import CacheError, CkptfsError, HeldError
 from ckptfs.format.commit import CommitRecord
 from ckptfs.format.lease import LeaseRecord
 from ckptfs.format.manifest import Kind, LocalData
-from ckptfs.fs.align import Aligner, Alignment, Target, inode_of
+from ckptfs.fs.align import Aligner, Alignment, Target
 from ckptfs.fs.contents import ContentCache
 from ckptfs.fs.control import Control, save_text, status_text, version_object
+from ckptfs.fs.going_on import know_again
 from ckptfs.fs.hydrate import Hydrator, Stub
 from ckptfs.fs.live import LiveTree
 from ckptfs.fs.marker import SaveMarker
@@ -43,6 +45,7 @@ from ckptfs.fs.saver import LiveSaver
 from ckptfs.fs.transport.choice import Transport
 from ckptfs.fs.uploads import Uploads, VersionState
 from ckptfs.fs.versions_directory import VersionsDirectory
+from ckptfs.mount_table import mounts
 from ckptfs.store.caching import CachingStore
 from ckptfs.store.open import open_store
 from ckptfs.transfer.fetch import Fetcher
@@ -53,6 +56,9 @@ from ckptfs.versions.writer import Writer
 log = logging.getLogger(__name__)
 
 _TICK_S = 1.0
+# a mount that has nothing to upload ends within this
+_ENDING_S = 5.0
+_ENDING_POLL_S = 0.05
 # one small PUT; who comes next on this machine need not wait anyway, and on another no longer than the lease
 _RELEASE_S = 5.0
 
@@ -69,12 +75,18 @@ class Ending:
 class WritingMount:
     """One read-write mount, from becoming the writer to giving the store back.
 
+    Args:
+        outlives: Another process takes over when this one is killed.
+        goes_on: This one takes over: the live tree stays as it is, and nobody has been let in meanwhile.
+
     Raises:
         CkptfsError: The cache directory, the store or the local state does not allow it; nothing has changed then.
     """
 
-    def __init__(self, options: MountOptions) -> None:
+    def __init__(self, options: MountOptions, *, outlives: bool = False, goes_on: bool = False) -> None:
         self._options = options
+        self._outlives = outlives
+        self._goes_on = goes_on
         self._boot = boot_id()
         self._store = open_store(options.store, create=True)
         self._cache = CacheDirectory(options.cache_dir / store_directory_name(self._store.url))
@@ -82,35 +94,54 @@ class WritingMount:
         self._lock_cache()
         self._cache.stop_upload_process()
         session = self._cache.read_session()
-        self._writer = self._acquire(session)
+        self._writer = self._go_on_writing(session) if goes_on else self._acquire(session)
         store_id = self._writer.history.store_id
         objects = self._cache.objects / store_id
         objects.mkdir(exist_ok=True, mode=0o700)
         self._history = History(CachingStore(self._store, objects), store_id)
-        ours = is_our_lineage(session, self._writer)
+        ours = goes_on or is_our_lineage(session, self._writer)
         self._write_session()
+        # again: one that was still starting when its mount process died, and found the old session
+        self._cache.stop_upload_process()
         self._build(take_up(self._cache, self._history, ours=ours, boot=self._boot))
 
     # beginning
 
     def _lock_cache(self) -> None:
-        try:
-            self._cache.lock()
-        except CacheInUseError as error:
-            raise HeldError(
-                f"{self._store.url} is mounted read-write by {socket.gethostname()} (pid {error.pid or '?'}, "
-                f"on this machine, with the same cache directory)",
-                hint=f"unmount it there and wait until it has ended; it works in {self._cache.root}",
-            ) from error
+        deadline_s = time.monotonic() + _ENDING_S
+        while True:
+            try:
+                self._cache.lock()
+                return
+            except CacheInUseError as error:
+                # one whose mount is gone is ending
+                is_shown = any(mount.store == self._store.url for mount in mounts())
+                if is_shown or time.monotonic() > deadline_s:
+                    raise self._held(error) from error
+            time.sleep(_ENDING_POLL_S)
 
-    def _acquire(self, session: dict[str, Any]) -> Writer:
-        self._holder = Holder(
+    def _held(self, error: CacheInUseError) -> HeldError:
+        return HeldError(
+            f"{self._store.url} is mounted read-write by {socket.gethostname()} (pid {error.pid or '?'}, "
+            f"on this machine, with the same cache directory)",
+            hint=f"unmount it there and wait until it has ended; it works in {self._cache.root}",
+        )
+
+    def _make_holder(self) -> Holder:
+        return Holder(
             host=socket.gethostname(),
             pid=os.getpid(),
             machine=self._boot,
             lock=os.fspath(self._cache.lock_path),
             lock_id=self._cache.lock_id,
         )
+
+    def _go_on_writing(self, session: dict[str, Any]) -> Writer:
+        self._holder = self._make_holder()
+        return Writer.resume(self._store, int(session["epoch"]), self._holder, self._options.lease_s)
+
+    def _acquire(self, session: dict[str, Any]) -> Writer:
+        self._holder = self._make_holder()
         # written before the fence: a session that dies right after it is still known as the one before the next
         claims = [*claims_of(session), [self._holder.host, self._holder.pid]]
         self._cache.write_session({**session, "claims": claims})
@@ -157,7 +188,8 @@ class WritingMount:
 
     def _build(self, taken: Taken) -> None:
         cache, options = self._cache, self._options
-        _empty(cache.orphans)
+        if not self._goes_on:
+            _empty(cache.orphans)
         self._root_fd = os.open(cache.live, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         spare_fd = os.open(cache.orphans, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         state = read_journal(cache.journal)
@@ -175,15 +207,7 @@ class WritingMount:
             guards=self._guards,
             hydrator=self._hydrator,
         )
-        aligner = Aligner(cache.live, self._root_fd, cache.unsaved)
-        result = align_live_tree(
-            aligner,
-            taken,
-            state,
-            boot=self._boot,
-            root_fd=self._root_fd,
-            walk=lambda: {path for path, _, _ in self._live.walk(b"")},
-        )
+        result = Alignment() if self._goes_on else self._align(taken, state)
         self._set_aside = result.set_aside
         sizes = Sizes()
         sizes.load(taken.target.tree)
@@ -199,13 +223,16 @@ class WritingMount:
             boot=self._boot,
             mtime_ns=lambda status: self._live.shown(status).mtime_ns,
         )
-        self._adopt(taken.target, result, kept_stubs=state.stubs if state is not None else set())
-        self._journal.rewrite(taken.version, taken.commit_id, self._boot, self._hydrator.inodes())
-        if b"" not in taken.target.tree:
-            self._take_root_attributes()
+        if self._goes_on:
+            self._go_on(taken, state)
+        else:
+            self._adopt(taken.target, result, kept_stubs=state.stubs if state is not None else set())
+            self._journal.rewrite(taken.version, taken.commit_id, self._boot, self._hydrator.inodes())
+            if b"" not in taken.target.tree:
+                self._take_root_attributes()
         self._contents = ContentCache(cache.contents, fetcher, options.cache_size_bytes)
         self._versions = VersionsDirectory(self._history, self._contents)
-        self._open_files = OpenFiles(self._live)
+        self._open_files = OpenFiles(self._live, keeps_nameless=self._outlives)
         self._transport: Transport | None = None
         self._uploads = Uploads(cache.root, self._guards, _durable(taken.head), lambda _: self._versions.changed())
         self._take_pending(taken)
@@ -220,6 +247,33 @@ class WritingMount:
         )
         self._marker = SaveMarker(self._saver)
         self.operations = self._make_operations()
+
+    def _align(self, taken: Taken, state: JournalState | None) -> Alignment:
+        return align_live_tree(
+            Aligner(self._cache.live, self._root_fd, self._cache.unsaved),
+            taken,
+            state,
+            boot=self._boot,
+            root_fd=self._root_fd,
+            walk=lambda: {path for path, _, _ in self._live.walk(b"")},
+        )
+
+    def _go_on(self, taken: Taken, state: JournalState | None) -> None:
+        """Know again what the process before this one knew of its live tree."""
+        if state is None:
+            raise CacheError(f"{self._cache.journal} is missing")
+        restored = self._history.tree(self._history.version(state.restored)) if state.restored is not None else None
+        known = know_again(taken, state, restored, self._root_fd)
+        self._live.changes.go_on(state, known.content, known.origins)
+        for ino, names in known.links.items():
+            for name in names[1:]:
+                self._links.link(ino, names[0], name)
+        self._capturer.link_ids.update(known.link_ids)
+        self._hydrator.add(known.stubs)
+        self._journal.go_on(self._boot, self._hydrator.inodes())
+        log.info(
+            "goes on version=%d changed=%d not_fetched_files=%d", taken.version, len(state.names), len(known.stubs)
+        )
 
     def _make_operations(self) -> Operations:
         restorer = LiveRestorer(
@@ -245,6 +299,7 @@ class WritingMount:
                 marker=self._marker,
                 restorer=restorer,
                 check_save_allowed=self._saver.check_allowed,
+                version=lambda: self._capturer.version,
             ),
             cache_root_status=lambda: os.fstatvfs(self._root_fd),
         )
@@ -337,6 +392,7 @@ class WritingMount:
             "store": self._store.url,
             "mountpoint": os.fspath(self._options.mountpoint),
             "pid": os.getpid(),
+            "keeper": os.getppid(),
             "host": self._holder.host,
             "cache": os.fspath(self._cache.root),
             "transport": self._transport.name if self._transport is not None else None,

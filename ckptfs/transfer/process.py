@@ -1,6 +1,6 @@
 """The upload process: takes pending versions of a cache directory into the store, oldest first.
 
-    python -m ckptfs.transfer.process CACHEDIR [EPOCH]
+    python -m ckptfs.transfer.process CACHEDIR [EPOCH.PID]
 
 It is a process of its own so that Python's lock never makes a training write wait. It is crash-only: all it knows is in
 the cache directory and the store, so that it may be killed at any moment, and SIGTERM simply ends it.
@@ -14,8 +14,8 @@ Rules:
     X3  while stdin is open the lease is renewed, and whatever fails is tried again for ever; afterwards nothing is
         renewed, and the first failure ends the process: the next mount goes on
 
-    X4  it works for the session with EPOCH, its mount's: one that was still starting when its mount died must not take
-        the next mount's versions, which would wait for news of them for ever
+    X4  it works for the session with EPOCH and PID, its mount process's: one that was still starting when that died
+        must not take the versions of the next, which would wait for news of them for ever
 
 Exit code: 0 the mount process is gone and nothing is left to do; 1 it is gone and something failed; 3 fenced.
 """
@@ -72,13 +72,13 @@ class UploadProcess:
     Args:
         cache: Its directory; upload.lock is held.
         events: Where to tell what happens.
-        epoch: Of its mount's session (X4); None takes the session that is there.
+        session: EPOCH.PID of its mount process (X4); None takes the session that is there.
     """
 
-    def __init__(self, cache: CacheDirectory, events: Events, *, epoch: int | None = None) -> None:
+    def __init__(self, cache: CacheDirectory, events: Events, *, session: str | None = None) -> None:
         self._cache = cache
         self._events = events
-        self._epoch = epoch
+        self._session = session
         self._wanted = threading.Event()
         """Something may be new under pending/, or the mount process is gone."""
         self._orphaned = threading.Event()
@@ -125,8 +125,8 @@ class UploadProcess:
             holder = Holder(pid=int(session["pid"]), **names)
         except (KeyError, ValueError, TypeError) as error:
             raise CacheError(f"{self._cache.session} does not say who writes: {error!r}") from error
-        if self._epoch not in (None, epoch):
-            logger.warning("another mount works in the cache directory now epoch=%d", epoch)
+        if self._session not in (None, f"{epoch}.{holder.pid}"):
+            logger.warning("another mount works in the cache directory now epoch=%d pid=%d", epoch, holder.pid)
             raise _GaveUpError
         store = open_store(url)
         return store, Writer.resume(store, epoch, holder, lease_s, retry_budget_s=_COMMIT_BUDGET_S)
@@ -224,7 +224,7 @@ def main(arguments: list[str]) -> int:
     lock_fd = os.open(cache.upload_lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fcntl.flock(lock_fd, fcntl.LOCK_EX)
     write_pid(lock_fd)
-    return UploadProcess(cache, Events(1), epoch=int(arguments[1]) if arguments[1:] else None).run()
+    return UploadProcess(cache, Events(1), session=arguments[1] if arguments[1:] else None).run()
 
 
 if __name__ == "__main__":

@@ -38,6 +38,12 @@ class Place:
     def pid(self) -> int:
         return int(ckptfs("status", self.mountpoint, "--json").json["pid"])
 
+    def end(self) -> None:
+        """Kill all processes of the mount, first of all the one that would have another take over."""
+        status = ckptfs("status", self.mountpoint, "--json").json
+        end(int(status["keeper"]))
+        end(int(status["pid"]))
+
     @contextmanager
     def unreachable_store(self) -> Iterator[None]:
         self.store.rename(self.store.with_name("away"))
@@ -52,7 +58,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
     place = Place(tmp_path)
     yield place
     if mount_at(place.mountpoint) is not None:
-        end(place.pid())
+        place.end()
         subprocess.run(["umount", "--lazy", place.mountpoint], check=False, stderr=subprocess.DEVNULL)
 
 
@@ -153,7 +159,7 @@ def test_umount_that_cannot_drain_says_what_is_left_and_the_next_mount_finishes_
 
 
 def test_a_dead_mount_is_told_as_such_and_cleared_away(mounted: Place) -> None:
-    end(mounted.pid())
+    mounted.end()
     assert_failed(ckptfs("status", mounted.mountpoint), "is gone", "ckptfs umount")
     assert [each["error"] for each in ckptfs("status", "--json").json if each["mountpoint"] == str(mounted.mountpoint)]
     run = ckptfs("umount", mounted.mountpoint)

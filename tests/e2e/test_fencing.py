@@ -118,6 +118,7 @@ def test_a_writer_that_unmounted_is_not_waited_for_on_any_machine(mount: Mounts)
 def test_a_dead_writer_on_another_machine_is_waited_for_as_long_as_its_lease_says(mount: Mounts) -> None:
     mounted = mount(lease_s=4)
     wait_until(lambda: mounted.upload_pid() is not None, 10, "the upload process runs")
+    pid = mounted.pid
     kill_all(mounted)
     other_machine(mount)
     second = mount.prepare(name="second", cache="cache-2")
@@ -126,7 +127,7 @@ def test_a_dead_writer_on_another_machine_is_waited_for_as_long_as_its_lease_say
     assert second.process is not None
     assert second.process.stderr is not None
     said = second.process.stderr.read().decode()
-    assert re.search(rf"is held by {HOST} \(pid {mounted.pid}\); watching up to 4 s", said), said
+    assert re.search(rf"is held by {HOST} \(pid {pid}\); watching up to 4 s", said), said
 
 
 def test_takeover_does_not_wait(mount: Mounts) -> None:

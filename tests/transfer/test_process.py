@@ -383,10 +383,10 @@ def test_memory_stays_bounded_with_a_file_of_600_mb(machine: Machine) -> None:
 def test_a_process_of_an_earlier_mount_leaves_the_versions_of_the_next_alone(machine: Machine) -> None:
     machine.write("a", b"x")
     machine.capture(1)
-    late = machine.start(str(machine.writer.epoch - 1))
-    assert late.wait(20) == 1
-    assert machine.pending() == ["0000000001.0001"]
-    wait_for(machine.start(str(machine.writer.epoch)), "durable", version=1)
+    for session in (f"{machine.writer.epoch - 1}.{HOLDER.pid}", f"{machine.writer.epoch}.{HOLDER.pid + 1}"):
+        assert machine.start(session).wait(20) == 1
+        assert machine.pending() == ["0000000001.0001"]
+    wait_for(machine.start(f"{machine.writer.epoch}.{HOLDER.pid}"), "durable", version=1)
 
 
 def test_a_session_that_cannot_be_read_is_said_and_waited_for(machine: Machine) -> None:

@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -60,18 +60,10 @@ def command(store: str, mountpoint: Path, foreground: bool, **settings: Any) -> 
 
         start(options)
         return
-    _serve(options)
-
-
-def _serve(options: "MountOptions") -> NoReturn:
-    from ckptfs.fs.launch import configure_logging, serve
+    from ckptfs.fs.launch import configure_logging, keep
 
     configure_logging(options.verbose)
-    code = serve(options, lambda _: _tell_systemd())
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # not sys.exit: libfuse's threads must not run into an interpreter that is being torn down
-    os._exit(code)
+    sys.exit(keep(options, _tell_systemd))
 
 
 def _tell_systemd() -> None:

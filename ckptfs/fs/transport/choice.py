@@ -11,6 +11,7 @@ from typing import Protocol
 from ckptfs.errors import MountError
 from ckptfs.fs.launder import Launderer
 from ckptfs.fs.operations import Operations
+from ckptfs.fs.transport.handover import Connection
 from ckptfs.mount_table import rows
 
 _CAP_SYS_ADMIN = 21
@@ -31,6 +32,8 @@ class MountPlan:
     read_only: bool
     backing: Path
     """Where the files are that the kernel may be given."""
+    connection: Connection | None
+    """For passthrough, if it may be possible."""
 
 
 class Transport(Protocol):
@@ -105,10 +108,11 @@ class PassthroughTransport:
 
     name = "passthrough"
 
-    def __init__(self, plan: MountPlan) -> None:
+    def __init__(self, plan: MountPlan, connection: Connection) -> None:
         from ckptfs.fs.transport.passthrough import PassthroughServer
 
         self._plan = plan
+        self._connection = connection
         self._server: PassthroughServer | None = None
 
     def serve(self, ready: Callable[[], None]) -> None:
@@ -122,6 +126,7 @@ class PassthroughTransport:
         plan = self._plan
         serve(
             plan.operations,
+            self._connection,
             plan.mountpoint,
             name=plan.name,
             allow_other=plan.allow_other,
@@ -158,13 +163,18 @@ def choose(wanted: str, plan: MountPlan, say: Callable[[str], None]) -> Transpor
     """
     if wanted == "fusepy":
         return FusepyTransport(plan)
+    if plan.connection is not None:
+        return PassthroughTransport(plan, plan.connection)
     obstacle = passthrough_obstacle()
-    if obstacle is None:
-        return PassthroughTransport(plan)
     if wanted == "passthrough":
         raise MountError(f"passthrough cannot work here: {obstacle}", hint="use --transport auto or fusepy")
     say(f"mounting through libfuse: {obstacle}")
     return FusepyTransport(plan)
+
+
+def connect(wanted: str) -> Connection | None:
+    """Return what a passthrough mount needs and its servers inherit; None if it cannot be or is not wanted."""
+    return Connection() if wanted != "fusepy" and passthrough_obstacle() is None else None
 
 
 def passthrough_obstacle() -> str | None:

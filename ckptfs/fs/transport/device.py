@@ -4,6 +4,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import select
 import stat
 import struct
 from collections.abc import Sequence
@@ -25,6 +26,17 @@ REQUEST_BYTES = MAX_WRITE_BYTES + (64 << 10)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+def open_device() -> int:
+    """Return a descriptor of the device, which nothing is mounted with yet. Raises MountError."""
+    try:
+        return os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        raise MountError(
+            f"cannot open /dev/fuse: {error.strerror}",
+            hint="in a container: --device /dev/fuse --cap-add SYS_ADMIN; `ckptfs doctor` tells more",
+        ) from error
+
+
 class DeviceClosedError(Exception):
     """The mount is gone."""
 
@@ -38,17 +50,6 @@ class Device:
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
-
-    @classmethod
-    def open(cls) -> "Device":
-        """Open the device. Raises MountError."""
-        try:
-            return cls(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))
-        except OSError as error:
-            raise MountError(
-                f"cannot open /dev/fuse: {error.strerror}",
-                hint="in a container: --device /dev/fuse --cap-add SYS_ADMIN; `ckptfs doctor` tells more",
-            ) from error
 
     def mount(self, mountpoint: Path, source: str, *, allow_other: bool, read_only: bool) -> None:
         """Mount on a directory; requests may be read from then on.
@@ -79,6 +80,12 @@ class Device:
                 if error.errno in (errno.ENOENT, errno.EINTR, errno.EAGAIN):
                     continue
                 raise DeviceClosedError from error
+
+    def has_request(self) -> bool:
+        """True if receive would return at once."""
+        waiting = select.poll()
+        waiting.register(self.fd, select.POLLIN)
+        return bool(waiting.poll(0))
 
     def reply(self, unique: int, parts: Sequence[bytes | memoryview] = ()) -> None:
         """Answer a request with success."""

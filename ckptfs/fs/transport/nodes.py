@@ -8,12 +8,15 @@ Pure bookkeeping. Invariants:
     D1  a node id is never used for a second inode while the mount lives
     D2  a node is kept while the kernel counts lookups of it, or another node lies below it
     D3  an inode with a name has one node at most
+    D4  every change is in the ledger before the kernel can know of it; replayed, they make the same nodes
 Thread-safe.
 """
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from ckptfs.fs.transport.ledger import Record
 from ckptfs.fs.transport.wire import ROOT_NODE
 
 Key = int | tuple[int, bytes]
@@ -32,15 +35,21 @@ class Node:
 
 
 class Nodes:
-    """All nodes of one mount."""
+    """All nodes of one mount.
 
-    def __init__(self) -> None:
+    Args:
+        note: Writes a record into the ledger.
+    """
+
+    def __init__(self, note: Callable[[Record], None] = lambda record: None) -> None:
+        self.note = note
         self.root = Node(ROOT_NODE, 0, lookups=1)
         self._by_id: dict[int, Node] = {ROOT_NODE: self.root}
         self._by_key: dict[Key, Node] = {}
         self._by_name: dict[tuple[int, bytes], Node] = {}
         self._next = ROOT_NODE + 1
-        self._lock = threading.Lock()
+        self.lock = threading.RLock()
+        """Held while nodes change; whoever rewrites the ledger holds it too."""
 
     def get(self, node_id: int) -> Node:
         """Return a node. Raises KeyError for one that the kernel cannot know."""
@@ -65,7 +74,8 @@ class Nodes:
 
     def found(self, directory: Node, name: bytes, key: Key) -> Node:
         """A lookup, or an operation that answers like one, found an inode under a name; count it."""
-        with self._lock:
+        with self.lock:
+            self.note(("found", directory.id, name, key))
             node = self._by_key.get(key)
             if node is None:
                 node = Node(self._next, key)
@@ -77,7 +87,8 @@ class Nodes:
 
     def nameless(self, key: Key) -> Node:
         """An inode was made without a name; count it."""
-        with self._lock:
+        with self.lock:
+            self.note(("nameless", key))
             node = Node(self._next, key, lookups=1)
             self._next += 1
             self._by_id[node.id] = self._by_key[key] = node
@@ -85,10 +96,11 @@ class Nodes:
 
     def forget(self, node_id: int, lookups: int) -> None:
         """The kernel forgets some lookups of a node."""
-        with self._lock:
+        with self.lock:
             node = self._by_id.get(node_id)
             if node is None or node is self.root:
                 return
+            self.note(("forget", node_id, lookups))
             node.lookups -= lookups
             if node.lookups <= 0:
                 del self._by_id[node_id]
@@ -107,12 +119,14 @@ class Nodes:
 
     def unlinked(self, directory: Node, name: bytes) -> None:
         """A name has gone."""
-        with self._lock:
+        with self.lock:
+            self.note(("unlinked", directory.id, name))
             self._take_name(directory, name)
 
     def renamed(self, directory: Node, name: bytes, new_directory: Node, new_name: bytes) -> None:
         """A name has become another, replacing what had that."""
-        with self._lock:
+        with self.lock:
+            self.note(("renamed", directory.id, name, new_directory.id, new_name))
             self._take_name(new_directory, new_name)
             node = self._take_name(directory, name, keep_key=True)
             if node is not None:
@@ -120,14 +134,16 @@ class Nodes:
 
     def rekey(self, node: Node, key: Key) -> None:
         """What the kernel knows as one inode is another from now on; the old one's number may come back."""
-        with self._lock:
+        with self.lock:
+            self.note(("rekey", node.id, key))
             self._drop_key(node)
             node.key = key
             self._by_key[key] = node
 
     def exchanged(self, directory: Node, name: bytes, other_directory: Node, other_name: bytes) -> None:
         """Two names have changed places."""
-        with self._lock:
+        with self.lock:
+            self.note(("exchanged", directory.id, name, other_directory.id, other_name))
             first = self._take_name(directory, name, keep_key=True)
             second = self._take_name(other_directory, other_name, keep_key=True)
             if first is not None:
@@ -135,9 +151,68 @@ class Nodes:
             if second is not None:
                 self._put_name(second, directory, name)
 
+    # the ledger
+
+    def records(self) -> list[Record]:
+        """Return records that make these nodes."""
+        with self.lock:
+            nodes = dict(self._by_id)
+            waiting = list(nodes.values())
+            while waiting:
+                # the kernel may have forgotten a directory and know an open file that was in it
+                for directory, _ in waiting.pop().names:
+                    if directory.id not in nodes:
+                        nodes[directory.id] = directory
+                        waiting.append(directory)
+            rows: list[Record] = [
+                ("node", node.id, node.key, node.lookups, self._by_key.get(node.key) is node) for node in nodes.values()
+            ]
+            for node in nodes.values():
+                rows += [("name", directory.id, name, node.id) for directory, name in node.names]
+            # last, for replaying makes the directories anew that the kernel has forgotten
+            rows += [("gone", node_id) for node_id in nodes.keys() - self._by_id.keys()]
+            return [*rows, ("next", self._next)]
+
+    def replay(self, record: Record) -> bool:
+        """Do again what a record says; return False if it is not about nodes."""
+        kind, *rest = record
+        by_id = self._by_id
+        match kind, rest:
+            case "found", (directory, name, key):
+                self.found(by_id[directory], name, key)
+            case "nameless", (key,):
+                self.nameless(key)
+            case "forget", (node, lookups):
+                self.forget(node, lookups)
+            case "unlinked", (directory, name):
+                self.unlinked(by_id[directory], name)
+            case "renamed", (directory, name, new_directory, new_name):
+                self.renamed(by_id[directory], name, by_id[new_directory], new_name)
+            case "exchanged", (directory, name, new_directory, new_name):
+                self.exchanged(by_id[directory], name, by_id[new_directory], new_name)
+            case "rekey", (node, key):
+                self.rekey(by_id[node], key)
+            case "node", (node, key, lookups, has_key):
+                self._made_again(node, key, lookups, has_key)
+            case "name", (directory, name, node):
+                self._put_name(by_id[node], by_id[directory], name)
+            case "gone", (node,):
+                self.forget(node, by_id[node].lookups)
+            case "next", (number,):
+                self._next = number
+            case _:
+                return False
+        return True
+
+    def _made_again(self, node_id: int, key: Key, lookups: int, has_key: bool) -> None:
+        if node_id != ROOT_NODE:
+            self._by_id[node_id] = Node(node_id, key, lookups)
+            if has_key:
+                self._by_key[key] = self._by_id[node_id]
+
     def all_names(self) -> list[tuple[Node, bytes, Node]]:
         """Return (directory, name, node) of every name that is known."""
-        with self._lock:
+        with self.lock:
             by_id = self._by_id
             return [
                 (by_id[directory], name, node)

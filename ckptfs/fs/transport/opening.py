@@ -64,6 +64,12 @@ class Openings:
             use.handles += 1
             return use.backing_id
 
+    def adopt(self, ino: int, backing_id: int) -> None:
+        """Count a handle that a server before this one opened."""
+        with self._lock:
+            use = self._uses.setdefault(ino, _Use(backing_id))
+            use.handles += 1
+
     def close(self, ino: int) -> None:
         """A handle is released."""
         with self._lock:

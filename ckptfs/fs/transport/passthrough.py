@@ -13,13 +13,14 @@ import logging
 import os
 import stat
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from ckptfs.capture.gate import Gate
 from ckptfs.errors import MountError
 from ckptfs.fs.attributes import Attributes, Caller
-from ckptfs.fs.control import below_versions, control_of
+from ckptfs.fs.control import Control, below_versions, control_of
 from ckptfs.fs.live import RENAME_EXCHANGE
 from ckptfs.fs.open_files import FileHandle
 from ckptfs.fs.operations import ControlHandle, Handle, Operations, ViewHandle
@@ -27,8 +28,12 @@ from ckptfs.fs.syscalls import is_chown
 from ckptfs.fs.times import NOW_NS
 from ckptfs.fs.transport import wire
 from ckptfs.fs.transport.device import MAX_WRITE_BYTES, REQUEST_BYTES, Device, DeviceClosedError
+from ckptfs.fs.transport.handle_book import HandleBook, OpenKind, OpenRecord
+from ckptfs.fs.transport.handover import Connection
+from ckptfs.fs.transport.ledger import Ledger
 from ckptfs.fs.transport.nodes import Key, Node, Nodes
 from ckptfs.fs.transport.opening import Openings
+from ckptfs.fs.transport.resent import CHANGE_NAMES, Resent
 from ckptfs.fs.transport.wire import InitFlag, Opcode, OpenFlag, Request, SetAttr
 
 log = logging.getLogger(__name__)
@@ -63,6 +68,10 @@ _SETS_SOMETHING = SetAttr.MODE | SetAttr.UID | SetAttr.GID | SetAttr.SIZE | SetA
 
 # Only we change the tree, so what the kernel knows stays true; an hour rather than for ever, to be forgiving
 _LONG_S = 3600
+# fallocate(2) with FALLOC_FL_COLLAPSE_RANGE or FALLOC_FL_INSERT_RANGE: done twice it is something else
+_SHIFTS = 0x08 | 0x20
+# each may need a thread of its own
+_MOST_AGAIN = 512
 _MAX_THREADS = 64
 _FIRST_THREADS = 3
 
@@ -90,18 +99,28 @@ class PassthroughServer:
     Args:
         operations: What to answer with.
         device: Mounted, or about to be.
+        ledger: Takes what the next server must know, if there is to be one.
         stack_depth: 1; 2 if the live tree is on overlayfs.
         ready: Called when kernel and server have agreed on the protocol.
     """
 
     def __init__(
-        self, operations: Operations, device: Device, *, stack_depth: int = 1, ready: Callable[[], None] = lambda: None
+        self,
+        operations: Operations,
+        device: Device,
+        *,
+        ledger: Ledger | None = None,
+        stack_depth: int = 1,
+        ready: Callable[[], None] = lambda: None,
     ) -> None:
         self._fs = operations
         self._device = device
+        self._ledger = ledger
         self._stack_depth = stack_depth
         self._ready = ready
-        self._nodes = Nodes()
+        note = ledger.append if ledger is not None else lambda record: None
+        self._nodes = Nodes(note)
+        self._book = HandleBook(note)
         self._openings = Openings(device.register_backing, device.release_backing)
         self._handles: dict[int, Handle] = {}
         self._listings: dict[int, list[bytes]] = {}
@@ -110,7 +129,18 @@ class PassthroughServer:
         self._lock = threading.Lock()
         self.names = Gate()
         """Entered while a path is in use; closed while names go or change, for the nodes follow after the operation."""
+        self._resent = Resent(
+            nodes=self._nodes,
+            book=self._book,
+            operations=operations,
+            entry=self._entry_again,
+            attributes=lambda request, node: (self._attributes_of(node, request),),
+            handle=self._handles.get,
+            let_go=self._let_go,
+        )
         self._threads: list[threading.Thread] = []
+        self._again: list[Request] = []
+        """Read by take_over, to be served by run."""
         self._idle = 0
         self._handlers: dict[int, Callable[[Request], Reply | None]] = {
             Opcode.INIT: self._init,
@@ -156,11 +186,87 @@ class PassthroughServer:
 
     def run(self) -> None:
         """Serve until the mount is gone."""
+        for request in self._again:
+            self._start_thread(functools.partial(self._serve_once, request))
         for _ in range(_FIRST_THREADS):
             self._add_thread()
         # threads are only ever added, and by running ones
         for thread in iter(lambda: self._threads.pop() if self._threads else None, None):
             thread.join()
+
+    def take_over(self) -> None:
+        """Know what a server that was killed knew, and have its unanswered requests sent again; run follows.
+
+        Raises:
+            KeyError: The ledger does not fit together.
+        """
+        ledger, nodes, book = self._ledger, self._nodes, self._book
+        if ledger is None:
+            raise ValueError("there is no ledger to take over from")
+        nodes.note = book.note = lambda record: None
+        for record in ledger.records():
+            if not nodes.replay(record) and not book.replay(record):
+                raise KeyError(record[0])
+        nodes.note = book.note = ledger.append
+        self._numbers = itertools.count(book.renumber())
+        for number, left in sorted(book.handles.items()):
+            self._reopen(number, left)
+        for ino, path in list(book.mapped.items()):
+            node = nodes.by_key(ino)
+            if not self._fs.go_on_mapped(ino, (nodes.path(node) if node is not None else None) or path):
+                del book.mapped[ino]
+        self._rewrite_ledger()
+        self._device.notify(wire.Notification.RESEND, b"")
+        self._ready()
+        self._serve_names_again()
+
+    def _reopen(self, number: int, record: OpenRecord) -> None:
+        path = self._nodes.path(self._nodes.get(record.node))
+        try:
+            handle: Handle
+            if record.kind == OpenKind.FILE:
+                handle = self._fs.go_on_file(path, record.ino, record.flags)
+            elif record.kind == OpenKind.VIEW:
+                handle = self._fs.open(path or b"", record.flags, wire.KERNEL)
+            else:
+                handle = self._fs.go_on_control(
+                    path or b"",
+                    record.flags,
+                    bytes(record.text),
+                    process=record.process,
+                    began_ns=record.began_ns,
+                    captured=record.captured,
+                )
+        except (OSError, KeyError) as error:
+            log.warning("lost an open file path=%r error=%r", path, str(error))
+            del self._book.handles[number]
+            return
+        if not isinstance(handle, ControlHandle):
+            self._openings.adopt(record.ino, record.backing_id)
+        self._keep_handle(number, record, handle)
+
+    def _serve_names_again(self) -> None:
+        """Serve what changes names before all else: the disk may have the new names, and the nodes the old ones."""
+        buffer = memoryview(bytearray(REQUEST_BYTES))
+        while self._device.has_request() and len(self._again) < _MOST_AGAIN:
+            request = wire.decode_request(memoryview(bytes(self._device.receive(buffer))))
+            is_again = request.unique & wire.UNIQUE_RESEND
+            if is_again and request.opcode in CHANGE_NAMES:
+                self._serve_once(request)
+            else:
+                self._again.append(request)
+            if not is_again:
+                break  # what is sent again comes first
+        log.info("took over open_files=%d requests_again=%d", len(self._handles), len(self._again))
+
+    def _rewrite_ledger(self) -> None:
+        if self._ledger is not None:
+            with self._nodes.lock, self._book.lock:
+                self._ledger.rewrite([*self._nodes.records(), *self._book.records()])
+
+    def _entry_again(self, request: Request, directory: Node, name: bytes) -> Reply:
+        path = self._below(directory, name)
+        return (self._entry(directory, name, path, self._fs.attributes(path, _caller(request))),)
 
     def flush_mapped(self, ino: int) -> None:
         """Have the kernel write back what programs changed in mappings of a mediated file; returns when it is done."""
@@ -187,7 +293,10 @@ class PassthroughServer:
     # threads
 
     def _add_thread(self) -> None:
-        thread = threading.Thread(target=self._work, name="fuse", daemon=True)
+        self._start_thread(self._work)
+
+    def _start_thread(self, work: Callable[[], None]) -> None:
+        thread = threading.Thread(target=work, name="fuse", daemon=True)
         thread.start()
         # when it runs, for it may be joined at once; whoever adds it is not joined yet
         self._threads.append(thread)
@@ -206,7 +315,13 @@ class PassthroughServer:
                 is_last = self._idle == 0 and threading.active_count() < _MAX_THREADS
             if is_last:
                 self._add_thread()
-            self._serve(wire.decode_request(data))
+            self._serve_once(wire.decode_request(data))
+
+    def _serve_once(self, request: Request) -> None:
+        self._serve(request)
+        self._book.answered(request.unique & ~wire.UNIQUE_RESEND)
+        if self._ledger is not None and self._ledger.is_long:
+            self._rewrite_ledger()
 
     def _serve(self, request: Request) -> None:
         handler = self._handlers.get(request.opcode)
@@ -214,7 +329,8 @@ class PassthroughServer:
             self._device.fail(request.unique, errno.ENOSYS)
             return
         try:
-            reply = handler(request)
+            is_again = request.unique & wire.UNIQUE_RESEND
+            reply = self._resent.serve(request, handler) if is_again else handler(request)
         except OSError as error:
             self._device.fail(request.unique, error.errno or errno.EIO)
         except KeyError:
@@ -296,10 +412,14 @@ class PassthroughServer:
         handle = self._handles.get(number) if valid & SetAttr.FH else None
         if path is None and handle is None:
             handle = self._open_handle(node)
+        if path is not None and control_of(path) is Control.SAVE:
+            self._intend_version(request)
         if valid & SetAttr.SIZE:
             # may have to wait for the file's data
             try:
                 self._fs.truncate(path or b"", size, handle)
+                if isinstance(handle, ControlHandle):
+                    self._book.resized(number, size)
             except FileNotFoundError as error:
                 if path is None or not self._has_moved(node, path):
                     raise
@@ -462,6 +582,7 @@ class PassthroughServer:
         new = self._below(*target)
         if control_of(new) is not None:
             # a touch: not with the names closed, it takes as long as a capture
+            self._intend_version(request)
             self._fs.rename(self._below(*source), new, flags)
             self._nodes.renamed(*source, *target)
             # the file is gone; what the kernel still calls it is the marker now
@@ -470,6 +591,9 @@ class PassthroughServer:
                 self._nodes.rekey(marker, (target[0].id, new_name))
             return ()
         with self.names.exclusive():
+            if flags & RENAME_EXCHANGE:
+                ino = self._fs.attributes(self._below(*source), _caller(request)).ino
+                self._book.intends(request.unique & ~wire.UNIQUE_RESEND, ino)
             self._fs.rename(self._below(*source), self._below(*target), flags)
             if flags & RENAME_EXCHANGE:
                 self._nodes.exchanged(*source, *target)
@@ -503,7 +627,10 @@ class PassthroughServer:
         path = self._path(request.node)
         if offset == 0:
             # what rewinddir(3) must show anew
-            self._listings[number] = [b".", b"..", *(listed.name for listed in self._fs.listing(path))]
+            self._listings[number] = self._names_in(path)
+        if number not in self._listings:
+            # opened with a server before this one; an unchanged directory is listed in the same order
+            self._listings[number] = self._names_in(path)
         listing = self._listings[number]
         parts: list[bytes] = []
         room = size
@@ -519,6 +646,9 @@ class PassthroughServer:
                 parts.append(row)
                 room -= needed
         return parts
+
+    def _names_in(self, path: bytes) -> list[bytes]:
+        return [b".", b"..", *(listed.name for listed in self._fs.listing(path))]
 
     def _list_row(
         self, directory: Node, above: bytes, name: bytes, offset: int, caller: Caller, *, plus: bool
@@ -544,7 +674,7 @@ class PassthroughServer:
             if path is None:
                 # through /proc/PID/fd
                 handle: Handle = self._fs.reopen(self._open_handle(node), flags)
-                return (self._opened(node.id, handle, flags, b""),)
+                return (self._opened(request, node.id, handle, flags, b""),)
             try:
                 if open_flags & wire.OPEN_KILL_SUIDGID:
                     self._fs.drop_privileges(path, _caller(request))
@@ -559,7 +689,7 @@ class PassthroughServer:
                     continue
                 # truncating gave the name a fresh inode, to leave the old one to a pending version
                 self._nodes.rekey(node, handle.inode.ino)
-            return (self._opened(node.id, handle, flags, path),)
+            return (self._opened(request, node.id, handle, flags, path),)
 
     def _has_moved(self, node: Node, path: bytes) -> bool:
         """True if a path is not a node's any more. An open waits for data, so names may change meanwhile."""
@@ -575,7 +705,7 @@ class PassthroughServer:
         handle = self._fs.create(path, flags, mode & 0o7777, _caller(request))
         entry = self._entry(directory, name, path, self._fs.attributes(path, _caller(request), handle))
         node_id = wire.ENTRY_OUT.unpack_from(entry)[0]
-        return entry, self._opened(node_id, handle, flags, path)
+        return entry, self._opened(request, node_id, handle, flags, path)
 
     @_steady
     def _tmpfile(self, request: Request) -> Reply:
@@ -584,39 +714,53 @@ class PassthroughServer:
         attributes = self._fs.attributes(b"", _caller(request), handle)
         node = self._nodes.nameless(attributes.ino)
         entry = wire.ENTRY_OUT.pack(node.id, 0, 0, 0, 0, 0) + wire.encode_attributes(node.id, attributes)
-        return entry, self._opened(node.id, handle, flags, b"")
+        return entry, self._opened(request, node.id, handle, flags, b"")
 
-    def _opened(self, node_id: int, handle: Handle, flags: int, path: bytes) -> bytes:
+    def _opened(self, request: Request, node_id: int, handle: Handle, flags: int, path: bytes) -> bytes:
         number = next(self._numbers)
         open_flags, backing_id = 0, 0
+        record = OpenRecord(node_id, _kind(handle), flags, 0, 0, request.unique & ~wire.UNIQUE_RESEND)
         if isinstance(handle, ControlHandle):
             open_flags = _SAYS
+            if handle.touch is not None:
+                record.process, record.began_ns = handle.touch.process, handle.touch.began_ns
         else:
             maybe_mapped = isinstance(handle, FileHandle) and handle.inode.maybe_mapped
             backing_id = self._openings.open(_ino(handle), flags, lambda: _reopen(handle), maybe_mapped=maybe_mapped)
             if backing_id:
                 open_flags = _GOES_PAST
-        if isinstance(handle, FileHandle):
-            if backing_id:
-                self._fs.going_past(handle)
-            with self._lock:
-                self._open_nodes.setdefault(node_id, []).append(handle)
-        self._handles[number] = handle
+            record.ino, record.backing_id = _ino(handle), backing_id
+        self._book.opened(number, record)
+        self._keep_handle(number, record, handle)
         return wire.OPEN_OUT.pack(number, open_flags, backing_id)
+
+    def _keep_handle(self, number: int, record: OpenRecord, handle: Handle) -> None:
+        if isinstance(handle, FileHandle):
+            if record.backing_id:
+                self._fs.going_past(handle)
+                if handle.inode.maybe_mapped:
+                    self._book.may_be_mapped(handle.inode.ino, handle.inode.path)
+            with self._lock:
+                self._open_nodes.setdefault(record.node, []).append(handle)
+        self._handles[number] = handle
 
     def _release(self, request: Request) -> Reply:
         number, _, _, _ = wire.RELEASE_IN.unpack_from(request.body)
+        self._let_go(number, request.node)
+        return ()
+
+    def _let_go(self, number: int, node_id: int) -> None:
+        self._book.closed(number)
         handle = self._handles.pop(number)
         if isinstance(handle, FileHandle):
             with self._lock:
-                handles = self._open_nodes[request.node]
+                handles = self._open_nodes[node_id]
                 handles.remove(handle)
                 if not handles:
-                    del self._open_nodes[request.node]
+                    del self._open_nodes[node_id]
         if not isinstance(handle, ControlHandle):
             self._openings.close(_ino(handle))
         self._fs.release(handle)
-        return ()
 
     def _read(self, request: Request) -> Reply:
         number, offset, size, _, _, _, _ = wire.READ_IN.unpack_from(request.body)
@@ -630,15 +774,41 @@ class PassthroughServer:
         if write_flags & wire.WRITE_KILL_SUIDGID and path is not None:
             self._fs.drop_privileges(path, _caller(request))
         data = request.body[wire.WRITE_IN.size :][:size]
-        return (wire.WRITE_OUT.pack(self._fs.write(handle, data, offset), 0),)
+        written = self._fs.write(handle, data, offset)
+        if isinstance(handle, ControlHandle):
+            appends = handle.touch is not None and handle.touch.appends
+            self._book.wrote(number, -1 if appends else offset, bytes(data))
+        return (wire.WRITE_OUT.pack(written, 0),)
 
     def _flush(self, request: Request) -> Reply:
-        self._fs.flush(self._handles[wire.FLUSH_IN.unpack_from(request.body)[0]])
+        number = wire.FLUSH_IN.unpack_from(request.body)[0]
+        handle = self._handles[number]
+        with self._settling(request, number, handle):
+            self._fs.flush(handle)
         return ()
+
+    @contextmanager
+    def _settling(self, request: Request, number: int, handle: Handle) -> Iterator[None]:
+        """Write down what a request does that may capture a version."""
+        if not isinstance(handle, ControlHandle) or handle.touch is None:
+            yield
+            return
+        touch = handle.touch
+        before = touch.captured_text
+        if before is None:
+            self._intend_version(request)
+        yield
+        if touch.captured_text != before:
+            self._book.captured(number)
+
+    def _intend_version(self, request: Request) -> None:
+        self._book.intends(request.unique & ~wire.UNIQUE_RESEND, self._fs.newest_version() + 1)
 
     def _fsync(self, request: Request) -> Reply:
         number, flags, _ = wire.FSYNC_IN.unpack_from(request.body)
-        self._fs.fsync(self._handles[number], bool(flags & wire.FSYNC_DATA_ONLY))
+        handle = self._handles[number]
+        with self._settling(request, number, handle):
+            self._fs.fsync(handle, bool(flags & wire.FSYNC_DATA_ONLY))
         return ()
 
     def _fallocate(self, request: Request) -> Reply:
@@ -647,7 +817,10 @@ class PassthroughServer:
         if request.uid and path is not None:
             # the kernel leaves it to us, and does not say whether the program has CAP_FSETID
             self._fs.drop_privileges(path, _caller(request))
-        self._fs.allocate(self._handles[number], mode, offset, length)
+        handle = self._handles[number]
+        if mode & _SHIFTS and isinstance(handle, FileHandle):
+            self._book.intends(request.unique & ~wire.UNIQUE_RESEND, os.fstat(handle.fd).st_size)
+        self._fs.allocate(handle, mode, offset, length)
         return ()
 
     def _lseek(self, request: Request) -> Reply:
@@ -705,6 +878,7 @@ class PassthroughServer:
 
 def serve(
     operations: Operations,
+    connection: Connection,
     mountpoint: Path,
     *,
     name: str,
@@ -713,15 +887,21 @@ def serve(
     stack_depth: int,
     ready: Callable[[PassthroughServer], None],
 ) -> None:
-    """Mount and serve until unmounted.
+    """Mount and serve until unmounted; or take over from a server that was killed.
 
     Raises:
         MountError: The device or the mount is refused.
     """
-    device = Device.open()
-    server = PassthroughServer(operations, device, stack_depth=stack_depth, ready=lambda: ready(server))
+    device = Device(os.dup(connection.device_fd))
+    server = PassthroughServer(
+        operations, device, ledger=connection.ledger, stack_depth=stack_depth, ready=lambda: ready(server)
+    )
     try:
-        device.mount(mountpoint, name, allow_other=allow_other, read_only=read_only)
+        if connection.is_mounted:
+            server.take_over()
+        else:
+            device.mount(mountpoint, name, allow_other=allow_other, read_only=read_only)
+            connection.mounted()
     except OSError as error:
         device.close()
         raise MountError(f"could not mount on {mountpoint}: {error.strerror}", hint="mounting needs root") from error
@@ -737,6 +917,12 @@ def _caller(request: Request) -> Caller:
 
 def _ino(handle: FileHandle | ViewHandle) -> int:
     return handle.inode.ino if isinstance(handle, FileHandle) else handle.attributes.ino
+
+
+def _kind(handle: Handle) -> OpenKind:
+    if isinstance(handle, ControlHandle):
+        return OpenKind.CONTROL
+    return OpenKind.FILE if isinstance(handle, FileHandle) else OpenKind.VIEW
 
 
 def _reopen(handle: FileHandle | ViewHandle) -> int:

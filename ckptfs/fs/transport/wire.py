@@ -9,7 +9,7 @@ import struct
 from enum import IntEnum, IntFlag
 from typing import NamedTuple
 
-from ckptfs.fs.attributes import Attributes
+from ckptfs.fs.attributes import Attributes, Caller
 
 MAJOR, MINOR = 7, 45
 OLDEST_MINOR = 31
@@ -207,6 +207,12 @@ BACKING_MAP = struct.Struct("=iIQ")
 
 # a reply to a lookup of what is not there may be remembered: node id 0
 NO_NODE = 0
+
+KERNEL = Caller(0, 0, 0)
+"""Who asks, when no program does."""
+
+UNIQUE_RESEND = 1 << 63
+"""In a request's unique: it was read before, by a server that did not answer it. The reply carries it too."""
 
 
 class Request(NamedTuple):

@@ -1,0 +1,204 @@
+"""The keeper: the parent of the process that serves a mount. It holds /dev/fuse, so that the mount lives on when its
+server is killed, and has another server take over.
+
+    keeper  -- fork -->  server 1   (killed)
+            -- fork -->  server 2   goes on: same node ids, same open files; requests wait meanwhile
+
+The keeper does nothing else and touches neither the mount nor the live tree. Servers are forked and not executed: what
+they import is there already, and a new one answers after some 0.1 s. Where the kernel cannot be handed over (libfuse),
+a dead mount is taken away and mounted anew, which programs notice.
+"""
+
+import json
+import logging
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from ckptfs.errors import CkptfsError, MountError
+from ckptfs.fs.mountpoint import detach, is_mounted
+from ckptfs.fs.options import MountOptions
+from ckptfs.fs.transport.choice import connect
+from ckptfs.fs.transport.handover import Connection
+
+log = logging.getLogger("ckptfs")
+
+# a server that does not live as long has a reason that the next one will meet as well
+_TOO_SHORT_S = 10.0
+_MOST_SHORT_LIVES = 5
+_FIRST_PAUSE_S, _LAST_PAUSE_S = 0.05, 2.0
+_ENDED_BADLY = 70
+"""Exit code of a server that an exception ended (sysexits.h: internal software error)."""
+
+Serve = Callable[[MountOptions, Callable[[Path], None], Connection | None], int]
+
+
+class Keeper:
+    """Keeps one mount served.
+
+    Args:
+        serve: Mounts, or takes over if the connection is mounted; calls its second argument when that is done, with
+            the path for logs; returns an exit code when the mount has ended.
+        in_background: Output goes to the log when the mount is ready.
+    """
+
+    def __init__(self, options: MountOptions, serve: Serve, *, in_background: bool) -> None:
+        self._options = options
+        self._serve = serve
+        self._in_background = in_background
+        self._connection: Connection | None = None
+        self._server = 0
+        self._signalled = 0
+
+    def run(self, ready: Callable[[], None]) -> int:
+        """Serve until the mount has ended; return an exit code.
+
+        Args:
+            ready: Called when the mount is there.
+
+        Raises:
+            CkptfsError: What keeps it from mounting.
+        """
+        self._connection = connect(self._options.transport)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._pass_on)
+        log_path = self._start_server()
+        ready()
+        if self._in_background:
+            redirect_output(log_path)
+        return self._keep()
+
+    def _keep(self) -> int:
+        short_lives, pause_s = 0, _FIRST_PAUSE_S
+        while True:
+            started_s = time.monotonic()
+            code = self._wait()
+            if 0 <= code != _ENDED_BADLY or self._signalled:
+                return code if code >= 0 else 1
+            cause = f"signal {-code}" if code < 0 else "an exception"
+            if not is_mounted(self._options.mountpoint):
+                log.warning("the server was ended by %s, and the mount is gone", cause)
+                return 1
+            lived_s = time.monotonic() - started_s
+            short_lives = short_lives + 1 if lived_s < _TOO_SHORT_S else 0
+            pause_s = _FIRST_PAUSE_S if short_lives == 0 else min(2 * pause_s, _LAST_PAUSE_S)
+            self._restart(cause, short_lives, pause_s)
+
+    def _restart(self, cause: str, short_lives: int, pause_s: float) -> None:
+        failures = 0
+        while True:
+            handed_over = self._connection is not None and self._connection.ledger.is_usable
+            how = "another takes over" if handed_over else "the kernel cannot be handed over, mounting again"
+            log.warning("the server of %s was ended by %s: %s", self._options.mountpoint, cause, how)
+            if not handed_over:
+                self._give_up_connection()
+            if short_lives > 1 or failures:
+                time.sleep(pause_s)
+            try:
+                self._start_server()
+                return
+            except CkptfsError as error:
+                failures += 1
+                log.error("could not go on with %s: %s", self._options.mountpoint, error)
+                if failures == _MOST_SHORT_LIVES or self._signalled:
+                    self._give_up_connection()
+                    raise
+                pause_s = min(2 * pause_s, _LAST_PAUSE_S)
+
+    def _give_up_connection(self) -> None:
+        """Take the dead mount away; who has files open there gets ENOTCONN."""
+        if is_mounted(self._options.mountpoint):
+            detach(self._options.mountpoint)
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = connect(self._options.transport)
+
+    def _start_server(self) -> Path:
+        """Fork a server; return the path for logs when it is ready. Raises CkptfsError."""
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pid = os.fork()
+        if pid == 0:
+            os.close(reading)
+            self._be_server(writing)
+        os.close(writing)
+        self._server = pid
+        with os.fdopen(reading, "rb") as said:
+            line = said.readline()
+        if not line:
+            raise MountError(f"the mount process ended before it was ready ({_ending(self._wait())})")
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            self._wait()
+            error = CkptfsError(str(answer["error"]), hint=answer["hint"])
+            error.errno = int(answer["errno"])
+            raise error
+        if self._signalled:
+            self._pass_on(self._signalled, None)
+        return Path(answer["log"])
+
+    def _be_server(self, pipe: int) -> NoReturn:
+        code = _ENDED_BADLY
+        try:
+            # Ctrl-C is for the keeper, which passes it on
+            os.setpgid(0, 0)
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                signal.signal(number, signal.SIG_DFL)
+
+            def ready(log_path: Path) -> None:
+                _say(pipe, {"log": os.fspath(log_path)})
+                os.close(pipe)
+                if self._in_background:
+                    redirect_output(log_path)
+
+            code = self._serve(self._options, ready, self._connection)
+        except CkptfsError as error:
+            _say(pipe, {"error": error.fact, "hint": error.hint, "errno": error.errno})
+        except BaseException as error:
+            traceback.print_exc()
+            _say(pipe, {"error": f"{type(error).__name__}: {error}", "hint": None, "errno": 5})
+        finally:
+            logging.shutdown()
+            # not sys.exit: libfuse's threads must not run into an interpreter that is being torn down
+            os._exit(code)
+
+    def _wait(self) -> int:
+        """Return the server's exit code; negative: minus the signal that killed it."""
+        while True:
+            # any child: in a container, the upload processes of dead servers become ours
+            pid, status = os.waitpid(-1, 0)
+            if pid == self._server:
+                return os.waitstatus_to_exitcode(status)
+
+    def _pass_on(self, number: int, _frame: FrameType | None) -> None:
+        self._signalled = number
+        if self._server:
+            os.kill(self._server, signal.SIGTERM)
+
+
+def redirect_output(log_path: Path) -> None:
+    """Let go of the terminal: what is logged goes to a file."""
+    fd = os.open(log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    os.dup2(fd, 2)
+    os.close(fd)
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    os.dup2(null, 1)
+    os.close(null)
+
+
+def _ending(code: int) -> str:
+    return f"exit code {code}" if code >= 0 else f"signal {-code}"
+
+
+def _say(pipe: int, fields: dict[str, Any]) -> None:
+    try:
+        os.write(pipe, json.dumps(fields).encode() + b"\n")
+    except OSError:
+        pass  # it has been said before that the mount is ready

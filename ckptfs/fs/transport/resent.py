@@ -1,0 +1,151 @@
+"""Requests that a server had read when it was killed: the kernel sends them again, and some were done already.
+
+Most can be done twice without a difference. The kernel keeps the names of a directory locked until a request that
+changes them is answered, so nobody else can have made the name that is there already, or taken the one that is gone:
+it was done, and is answered so. What has no such trace was announced in the book before (`HandleBook.intends`).
+"""
+
+import errno
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ckptfs.fs.control import Control, control_of
+from ckptfs.fs.live import RENAME_EXCHANGE
+from ckptfs.fs.open_files import FileHandle
+from ckptfs.fs.operations import ControlHandle, Handle, Operations
+from ckptfs.fs.transport import wire
+from ckptfs.fs.transport.handle_book import HandleBook
+from ckptfs.fs.transport.nodes import Node, Nodes
+from ckptfs.fs.transport.wire import Opcode, Request
+
+Reply = Sequence[bytes | memoryview]
+
+# the error that doing it a second time gives
+_TRACES = {
+    Opcode.MKDIR: errno.EEXIST,
+    Opcode.MKNOD: errno.EEXIST,
+    Opcode.SYMLINK: errno.EEXIST,
+    Opcode.LINK: errno.EEXIST,
+    Opcode.UNLINK: errno.ENOENT,
+    Opcode.RMDIR: errno.ENOENT,
+    Opcode.RENAME: errno.ENOENT,
+    Opcode.RENAME2: errno.ENOENT,
+    Opcode.SETXATTR: errno.EEXIST,
+    Opcode.REMOVEXATTR: errno.ENODATA,
+}
+CHANGE_NAMES = {
+    Opcode.MKDIR, Opcode.MKNOD, Opcode.SYMLINK, Opcode.LINK, Opcode.UNLINK, Opcode.RMDIR, Opcode.RENAME, Opcode.RENAME2,
+    Opcode.CREATE,
+}  # fmt: skip
+"""To be served before all others: they know the new names already."""
+_NAME_AT = {
+    Opcode.MKDIR: wire.MKDIR_IN.size,
+    Opcode.MKNOD: wire.MKNOD_IN.size,
+    Opcode.SYMLINK: 0,
+    Opcode.LINK: wire.LINK_IN.size,
+    Opcode.UNLINK: 0,
+    Opcode.RMDIR: 0,
+}
+
+
+@dataclass(slots=True, kw_only=True)
+class Resent:
+    """Serves such requests.
+
+    Args:
+        entry: Answers as a look-up of a name in a directory does.
+        attributes: Answers as a request for a node's attributes does.
+        handle: Returns an open file.
+        let_go: Closes one of a node.
+    """
+
+    nodes: Nodes
+    book: HandleBook
+    operations: Operations
+    entry: Callable[[Request, Node, bytes], Reply]
+    attributes: Callable[[Request, Node], Reply]
+    handle: Callable[[int], Handle | None]
+    let_go: Callable[[int, int], None]
+
+    def serve(self, request: Request, handler: Callable[[Request], Reply | None]) -> Reply | None:
+        """Do a request, or answer it if it was done."""
+        unique = request.unique & ~wire.UNIQUE_RESEND
+        for number, record in list(self.book.handles.items()):
+            if record.unique == unique and self.handle(number) is not None:
+                # nobody was told of it
+                self.let_go(number, record.node)
+        if request.opcode == Opcode.CREATE:
+            request = _not_exclusive(request)
+        intent = self.book.intents.get(unique)
+        if intent is not None and self._is_done(request, intent):
+            return self._answer(request)
+        try:
+            return handler(request)
+        except OSError as error:
+            if error.errno != _TRACES.get(Opcode(request.opcode)):
+                raise
+            return self._answer(request)
+
+    def _is_done(self, request: Request, intent: int) -> bool:
+        if request.opcode == Opcode.FALLOCATE:
+            handle = self.handle(wire.FALLOCATE_IN.unpack_from(request.body)[0])
+            return isinstance(handle, FileHandle) and os.fstat(handle.fd).st_size != intent
+        if request.opcode in (Opcode.RENAME, Opcode.RENAME2):
+            return self._is_renamed(request, intent)
+        is_captured = self.operations.newest_version() >= intent
+        if request.opcode in (Opcode.FLUSH, Opcode.FSYNC):
+            # both structures begin with the handle; what else there is to do for it is done again
+            number = wire.FLUSH_IN.unpack_from(request.body)[0]
+            handle = self.handle(number)
+            if is_captured and isinstance(handle, ControlHandle) and handle.touch is not None:
+                handle.touch.captured_text = bytes(handle.touch.text)
+                self.book.captured(number)
+            return False
+        return is_captured
+
+    def _is_renamed(self, request: Request, intent: int) -> bool:
+        directory, name, new_directory, new_name, _ = self._rename_of(request)
+        old, new = self.nodes.below(directory, name), self.nodes.below(new_directory, new_name)
+        if new is not None and control_of(new) is Control.SAVE:
+            if self.operations.newest_version() < intent:
+                self.operations.finish_touch_by_rename()
+            return True
+        return old is not None and self.operations.attributes(old, wire.KERNEL).ino != intent
+
+    def _rename_of(self, request: Request) -> tuple[Node, bytes, Node, bytes, int]:
+        flags = 0
+        if request.opcode == Opcode.RENAME:
+            (new_directory,), size = wire.RENAME_IN.unpack_from(request.body), wire.RENAME_IN.size
+        else:
+            (new_directory, flags, _), size = wire.RENAME2_IN.unpack_from(request.body), wire.RENAME2_IN.size
+        name, new_name = wire.names(request.body[size:], 2)
+        return self.nodes.get(request.node), name, self.nodes.get(new_directory), new_name, flags
+
+    def _answer(self, request: Request) -> Reply:
+        """Answer as if it had just been done, and draw the conclusions that may be missing."""
+        opcode = Opcode(request.opcode)
+        if opcode in (Opcode.RENAME, Opcode.RENAME2):
+            directory, name, new_directory, new_name, flags = self._rename_of(request)
+            if flags & RENAME_EXCHANGE:
+                self.nodes.exchanged(directory, name, new_directory, new_name)
+            elif self.nodes.named(directory, name) is not None:
+                self.nodes.renamed(directory, name, new_directory, new_name)
+            return ()
+        if opcode in _NAME_AT:
+            name = wire.names(request.body[_NAME_AT[opcode] :], 1)[0]
+            directory = self.nodes.get(request.node)
+            if opcode in (Opcode.UNLINK, Opcode.RMDIR):
+                self.nodes.unlinked(directory, name)
+                return ()
+            return self.entry(request, directory, name)
+        if opcode == Opcode.SETATTR:
+            return self.attributes(request, self.nodes.get(request.node))
+        return ()
+
+
+def _not_exclusive(request: Request) -> Request:
+    """Return a CREATE that opens what it made the first time."""
+    flags, *rest = wire.CREATE_IN.unpack_from(request.body)
+    head = wire.CREATE_IN.pack(flags & ~os.O_EXCL, *rest)
+    return request._replace(body=memoryview(head + bytes(request.body[wire.CREATE_IN.size :])))
