@@ -4,6 +4,8 @@ import errno
 import fcntl
 import os
 
+from ckptfs.cache.quiet import leave_atime
+
 # _IOW(0x94, 9, int), linux/fs.h; missing from Python's fcntl before 3.12
 _FICLONE = 0x40049409
 # the syscall stops at 2 GiB - 4 KiB; smaller steps keep a process killable
@@ -18,6 +20,7 @@ def copy_data(source_fd: int, target_fd: int, size_bytes: int) -> None:
     Raises:
         OSError: The disk is full or failing.
     """
+    leave_atime(source_fd)
     try:
         fcntl.ioctl(target_fd, _FICLONE, source_fd)
         return

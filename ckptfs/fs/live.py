@@ -90,7 +90,7 @@ class LiveTree:
     def shown(self, status: os.stat_result, nlink: int | None = None) -> Attributes:
         """Return attributes of a backing file with what is ours to say: link count, ctime, a stub's mtime."""
         if stat.S_ISDIR(status.st_mode):
-            return from_status(status, status.st_nlink)
+            nlink = status.st_nlink
         # the backing count has the links of pending versions, and of what was set aside, in it
         attributes = from_status(status, self.links.count(status.st_ino) if nlink is None else nlink)
         stub = self.hydrator.get(status.st_ino)
@@ -184,9 +184,11 @@ class LiveTree:
     def rmdir(self, path: bytes) -> None:
         """Remove an empty directory."""
         with self.gate:
+            ino = self.lstat(path).st_ino
             self.changes.mark_name(path)
             self.changes.mark_attributes(parent_of(path))
             os.rmdir(path, dir_fd=self.root_fd)
+            self.changes.times.forget(ino)
 
     def rename(self, old: bytes, new: bytes, flags: int = 0) -> None:
         """Rename, replacing what has the new name; or, as renameat2(2) has it, not replacing (1), or exchanging (2)."""
@@ -265,6 +267,7 @@ class LiveTree:
     def lost_name(self, status: os.stat_result, path: bytes) -> None:
         """Draw the consequences of a removed name. Called inside the gate."""
         if stat.S_ISDIR(status.st_mode):
+            self.changes.times.forget(status.st_ino)
             return
         left = self.links.unlink(status.st_ino, path)
         if left is not None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from ckptfs.capture.scan import descriptor_path, inode_of, read_xattrs
 from ckptfs.fs.attributes import Attributes, Caller
 from ckptfs.fs.live import LiveTree, parent_of
-from ckptfs.fs.times import set_times
+from ckptfs.fs.times import NOW_NS, set_times
 
 # Not for the backing file: the kernel gives every write its offset (O_APPEND would ignore it) and does direct I/O with
 # the program
@@ -447,7 +447,9 @@ class OpenFiles:
             for name, value in read_xattrs(live.root_fd, path):
                 os.setxattr(fd, name, value)
             os.chmod(fd, status.st_mode & 0o7777)
+            set_times(fd, None, status.st_atime_ns, NOW_NS)
             live.changes.mark_content(path, os.fstat(fd).st_ino)
+            live.changes.times.keep(above_status)
             with live.kept(path):
                 os.rename(fresh, path, src_dir_fd=live.spare_fd, dst_dir_fd=live.root_fd)
                 live.changes.forget_inode(ino)

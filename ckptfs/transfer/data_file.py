@@ -13,6 +13,7 @@ import queue
 from collections.abc import Iterator
 from pathlib import Path
 
+from ckptfs.cache.quiet import leave_atime
 from ckptfs.errors import CorruptObjectError
 from ckptfs.transfer.owned import open_owned
 
@@ -117,6 +118,7 @@ class DataFile:
             fd = open_owned(self._path, os.O_RDONLY | os.O_NONBLOCK)
         except OSError as error:
             raise self._explain(error) from error
+        leave_atime(fd)
         if self._fd >= 0:
             os.close(self._fd)
         self._fd = fd
