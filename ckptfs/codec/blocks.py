@@ -290,6 +290,24 @@ def _widths(bits: Sequence[float]) -> list[int]:
     return widths
 
 
+def blocks_hold(payload: memoryview, base: Buffer | None, plain: Buffer) -> bool:
+    """Tell whether a payload decodes to a chunk. Each block is compared while it is in the processor's cache.
+
+    Raises:
+        CorruptObjectError: The payload is not that of a chunk of this length.
+    """
+    chunk = np.frombuffer(plain, np.uint8)
+    base_bytes = None if base is None else np.frombuffer(base, np.uint8)
+    offset = 0
+    for start in range(0, len(chunk), BLOCK_BYTES):
+        block = chunk[start : start + BLOCK_BYTES]
+        decoded = borrow("decoded", len(block))
+        offset = _decode_block(payload, offset, _block_of(base_bytes, start, len(block)), decoded)
+        if not is_same(decoded, block):
+            return False
+    return offset == len(payload)
+
+
 def decode_blocks(payload: memoryview, base: Buffer | None, out: Bytes) -> None:
     """Write the chunk to `out`, of the chunk's length, aligned to 8.
 

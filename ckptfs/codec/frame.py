@@ -11,7 +11,7 @@ import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ckptfs.codec.blocks import decode_blocks, encode_blocks
+from ckptfs.codec.blocks import blocks_hold, decode_blocks, encode_blocks
 from ckptfs.codec.scratch import Buffer, borrow, is_same
 from ckptfs.codec.zstd import compress, compress_with_prefix, decompress
 from ckptfs.errors import ChunkCorruptError, CorruptObjectError
@@ -48,8 +48,12 @@ MIN_BASE_GAIN = 0.02
 _FLOAT_SHARE = 0.5
 """Where fewer of a chunk's blocks are floats, zstd is tried on all of it: blocks do not see each other."""
 
+_SMALL_ENOUGH = 0.02
+"""A chunk that takes less is not tried with its base as prefix as well."""
 _PROBES = 4
 _PROBE_BYTES = 24
+_PREFIXED_PIECE_BYTES = 16 << 10
+_AROUND_BYTES = 16 << 10
 
 
 def encode_frame(plain: Buffer, *, base: tuple[bytes, Buffer] | None = None, min_gain: float = MIN_BASE_GAIN) -> bytes:
@@ -67,8 +71,7 @@ def encode_frame(plain: Buffer, *, base: tuple[bytes, Buffer] | None = None, min
     if not 1 <= len(plain) <= MAX_CHUNK_BYTES:
         raise CorruptObjectError(f"a chunk of {len(plain)} bytes: not from 1 to {MAX_CHUNK_BYTES}")
     frame = _encode(plain, base, min_gain)
-    decoded = _decode(memoryview(frame), len(plain), None if base is None else base[1])
-    if not is_same(decoded, plain):
+    if not _holds(memoryview(frame), plain, None if base is None else base[1]):
         raise CorruptObjectError(f"a chunk of {len(plain)} bytes does not decode to what was encoded")
     return frame
 
@@ -121,20 +124,34 @@ def _encode(plain: Buffer, base: tuple[bytes, Buffer] | None, min_gain: float) -
         payload = compress(plain, _LEVEL)
         if len(payload) <= most:
             best, most = _frame(_ZSTD, b"", size_bytes, [payload]), len(payload)
-    if base is not None and not are_floats and (may_shrink or _have_in_common(plain, base[1])):
-        payload = compress_with_prefix(plain, base[1])
+    if base is not None and not are_floats and most > _SMALL_ENOUGH * size_bytes:
         if best is None or base_digest(best) is None:
             most = int(most * (1 - min_gain))
-        if len(payload) + _DIGEST_BYTES < most:
-            best = _frame(_PREFIXED, base[0], size_bytes, [payload])
+        if _is_worth_prefixing(plain, base[1], most / size_bytes):
+            payload = compress_with_prefix(plain, base[1])
+            if len(payload) + _DIGEST_BYTES < most:
+                best = _frame(_PREFIXED, base[0], size_bytes, [payload])
     return _frame(_RAW, b"", size_bytes, [plain]) if best is None else best
 
 
-def _have_in_common(plain: Buffer, base: Buffer) -> bool:
-    """Tell whether pieces of a chunk that compresses to nothing occur in its base: 50 ms are lost where none does."""
+def _is_worth_prefixing(plain: Buffer, base: Buffer, ratio: float) -> bool:
+    """Tell from some pieces of a chunk whether its base as a prefix makes it smaller than a ratio: 50 ms are lost where
+    it does not. Each piece gets what is around it in the base, or around the place where its first bytes are found.
+    """
+    if len(plain) <= 2 * _PROBES * _PREFIXED_PIECE_BYTES:
+        return True
     haystack = bytes(base)
-    step = max(1, len(plain) // (_PROBES + 1))
-    return any(bytes(plain[step * index :][:_PROBE_BYTES]) in haystack for index in range(1, _PROBES + 1))
+    step = len(plain) // (_PROBES + 1)
+    stored = taken = 0
+    for place in range(step, step * _PROBES + 1, step):
+        piece = plain[place : place + _PREFIXED_PIECE_BYTES]
+        probe = bytes(piece[:_PROBE_BYTES])
+        at = place if haystack.startswith(probe, place) else haystack.find(probe)
+        start = max(0, (place if at < 0 else at) - _AROUND_BYTES)
+        around = haystack[start : start + _PREFIXED_PIECE_BYTES + 2 * _AROUND_BYTES]
+        stored += len(compress_with_prefix(piece, around)) if around else len(piece)
+        taken += len(piece)
+    return stored < ratio * taken
 
 
 def _frame(codec: int, digest: bytes, raw_bytes: int, payload: Sequence[Buffer]) -> bytes:
@@ -172,7 +189,7 @@ def _decode(frame: memoryview, size_bytes: int, base: Buffer | None) -> bytes | 
         raise CorruptObjectError(f"a frame of {header.raw_bytes} plain bytes, where {size_bytes} are expected")
     if header.flags and base is None:
         raise CorruptObjectError("a frame that is encoded against a base, and none is there")
-    payload = frame[HEADER.size + header.params_bytes :]
+    payload = _payload(frame, header)
     if header.codec == _RAW:
         plain: bytes | memoryview = payload
     elif header.codec == _BLOCKS:
@@ -184,6 +201,18 @@ def _decode(frame: memoryview, size_bytes: int, base: Buffer | None) -> bytes | 
     if len(plain) != size_bytes:
         raise CorruptObjectError(f"a frame that holds {len(plain)} bytes and says {size_bytes}")
     return plain
+
+
+def _holds(frame: memoryview, plain: Buffer, base: Buffer | None) -> bool:
+    """Tell whether a frame decodes to a chunk."""
+    header = _header(frame)
+    if header.codec == _BLOCKS and header.raw_bytes == len(plain):
+        return blocks_hold(_payload(frame, header), base if header.flags else None, plain)
+    return is_same(_decode(frame, len(plain), base), plain)
+
+
+def _payload(frame: memoryview, header: _Header) -> memoryview:
+    return frame[HEADER.size + header.params_bytes :]
 
 
 def _may_shrink(plain: bytes | bytearray | memoryview) -> bool:

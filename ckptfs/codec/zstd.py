@@ -26,7 +26,8 @@ _PLANE_PARAMETERS = zstandard.ZstdCompressionParameters(
 )
 """A Huffman coder: a table of 64 places finds next to no matches. Exponents of floats, 2.52 bits of entropy, take 2.57
 bits, and 3.03 at level 1, three times as slowly."""
-_PREFIX_PARAMETERS = {"hash_log": 21, "chain_log": 21, "search_log": 2, "min_match": 6}
+_PREFIX_PARAMETERS = {"search_log": 2, "min_match": 6}
+_PREFIX_TABLE_LOG = 21
 """Tables as large as a chunk and its prefix; those of level 3 hold a sixteenth, and what is the same is not found."""
 
 
@@ -59,9 +60,12 @@ def compress_with_prefix(data: bytes | bytearray | memoryview, prefix: bytes | b
     """Return one zstd frame that refers to some bytes as if they came before its content."""
     # from the first byte of the data back to that of the prefix, and never less than zstd takes
     window_log = max(10, (len(data) + len(prefix)).bit_length())
+    table_log = min(window_log, _PREFIX_TABLE_LOG)
     parameters = zstandard.ZstdCompressionParameters(
         strategy=zstandard.STRATEGY_LAZY,
         window_log=window_log,
+        hash_log=table_log,
+        chain_log=table_log,
         write_content_size=True,
         write_dict_id=False,
         **_PREFIX_PARAMETERS,

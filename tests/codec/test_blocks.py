@@ -181,6 +181,29 @@ def test_text_that_grew_and_shifted_takes_what_is_new() -> None:
     assert decode(stored, plain, TEXT) == plain
 
 
+def test_content_that_moved_far_is_found_in_the_base() -> None:
+    plain = GENERATOR.bytes(200_000) + NOISE
+    stored = encode_frame(plain, base=(hash_bytes(NOISE), NOISE))
+    assert stored[0] == 3
+    assert len(stored) < 0.2 * len(plain)
+    assert decode(stored, plain, NOISE) == plain
+
+
+def test_a_base_is_used_where_it_saves_what_is_asked_of_it() -> None:
+    plain, base = LATER.tobytes(), (hash_bytes(WEIGHTS.tobytes()), WEIGHTS.tobytes())
+    gain = 1 - len(encode_frame(plain, base=base)) / len(encode_frame(plain))
+    assert 0.1 < gain < 0.9
+    assert base_digest(encode_frame(plain, base=base, min_gain=gain - 0.05)) == base[0]
+    assert encode_frame(plain, base=base, min_gain=gain + 0.05) == encode_frame(plain)
+
+
+def test_a_prefix_is_used_where_it_saves_what_is_asked_of_it() -> None:
+    plain, base = TEXT[:-100], (hash_bytes(TEXT), TEXT)
+    assert base_digest(encode_frame(plain, base=base, min_gain=0.5)) == base[0]
+    other = b"".join(b"step %d loss %.4f\n" % (step, random.Random(-step - 9).random()) for step in range(20_000))
+    assert base_digest(encode_frame(other, base=base, min_gain=0.9)) is None
+
+
 def test_a_base_that_does_not_help_is_not_referred_to() -> None:
     assert base_digest(encode_frame(WEIGHTS.tobytes(), base=(hash_bytes(NOISE), NOISE))) is None
 
