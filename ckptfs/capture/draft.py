@@ -10,6 +10,7 @@ from pathlib import Path
 from ckptfs.capture.change_times import ChangeTimes
 from ckptfs.capture.changes import ChangeSet, LinkGroups
 from ckptfs.capture.copying import copy_data
+from ckptfs.capture.reach import reach
 from ckptfs.capture.scan import make_entry
 from ckptfs.format.manifest import Entry, Extent, LocalData, ParentFile, Part
 
@@ -72,7 +73,7 @@ class Draft:
             if path in entries:
                 continue
             try:
-                status = os.stat(path or b".", dir_fd=self.root_fd, follow_symlinks=False)
+                status = os.stat(reach(self.root_fd, path), dir_fd=self.root_fd, follow_symlinks=False)
             except (FileNotFoundError, NotADirectoryError):
                 if path in self.known:
                     tombstones.append(path)
@@ -114,14 +115,15 @@ class Draft:
                 status = self.looks[status.st_ino] = self._copy(path, target)
             else:
                 self.times.keep(status)
-                os.link(path, target, src_dir_fd=self.root_fd, follow_symlinks=False)
+                os.link(reach(self.root_fd, path), target, src_dir_fd=self.root_fd, follow_symlinks=False)
                 self.shared.append((status.st_ino, index, status.st_size))
             taken = self._data[status.st_ino] = index, status
         return taken
 
     def _copy(self, path: bytes, target: bytes) -> os.stat_result:
         """Copy a file that may be written to meanwhile, until it held still for one copy, or the attempts are over."""
-        source_fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.root_fd)
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        source_fd = os.open(reach(self.root_fd, path), flags, dir_fd=self.root_fd)
         try:
             before = os.fstat(source_fd)
             for attempt in range(_COPY_ATTEMPTS):

@@ -4,6 +4,7 @@ import os
 import stat
 from collections.abc import Sequence
 
+from ckptfs.capture.reach import Reachable, reach
 from ckptfs.format.manifest import Entry, Extent, Kind
 
 _KINDS = {
@@ -17,15 +18,18 @@ _KINDS = {
 }
 
 
-def descriptor_path(fd: int, path: bytes | None = None) -> bytes:
+def descriptor_path(fd: int, path: bytes | None = None) -> Reachable:
     """Return a path below an open directory for the calls that take no dir_fd (xattrs, truncate)."""
-    return b"/proc/self/fd/%d/%s" % (fd, path) if path is not None else b"/proc/self/fd/%d" % fd
+    if path is None:
+        return b"/proc/self/fd/%d" % fd
+    reached = reach(fd, path)
+    return b"/proc/self/fd/%d/%s" % (fd, reached) if isinstance(reached, bytes) else reached
 
 
 def inode_of(root_fd: int, path: bytes) -> int | None:
     """Return a path's inode, None if there is nothing."""
     try:
-        return os.stat(path or b".", dir_fd=root_fd, follow_symlinks=False).st_ino
+        return os.stat(reach(root_fd, path), dir_fd=root_fd, follow_symlinks=False).st_ino
     except OSError:
         return None
 
@@ -68,7 +72,7 @@ def make_entry(
         extents: Of a file, its content; empty for all else.
     """
     kind = _KINDS[stat.S_IFMT(status.st_mode)]
-    target = os.readlink(path, dir_fd=root_fd) if kind is Kind.SYMLINK else b""
+    target = os.readlink(reach(root_fd, path), dir_fd=root_fd) if kind is Kind.SYMLINK else b""
     is_device = kind in (Kind.CHARACTER, Kind.BLOCK)
     return Entry(
         path=path,

@@ -18,6 +18,7 @@ from pathlib import Path
 from ckptfs.cache.pending import PendingVersion
 from ckptfs.capture.copying import copy_data
 from ckptfs.capture.journal import JournalState
+from ckptfs.capture.reach import reach
 from ckptfs.capture.scan import descriptor_path, inode_of
 from ckptfs.format.manifest import Entry, Kind, LocalData, ParentFile, Tree
 from ckptfs.fs.hydrate import Stub
@@ -146,7 +147,7 @@ class Aligner:
             if not path:
                 continue
             try:
-                status = os.stat(path, dir_fd=self._root_fd, follow_symlinks=False)
+                status = os.stat(reach(self._root_fd, path), dir_fd=self._root_fd, follow_symlinks=False)
             except (FileNotFoundError, NotADirectoryError):
                 continue
             if stat.S_ISDIR(status.st_mode):
@@ -157,10 +158,10 @@ class Aligner:
                 destination = destination or self._make_destination()
                 kept = destination / os.fsdecode(path)
                 kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-                os.rename(path, kept, src_dir_fd=self._root_fd)
+                os.rename(reach(self._root_fd, path), kept, src_dir_fd=self._root_fd)
                 self._result.set_aside += 1
             else:
-                os.unlink(path, dir_fd=self._root_fd)
+                os.unlink(reach(self._root_fd, path), dir_fd=self._root_fd)
         if destination is not None:
             log.warning("set aside unsaved files=%d directory=%s", self._result.set_aside, destination)
 
@@ -170,7 +171,7 @@ class Aligner:
         return destination
 
     def _add_stub(self, entry: Entry, *, suspect: bool) -> None:
-        ino = os.stat(entry.path, dir_fd=self._root_fd, follow_symlinks=False).st_ino
+        ino = os.stat(reach(self._root_fd, entry.path), dir_fd=self._root_fd, follow_symlinks=False).st_ino
         self._result.made[entry.path] = ino
         if entry.size_bytes:
             self._result.stubs.append(Stub(ino, entry.path, entry, entry.mtime_ns, suspect))
@@ -183,12 +184,13 @@ class Aligner:
         try:
             status = os.fstat(data_fd)
             if status.st_nlink == 1 and status.st_size == entry.size_bytes:
-                os.link(pending.data_path(index), entry.path, dst_dir_fd=self._root_fd, follow_symlinks=False)
+                where = reach(self._root_fd, entry.path)
+                os.link(pending.data_path(index), where, dst_dir_fd=self._root_fd, follow_symlinks=False)
                 self._result.linked.append((status.st_ino, pending, index, entry.size_bytes))
             else:
                 # it shares its inode with what was set aside, or was appended to after the capture
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-                fd = os.open(entry.path, flags, 0o600, dir_fd=self._root_fd)
+                fd = os.open(reach(self._root_fd, entry.path), flags, 0o600, dir_fd=self._root_fd)
                 try:
                     copy_data(data_fd, fd, entry.size_bytes)
                     os.ftruncate(fd, entry.size_bytes)
@@ -197,7 +199,9 @@ class Aligner:
         finally:
             os.close(data_fd)
         apply_attributes(descriptor_path(self._root_fd, entry.path), entry)
-        self._result.made[entry.path] = os.stat(entry.path, dir_fd=self._root_fd, follow_symlinks=False).st_ino
+        self._result.made[entry.path] = os.stat(
+            reach(self._root_fd, entry.path), dir_fd=self._root_fd, follow_symlinks=False
+        ).st_ino
 
 
 def doubts_of_known(state: JournalState, tree: Tree, root_fd: int) -> Doubts:
@@ -232,7 +236,9 @@ def doubts_of_unknown(
     alike = {path for path in present - named if _looks_like(path, tree.get(path), root_fd)}
     # what a pending version holds is placed anew, as there are no hashes yet to check it by; and what shares its inode
     # with a version that is pending or aside must not be changed when it turns out to be wrong
-    suspect = {path for path in alike - target.local.keys() if os.stat(path, dir_fd=root_fd).st_nlink == 1}
+    suspect = {
+        path for path in alike - target.local.keys() if os.stat(reach(root_fd, path), dir_fd=root_fd).st_nlink == 1
+    }
     precious = named & present if journal_is_whole else present - alike
     precious -= {path for path in precious if _is_same_node(path, tree.get(path), root_fd)}
     return Doubts(present | set(tree), _without_stubs(precious, state, root_fd), suspect)
@@ -241,7 +247,7 @@ def doubts_of_unknown(
 def _looks_like(path: bytes, entry: Entry | None, root_fd: int) -> bool:
     if entry is None or entry.kind is not Kind.FILE or entry.link_id:
         return False
-    status = os.stat(path, dir_fd=root_fd, follow_symlinks=False)
+    status = os.stat(reach(root_fd, path), dir_fd=root_fd, follow_symlinks=False)
     same = (status.st_size, status.st_mtime_ns) == (entry.size_bytes, entry.mtime_ns)
     return same and stat.S_ISREG(status.st_mode)
 
@@ -250,10 +256,10 @@ def _is_same_node(path: bytes, entry: Entry | None, root_fd: int) -> bool:
     """True if a path is no file or directory, and all that it holds is in the target."""
     if entry is None or entry.kind in (Kind.FILE, Kind.DIRECTORY):
         return False
-    status = os.stat(path, dir_fd=root_fd, follow_symlinks=False)
+    status = os.stat(reach(root_fd, path), dir_fd=root_fd, follow_symlinks=False)
     if stat.S_IFMT(status.st_mode) != kind_format(entry.kind):
         return False
-    return entry.kind is not Kind.SYMLINK or os.readlink(path, dir_fd=root_fd) == entry.target
+    return entry.kind is not Kind.SYMLINK or os.readlink(reach(root_fd, path), dir_fd=root_fd) == entry.target
 
 
 def _without_stubs(paths: set[bytes], state: JournalState, root_fd: int) -> set[bytes]:
@@ -268,7 +274,7 @@ def timestamp() -> str:
 
 def _remove_empty(path: bytes, root_fd: int) -> None:
     try:
-        os.rmdir(path, dir_fd=root_fd)
+        os.rmdir(reach(root_fd, path), dir_fd=root_fd)
     except OSError as error:
         if error.errno != errno.ENOTEMPTY:
             raise

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from ckptfs.capture.changes import Origin
 from ckptfs.capture.journal import JournalState
+from ckptfs.capture.reach import reach
 from ckptfs.errors import CacheError
 from ckptfs.format.manifest import Entry, Tree
 from ckptfs.fs.hydrate import Stub
@@ -72,7 +73,7 @@ def _files(tree: Tree, state: JournalState, root_fd: int) -> Iterator[tuple[byte
     clean = [path for path, entry in tree.items() if (entry.link_id or state.stubs) and path not in dirty]
     for path in [*clean, *sorted(dirty)]:
         try:
-            status = os.stat(path or b".", dir_fd=root_fd, follow_symlinks=False)
+            status = os.stat(reach(root_fd, path), dir_fd=root_fd, follow_symlinks=False)
         except OSError:
             continue
         if not stat.S_ISDIR(status.st_mode):

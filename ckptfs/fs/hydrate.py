@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from ckptfs.capture.change_times import ChangeTimes
 from ckptfs.capture.copying import data_ranges
 from ckptfs.capture.gate import Gate
+from ckptfs.capture.reach import reach
 from ckptfs.errors import CkptfsError
 from ckptfs.format.manifest import Chunk, Entry
 from ckptfs.fs.contents import writer
@@ -223,19 +224,19 @@ class Hydrator:
         flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
         with self._gate:
             try:
-                status = os.stat(path, dir_fd=self._root_fd, follow_symlinks=False)
+                status = os.stat(reach(self._root_fd, path), dir_fd=self._root_fd, follow_symlinks=False)
                 if status.st_ino != ino:
                     return -1
                 self._times.keep(status)
                 try:
-                    return os.open(path, flags, dir_fd=self._root_fd)
+                    return os.open(reach(self._root_fd, path), flags, dir_fd=self._root_fd)
                 except PermissionError:
                     # our own file with a mode that forbids it (we are not root)
-                    os.chmod(path, status.st_mode & 0o7777 | 0o600, dir_fd=self._root_fd)
+                    os.chmod(reach(self._root_fd, path), status.st_mode & 0o7777 | 0o600, dir_fd=self._root_fd)
                     try:
-                        return os.open(path, flags, dir_fd=self._root_fd)
+                        return os.open(reach(self._root_fd, path), flags, dir_fd=self._root_fd)
                     finally:
-                        os.chmod(path, status.st_mode & 0o7777, dir_fd=self._root_fd)
+                        os.chmod(reach(self._root_fd, path), status.st_mode & 0o7777, dir_fd=self._root_fd)
             except (FileNotFoundError, NotADirectoryError):
                 return -1
 

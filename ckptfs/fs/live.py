@@ -19,6 +19,7 @@ from typing import Any
 from ckptfs.capture.changes import Changes, LinkGroups
 from ckptfs.capture.gate import Gate
 from ckptfs.capture.guards import Guards
+from ckptfs.capture.reach import Reachable, reach
 from ckptfs.capture.scan import descriptor_path
 from ckptfs.fs.attributes import Attributes, Caller, Listed, from_status
 from ckptfs.fs.hydrate import Hydrator
@@ -77,11 +78,15 @@ class LiveTree:
         self.on_renamed: Callable[[int, bytes], None] = lambda ino, path: None
         """Told of a name that a file has, when the one that was known may be gone; inside the gate."""
 
+    def at(self, path: bytes) -> Reachable:
+        """Return what to give to a system call that takes the root's descriptor, to be used at once."""
+        return reach(self.root_fd, path)
+
     # reading
 
     def lstat(self, path: bytes) -> os.stat_result:
         """Return a path's own status, as the backing file has it."""
-        return os.stat(path or b".", dir_fd=self.root_fd, follow_symlinks=False)
+        return os.stat(self.at(path), dir_fd=self.root_fd, follow_symlinks=False)
 
     def attributes(self, path: bytes) -> Attributes:
         """Return a path's attributes as the mount shows them."""
@@ -102,7 +107,7 @@ class LiveTree:
 
     def readlink(self, path: bytes) -> bytes:
         """Return a symlink's target."""
-        return os.readlink(path, dir_fd=self.root_fd)
+        return os.readlink(self.at(path), dir_fd=self.root_fd)
 
     def listing(self, path: bytes) -> list[Listed]:
         """Return what is in a directory, without `.` and `..`."""
@@ -128,14 +133,14 @@ class LiveTree:
         """Make a directory."""
         with self.gate:
             self._mark_new(path)
-            os.mkdir(path, mode, dir_fd=self.root_fd)
+            os.mkdir(self.at(path), mode, dir_fd=self.root_fd)
             self.give_to(path, mode, caller)
 
     def mknod(self, path: bytes, mode: int, device: int, caller: Caller) -> None:
         """Make a file, fifo, socket or device."""
         with self.gate:
             self._mark_new(path)
-            os.mknod(path, mode, device, dir_fd=self.root_fd)
+            os.mknod(self.at(path), mode, device, dir_fd=self.root_fd)
             if stat.S_ISREG(mode):
                 self.changes.mark_content(path, self.lstat(path).st_ino)
             self.give_to(path, stat.S_IMODE(mode), caller)
@@ -144,7 +149,7 @@ class LiveTree:
         """Make a symlink."""
         with self.gate:
             self._mark_new(path)
-            os.symlink(target, path, dir_fd=self.root_fd)
+            os.symlink(target, self.at(path), dir_fd=self.root_fd)
             self.give_to(path, None, caller)
 
     def link(self, source: bytes, path: bytes) -> None:
@@ -152,7 +157,9 @@ class LiveTree:
         with self.gate:
             self._mark_new(path)
             self.changes.mark_attributes(source)
-            os.link(source, path, src_dir_fd=self.root_fd, dst_dir_fd=self.root_fd, follow_symlinks=False)
+            os.link(
+                self.at(source), self.at(path), src_dir_fd=self.root_fd, dst_dir_fd=self.root_fd, follow_symlinks=False
+            )
             status = self.lstat(source)
             self.changes.times.renew(status)
             self.links.link(status.st_ino, source, path)
@@ -165,10 +172,10 @@ class LiveTree:
             return
         above = self.lstat(parent_of(path))
         gid = -1 if above.st_mode & stat.S_ISGID else caller.gid
-        os.chown(path, caller.uid, gid, dir_fd=self.root_fd, follow_symlinks=False)
+        os.chown(self.at(path), caller.uid, gid, dir_fd=self.root_fd, follow_symlinks=False)
         if mode is not None and mode & (stat.S_ISUID | stat.S_ISGID):
             # chown takes these bits away
-            os.chmod(path, mode, dir_fd=self.root_fd)
+            os.chmod(self.at(path), mode, dir_fd=self.root_fd)
 
     # names that go or change
 
@@ -178,7 +185,7 @@ class LiveTree:
             self.changes.mark_name(path)
             self.changes.mark_attributes(parent_of(path))
             self.before_unlink(status.st_ino, path)
-            os.unlink(path, dir_fd=self.root_fd)
+            os.unlink(self.at(path), dir_fd=self.root_fd)
             self.lost_name(status, path)
 
     def rmdir(self, path: bytes) -> None:
@@ -187,7 +194,7 @@ class LiveTree:
             ino = self.lstat(path).st_ino
             self.changes.mark_name(path)
             self.changes.mark_attributes(parent_of(path))
-            os.rmdir(path, dir_fd=self.root_fd)
+            os.rmdir(self.at(path), dir_fd=self.root_fd)
             self.changes.times.forget(ino)
 
     def rename(self, old: bytes, new: bytes, flags: int = 0) -> None:
@@ -204,7 +211,7 @@ class LiveTree:
             moved = self._mark_rename(old, new, status)
             if replaced is not None:
                 self.before_unlink(replaced.st_ino, new)
-            os.rename(old, new, src_dir_fd=self.root_fd, dst_dir_fd=self.root_fd)
+            os.rename(self.at(old), self.at(new), src_dir_fd=self.root_fd, dst_dir_fd=self.root_fd)
             if replaced is not None:
                 self.lost_name(replaced, new)
             self._follow_rename(moved, old, new)
@@ -219,7 +226,7 @@ class LiveTree:
             Its status, None if there is nothing and that is no matter.
         """
         try:
-            fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.root_fd)
+            fd = os.open(self.at(path), os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.root_fd)
         except FileNotFoundError:
             if not missing_ok:
                 raise
@@ -235,7 +242,8 @@ class LiveTree:
     ) -> None:
         moved = self._mark_rename(old, new, status)
         moved_back = self._mark_rename(new, old, other) if other is not None and flags == RENAME_EXCHANGE else []
-        if _libc.renameat2(self.root_fd, old, self.root_fd, new, flags) != 0:
+        at_old, at_new = self.at(old), self.at(new)
+        if _libc.renameat2(self.root_fd, os.fspath(at_old), self.root_fd, os.fspath(at_new), flags) != 0:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
         self._follow_rename(moved, old, new)
@@ -250,11 +258,11 @@ class LiveTree:
         with self.gate:
             status = self.lstat(path)
             if keep_name:
-                os.link(path, name, src_dir_fd=self.root_fd, dst_dir_fd=self.spare_fd, follow_symlinks=False)
+                os.link(self.at(path), name, src_dir_fd=self.root_fd, dst_dir_fd=self.spare_fd, follow_symlinks=False)
                 return
             self.changes.mark_name(path)
             self.changes.mark_attributes(parent_of(path))
-            os.rename(path, name, src_dir_fd=self.root_fd, dst_dir_fd=self.spare_fd)
+            os.rename(self.at(path), name, src_dir_fd=self.root_fd, dst_dir_fd=self.spare_fd)
             self.lost_name(status, path)
 
     def move_in(self, name: bytes, path: bytes) -> None:
@@ -262,7 +270,7 @@ class LiveTree:
         with self.gate:
             self._mark_new(path)
             self.changes.mark_content(path, os.stat(name, dir_fd=self.spare_fd, follow_symlinks=False).st_ino)
-            os.rename(name, path, src_dir_fd=self.spare_fd, dst_dir_fd=self.root_fd)
+            os.rename(name, self.at(path), src_dir_fd=self.spare_fd, dst_dir_fd=self.root_fd)
 
     def lost_name(self, status: os.stat_result, path: bytes) -> None:
         """Draw the consequences of a removed name. Called inside the gate."""
@@ -328,21 +336,21 @@ class LiveTree:
         """Set the permission bits."""
         with self.gate:
             self.changes.mark_attributes(path)
-            os.chmod(path or b".", mode, dir_fd=self.root_fd)
+            os.chmod(self.at(path), mode, dir_fd=self.root_fd)
             self._changed(path)
 
     def chown(self, path: bytes, uid: int, gid: int) -> None:
         """Set owner and group; -1 leaves one as it is."""
         with self.gate:
             self.changes.mark_attributes(path)
-            os.chown(path or b".", uid, gid, dir_fd=self.root_fd, follow_symlinks=False)
+            os.chown(self.at(path), uid, gid, dir_fd=self.root_fd, follow_symlinks=False)
             self._changed(path)
 
     def utimens(self, path: bytes, atime_ns: int | None, mtime_ns: int | None) -> None:
         """Set times; None leaves one as it is, NOW_NS stands for now."""
         with self.gate:
             self.changes.mark_attributes(path)
-            set_times(self.root_fd, path or b".", atime_ns, mtime_ns)
+            set_times(self.root_fd, self.at(path), atime_ns, mtime_ns)
             status = self.lstat(path)
             self.changes.times.renew(status)
             stub = self.hydrator.get(status.st_ino) if stat.S_ISREG(status.st_mode) else None

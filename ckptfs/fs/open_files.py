@@ -90,7 +90,7 @@ class OpenFiles:
             live.changes.mark_attributes(parent_of(path))
             kept = flags & ~_NOT_PASSED_ON | os.O_NOFOLLOW | os.O_CLOEXEC
             try:
-                fd = os.open(path, kept | os.O_CREAT | os.O_EXCL, mode, dir_fd=live.root_fd)
+                fd = os.open(live.at(path), kept | os.O_CREAT | os.O_EXCL, mode, dir_fd=live.root_fd)
             except FileExistsError:
                 if flags & os.O_EXCL:
                     raise
@@ -113,7 +113,7 @@ class OpenFiles:
                     continue
                 if truncates and self._replace_if_shared(path, ino):
                     ino = live.lstat(path).st_ino
-                fd = os.open(path, flags & ~_NOT_PASSED_ON | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=live.root_fd)
+                fd = os.open(live.at(path), flags & ~_NOT_PASSED_ON | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=live.root_fd)
                 if truncates:
                     try:
                         live.before_truncate(path, ino, 0)
@@ -195,7 +195,7 @@ class OpenFiles:
                 return
             try:
                 os.link(
-                    path, _kept_name(ino), src_dir_fd=self._live.root_fd, dst_dir_fd=self._live.spare_fd,
+                    self._live.at(path), _kept_name(ino), src_dir_fd=self._live.root_fd, dst_dir_fd=self._live.spare_fd,
                     follow_symlinks=False,
                 )  # fmt: skip
                 inode.is_kept = True
@@ -208,7 +208,7 @@ class OpenFiles:
         kept = flags & ~(_NOT_PASSED_ON | os.O_TMPFILE) | os.O_NOFOLLOW | os.O_CLOEXEC
         with live.gate:
             if path is not None:
-                fd = os.open(path, kept, dir_fd=live.root_fd)
+                fd = os.open(live.at(path), kept, dir_fd=live.root_fd)
                 if os.fstat(fd).st_ino == ino:
                     return self._handle(fd, flags, path)
                 os.close(fd)
@@ -289,7 +289,7 @@ class OpenFiles:
 
     def _write_back(self, inode: Inode) -> None:
         """Write dirty pages to disk: the next store into a mapping then faults, and sets the times."""
-        fd = os.open(inode.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._live.root_fd)
+        fd = os.open(self._live.at(inode.path), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._live.root_fd)
         try:
             os.fdatasync(fd)
         finally:
@@ -299,7 +299,7 @@ class OpenFiles:
         """Make and open a file without a name."""
         live = self._live
         kept = flags & ~(_NOT_PASSED_ON | os.O_DIRECTORY) | os.O_TMPFILE | os.O_CLOEXEC
-        fd = os.open(directory or b".", kept, mode, dir_fd=live.root_fd)
+        fd = os.open(live.at(directory), kept, mode, dir_fd=live.root_fd)
         gid = -1 if live.lstat(directory).st_mode & stat.S_ISGID else caller.gid
         if (caller.uid, caller.gid) != (os.geteuid(), os.getegid()):
             os.fchown(fd, caller.uid, gid)
@@ -321,7 +321,7 @@ class OpenFiles:
             live.changes.mark_name(path)
             live.changes.mark_attributes(parent_of(path))
             live.changes.mark_content(path, handle.inode.ino)
-            os.link(f"/proc/self/fd/{handle.fd}", path, dst_dir_fd=live.root_fd, follow_symlinks=True)
+            os.link(f"/proc/self/fd/{handle.fd}", live.at(path), dst_dir_fd=live.root_fd, follow_symlinks=True)
             handle.inode.has_name, handle.inode.path = True, path
 
     def change_nameless(
@@ -451,7 +451,7 @@ class OpenFiles:
             live.changes.mark_content(path, os.fstat(fd).st_ino)
             live.changes.times.keep(above_status)
             with live.kept(path):
-                os.rename(fresh, path, src_dir_fd=live.spare_fd, dst_dir_fd=live.root_fd)
+                os.rename(fresh, live.at(path), src_dir_fd=live.spare_fd, dst_dir_fd=live.root_fd)
                 live.changes.forget_inode(ino)
                 live.hydrator.forget(ino)
         except OSError as error:
@@ -463,7 +463,7 @@ class OpenFiles:
             os.close(fd)
         # a truncation does not touch the directory's times
         times = (above_status.st_atime_ns, above_status.st_mtime_ns)
-        os.utime(above or b".", ns=times, dir_fd=live.root_fd)
+        os.utime(live.at(above), ns=times, dir_fd=live.root_fd)
         return True
 
 

@@ -23,7 +23,7 @@ _libc.futimens.argtypes = [ctypes.c_int, ctypes.POINTER(_Time * 2)]
 _libc.utimensat.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.POINTER(_Time * 2), ctypes.c_int]
 
 
-def set_times(fd: int, path: bytes | None, atime_ns: int | None, mtime_ns: int | None) -> None:
+def set_times(fd: int, path: bytes | os.PathLike[bytes] | None, atime_ns: int | None, mtime_ns: int | None) -> None:
     """Set the times of a path below an open directory, not following a symlink; without a path, of an open file.
 
     Args:
@@ -36,7 +36,7 @@ def set_times(fd: int, path: bytes | None, atime_ns: int | None, mtime_ns: int |
     if path is None:
         failed = _libc.futimens(fd, ctypes.byref(times))
     else:
-        failed = _libc.utimensat(fd, path, ctypes.byref(times), _AT_SYMLINK_NOFOLLOW)
+        failed = _libc.utimensat(fd, os.fspath(path), ctypes.byref(times), _AT_SYMLINK_NOFOLLOW)
     if failed:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))

@@ -25,7 +25,7 @@ _REMOVABLE_XATTRS = ("user.", "system.posix_acl_")
 _REFUSED = (errno.EPERM, errno.EACCES, errno.EINVAL, errno.EOPNOTSUPP)
 
 
-def apply_attributes(where: int | str | bytes | os.PathLike[str], entry: Entry) -> tuple[str, ...]:
+def apply_attributes(where: int | str | bytes | os.PathLike[str] | os.PathLike[bytes], entry: Entry) -> tuple[str, ...]:
     """Give a file, directory, symlink or special file an entry's attributes.
 
     Args:

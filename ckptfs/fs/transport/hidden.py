@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Callable
 
+from ckptfs.capture.reach import Reachable
 from ckptfs.capture.scan import descriptor_path
 from ckptfs.fs.attributes import Attributes, Caller
 from ckptfs.fs.control import control_of
@@ -126,7 +127,7 @@ class HiddenFiles:
             raise FileNotFoundError(2, "a read-only mount hides no file")
         return self._writable
 
-    def _full(self, path: bytes) -> bytes:
+    def _full(self, path: bytes) -> Reachable:
         return descriptor_path(self._there().live.spare_fd, _name(path))
 
     def _change(self, path: bytes, change: Callable[[bytes, int], None]) -> None:
