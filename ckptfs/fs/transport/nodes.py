@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from ckptfs.fs.attributes import Attributes
 from ckptfs.fs.transport.ledger import Record
 from ckptfs.fs.transport.wire import ROOT_NODE
 
@@ -32,6 +33,8 @@ class Node:
     lookups: int = 0
     """How often the kernel was told of it and has not forgotten it."""
     names: "list[tuple[Node, bytes]]" = field(default_factory=list)
+    gone: Attributes | None = None
+    """Of a directory that was removed: a program may have it open, or be in it."""
 
 
 class Nodes:

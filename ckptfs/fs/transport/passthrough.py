@@ -13,6 +13,7 @@ import logging
 import os
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -399,7 +400,7 @@ class PassthroughServer:
     def _attributes_of(self, node: Node, request: Request, handle: Handle | None = None) -> bytes:
         path = self._nodes.path(node)
         if path is None:
-            attributes = self._fs.attributes(b"", _caller(request), handle or self._open_handle(node))
+            attributes = node.gone or self._fs.attributes(b"", _caller(request), handle or self._open_handle(node))
             return wire.ATTR_OUT.pack(0, 0, 0) + wire.encode_attributes(node.id, attributes)
         # fstat(2) of a named file asks for the same as stat(2)
         attributes = self._fs.attributes(path, _caller(request), is_known=True)
@@ -408,6 +409,9 @@ class PassthroughServer:
     def _setattr(self, request: Request) -> Reply:
         valid, _, number, size = wire.SETATTR_IN.unpack_from(request.body)[:4]
         node = self._nodes.get(request.node)
+        if node.gone is not None:
+            node.gone = wire.with_attributes(node.gone, request.body, time.time_ns())
+            return (self._attributes_of(node, request),)
         path = self._nodes.path(node)
         handle = self._handles.get(number) if valid & SetAttr.FH else None
         if path is None and handle is None:
@@ -562,10 +566,19 @@ class PassthroughServer:
     def _rmdir(self, request: Request) -> Reply:
         (name,) = wire.names(request.body, 1)
         directory = self._nodes.get(request.node)
-        with self.names.exclusive():
+        with self.names.exclusive(), self._going((directory, name), request):
             self._fs.rmdir(self._below(directory, name))
             self._nodes.unlinked(directory, name)
         return ()
+
+    @contextmanager
+    def _going(self, name: tuple[Node, bytes], request: Request) -> Iterator[None]:
+        """Remember what a directory looks like that is about to lose its name."""
+        node = self._nodes.named(*name)
+        last = self._fs.attributes(self._below(*name), _caller(request)) if node is not None else None
+        yield
+        if node is not None and last is not None and stat.S_ISDIR(last.mode) and not node.names:
+            node.gone = last._replace(nlink=0, size_bytes=0)
 
     def _rename(self, request: Request) -> Reply:
         (new_directory,) = wire.RENAME_IN.unpack_from(request.body)
@@ -594,11 +607,12 @@ class PassthroughServer:
             if flags & RENAME_EXCHANGE:
                 ino = self._fs.attributes(self._below(*source), _caller(request)).ino
                 self._book.intends(request.unique & ~wire.UNIQUE_RESEND, ino)
-            self._fs.rename(self._below(*source), self._below(*target), flags)
-            if flags & RENAME_EXCHANGE:
-                self._nodes.exchanged(*source, *target)
-            else:
-                self._nodes.renamed(*source, *target)
+            with self._going(target, request):
+                self._fs.rename(self._below(*source), self._below(*target), flags)
+                if flags & RENAME_EXCHANGE:
+                    self._nodes.exchanged(*source, *target)
+                else:
+                    self._nodes.renamed(*source, *target)
         return ()
 
     # directories
@@ -624,6 +638,8 @@ class PassthroughServer:
     def _list(self, request: Request, *, plus: bool) -> Reply:
         number, offset, size, _, _, _, _ = wire.READ_IN.unpack_from(request.body)
         directory = self._nodes.get(request.node)
+        if directory.gone is not None:
+            return ()
         path = self._path(request.node)
         if offset == 0:
             # what rewinddir(3) must show anew

@@ -273,6 +273,23 @@ def encode_attributes(node: int, attributes: Attributes) -> bytes:
     )
 
 
+def with_attributes(attributes: Attributes, body: memoryview, now_ns: int) -> Attributes:
+    """Return attributes as SETATTR makes them; its sizes are of no matter."""
+    (
+        valid, _, _, _, _, atime, mtime, _, atime_ns, mtime_ns, _, mode, _, uid, gid, _,
+    ) = SETATTR_IN.unpack_from(body)  # fmt: skip
+    set_atime_ns = now_ns if valid & SetAttr.ATIME_NOW else atime * 10**9 + atime_ns
+    set_mtime_ns = now_ns if valid & SetAttr.MTIME_NOW else mtime * 10**9 + mtime_ns
+    return attributes._replace(
+        mode=attributes.mode & ~0o7777 | mode & 0o7777 if valid & SetAttr.MODE else attributes.mode,
+        uid=uid if valid & SetAttr.UID else attributes.uid,
+        gid=gid if valid & SetAttr.GID else attributes.gid,
+        atime_ns=set_atime_ns if valid & SetAttr.ATIME else attributes.atime_ns,
+        mtime_ns=set_mtime_ns if valid & SetAttr.MTIME else attributes.mtime_ns,
+        ctime_ns=now_ns,
+    )
+
+
 def encode_directory_entry(ino: int, offset: int, kind: int, name: bytes) -> bytes:
     """Return DIRENT with its name and padding.
 

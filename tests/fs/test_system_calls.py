@@ -1,0 +1,164 @@
+"""Every system call on every kind of file behaves on a mount as on the local filesystem (PRODUCT.md 1, "The mount")."""
+
+import contextlib
+import functools
+import os
+import re
+import shutil
+import signal
+import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fs.system_call_cases import ALL_CALLS, TABLES
+from tests.fs.system_calls import OWNER, ROOT, Case, Seen, acting_as, call, differences, in_child, make, run_in_child
+from tests.mounting import Mount, Mounts, wait_until
+
+pytestmark = [pytest.mark.fuse, pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")]
+
+# what saving could get in the way of: contents, link counts, times
+WITH_SAVES = ["set_id_bits", "chmod", "link", "removing", "rename", "open_flags", "sizes", "times"]
+# the last tests say what happens instead
+_NOT_THROUGH_LIBFUSE = re.compile(r"to \(-1, -1\) as|of 6767 .* as User\(uid=6|^an open directory without a name$")
+
+
+@functools.cache
+def _cases(name: str) -> list[Case]:
+    return list(TABLES[name]())
+
+
+@pytest.fixture(scope="module")
+def native(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Runs a table in a directory of the local filesystem, once."""
+
+    @functools.cache
+    def run(name: str) -> Seen:
+        directory = tmp_path_factory.mktemp(name)
+        seen = run_in_child(_cases(name), directory)
+        shutil.rmtree(directory)
+        return seen
+
+    return run
+
+
+def _lines(expected: Seen, found: Seen, transport: str) -> list[str]:
+    if transport == "fusepy":
+        expected = {label: seen for label, seen in expected.items() if not _NOT_THROUGH_LIBFUSE.search(label)}
+    return differences(expected, found)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_it_is_as_on_the_local_filesystem(name: str, place: Path, native: Any, transport: str) -> None:
+    found = run_in_child(_cases(name), place)
+    assert not _lines(native(name), found, transport)
+
+
+@pytest.mark.parametrize("name", WITH_SAVES)
+def test_it_is_as_on_the_local_filesystem_while_a_version_is_pending(
+    name: str, shared: Mount, place: Path, native: Any, transport: str
+) -> None:
+    with _held(shared):
+        found = run_in_child(_cases(name), place, before=lambda: os.utime(shared.root / ".save"))
+    assert not _lines(native(name), found, transport)
+
+
+@contextlib.contextmanager
+def _held(mount: Mount) -> Iterator[None]:
+    """Let nothing become durable meanwhile."""
+    wait_until(lambda: mount.upload_pid() is not None, 20, "the upload process runs")
+    pid = mount.upload_pid() or 0
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def test_a_read_only_mount_refuses_as_a_read_only_filesystem_does(mount: Mounts, tmp_path: Path) -> None:
+    def fill(directory: Path) -> None:
+        os.chdir(directory)
+        for kind in ("regular", "dir", "fifo", "symlink"):
+            make(kind, kind, mode=0o777, owner=OWNER[:1] + OWNER.groups)
+        make("regular", "given", owner=OWNER[:1] + OWNER.groups)
+        make("dir", "given-dir", owner=OWNER[:1] + OWNER.groups)
+
+    def every_call(directory: Path) -> list[Any]:
+        found = []
+        for user in (ROOT, OWNER):
+            for label, function in ALL_CALLS.items():
+                for path in ("regular", "dir", "fifo", "symlink", "missing", "missing/x", "regular/x", "dir/x", "."):
+                    os.chdir(directory)
+                    with acting_as(user):
+                        if label != "list":
+                            found.append((label, path, user.uid, call(function, path)))
+        return found
+
+    local = tmp_path / "local"
+    local.mkdir()
+    in_child(lambda: fill(local))
+    m = mount()
+    in_child(lambda: fill(m.root))
+    m.save()
+    m.sync()
+    m.unmount()
+    m = mount(read_only=True, allow_other=True, cache="another")
+    subprocess.run(["mount", "--bind", local, local], check=True, timeout=10)
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", local], check=True, timeout=10)
+        expected = in_child(lambda: every_call(local))
+    finally:
+        subprocess.run(["umount", local], check=True, timeout=10)
+    assert ("truncate", "regular", 0, "EROFS") in expected
+    assert in_child(lambda: every_call(m.root)) == expected
+
+
+# what is different
+
+
+def test_devices_cannot_be_opened_in_a_mount(place: Path) -> None:
+    os.mknod(place / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    assert stat.S_ISCHR(os.stat(place / "null").st_mode)
+    assert call(os.open, place / "null", os.O_RDWR) == "EACCES"
+
+
+@pytest.fixture
+def through_libfuse(transport: str) -> None:
+    if transport != "fusepy":
+        pytest.skip("libfuse is not in the way")
+
+
+@pytest.mark.usefixtures("through_libfuse")
+def test_through_libfuse_a_chown_that_changes_nothing_does_not_move_ctime(place: Path) -> None:
+    path = place / "f"
+    path.touch()
+    before = path.stat().st_ctime_ns
+    os.chown(path, -1, -1)
+    assert path.stat().st_ctime_ns == before
+
+
+@pytest.mark.usefixtures("through_libfuse")
+def test_through_libfuse_setgid_without_group_execution_stays_when_a_stranger_writes(place: Path) -> None:
+    path = place / "f"
+    path.touch()
+    path.chmod(0o6767)
+
+    def write() -> None:
+        with acting_as(OWNER):
+            with open(path, "r+") as file:
+                file.write("x")
+
+    in_child(write)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o2767
+
+
+@pytest.mark.usefixtures("through_libfuse")
+def test_through_libfuse_an_open_directory_that_was_removed_is_not_there(place: Path) -> None:
+    (place / "d").mkdir()
+    fd = os.open(place / "d", os.O_RDONLY)
+    (place / "d").rmdir()
+    assert call(os.fstat, fd) == "ENOENT"
+    os.close(fd)
