@@ -82,6 +82,7 @@ class Capturer:
         *,
         torn: Iterable[int] = (),
         unseen: Container[int] = frozenset(),
+        mapped: Container[int] = frozenset(),
         replace: Captured | None = None,
     ) -> Captured:
         """Make the live tree of this moment a version.
@@ -90,6 +91,7 @@ class Capturer:
             note: What the save marker's text meant.
             torn: Inodes that may hold a mixture of moments; said in their entries.
             unseen: Inodes that may change although the gate is closed; they are copied.
+            mapped: Those of them that stores into a mapping may change.
             replace: The newest capture, whose touch still goes on: it is taken again, under the same number.
 
         Raises:
@@ -109,6 +111,7 @@ class Capturer:
             self.links,
             self.link_ids,
             unseen,
+            mapped,
             set(torn),
             self.changes.times,
             self.mtime_ns,

@@ -12,10 +12,14 @@ _FICLONE = 0x40049409
 _STEP_BYTES = 64 << 20
 
 
-def copy_data(source_fd: int, target_fd: int, size_bytes: int) -> None:
+def copy_data(source_fd: int, target_fd: int, size_bytes: int) -> bool:
     """Make an empty target file hold the first `size_bytes` of a source, holes kept.
 
-    A reflinked target may be longer than `size_bytes`; the rest is to be ignored.
+    A reflinked target is as long as the source is then, which may be more or less than `size_bytes`. It takes as long
+    as the source's dirty pages take to be written to disk.
+
+    Returns:
+        True if the filesystem took the source at one moment, between two writes and with no page being stored to.
 
     Raises:
         OSError: The disk is full or failing.
@@ -23,13 +27,14 @@ def copy_data(source_fd: int, target_fd: int, size_bytes: int) -> None:
     leave_atime(source_fd)
     try:
         fcntl.ioctl(target_fd, _FICLONE, source_fd)
-        return
+        return True
     except OSError as error:
         if error.errno not in (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS):
             raise
     os.ftruncate(target_fd, size_bytes)
     for start, end in data_ranges(source_fd, 0, size_bytes):
         _copy_range(source_fd, target_fd, start, end)
+    return False
 
 
 def data_ranges(fd: int, first: int, last: int) -> list[tuple[int, int]]:

@@ -29,6 +29,7 @@ class Draft:
         known: The paths of the version before.
         links, link_ids: Names and ids of inodes with several names; new ids are added.
         unseen: Inodes that may change at any moment, gate or not: they are copied, not linked.
+        mapped: Those of them that stores into a mapping may change.
         torn: Inodes that may hold a mixture of moments; those that never hold still are added.
         times: Told of every file that is linked.
     """
@@ -40,6 +41,7 @@ class Draft:
     links: LinkGroups
     link_ids: dict[int, int]
     unseen: Container[int]
+    mapped: Container[int]
     torn: set[int]
     times: ChangeTimes
     mtime_ns: Callable[[os.stat_result], int]
@@ -91,7 +93,9 @@ class Draft:
             # what one name shows, all must, also of a file that changes meanwhile
             first_name, status = self._groups.setdefault(ino, (path, status))
         extents: tuple[Extent, ...] = ()
-        if ino in self.unseen:
+        if ino in self.unseen and ino in self.changes.content:
+            # of one whose content is the former version's it stays what it was: something may have come since the
+            # change set was complete
             self.looks[ino] = status
         if stat.S_ISREG(status.st_mode) and status.st_size:
             if ino in self.changes.content:
@@ -121,29 +125,46 @@ class Draft:
         return taken
 
     def _copy(self, path: bytes, target: bytes) -> os.stat_result:
-        """Copy a file that may be written to meanwhile, until it held still for one copy, or the attempts are over."""
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-        source_fd = os.open(reach(self.root_fd, path), flags, dir_fd=self.root_fd)
+        """Copy a file that may be written to meanwhile, until it held still for one copy, or the attempts are over.
+
+        Returns:
+            What it looked like before: what is done to it from then on makes it look different.
+        """
+        source_fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.root_fd)
         try:
-            before = os.fstat(source_fd)
-            for attempt in range(_COPY_ATTEMPTS):
+            for _ in range(_COPY_ATTEMPTS):
+                before = os.fstat(source_fd)
+                if before.st_ino in self.mapped:
+                    # only the first store into a page sets the times, until it is written back
+                    os.fdatasync(source_fd)
                 flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
                 target_fd = os.open(target, flags, 0o600)
                 try:
-                    copy_data(source_fd, target_fd, before.st_size)
+                    # A write(2) that has set the times and goes on is waited for: by the clone, and else by SEEK_DATA,
+                    # which comes before the first byte is copied
+                    is_clone = copy_data(source_fd, target_fd, before.st_size)
+                    size_bytes = os.fstat(target_fd).st_size
                 finally:
                     os.close(target_fd)
-                after = os.fstat(source_fd)
-                if _look(before) == _look(after):
+                if is_clone:
+                    self.copied_bytes += size_bytes
+                    return _with_size(before, size_bytes)
+                if _look(before) == _look(os.fstat(source_fd)):
                     self.copied_bytes += before.st_size
                     return before
-                if attempt < _COPY_ATTEMPTS - 1:
-                    before = after
         finally:
             os.close(source_fd)
         self.torn.add(before.st_ino)
         self.copied_bytes += before.st_size
         return before
+
+
+def _with_size(status: os.stat_result, size_bytes: int) -> os.stat_result:
+    if status.st_size == size_bytes:
+        return status
+    named = ("st_atime_ns", "st_mtime_ns", "st_ctime_ns", "st_blocks", "st_rdev")
+    fields = (*status[: stat.ST_SIZE], size_bytes, *status[stat.ST_SIZE + 1 :])
+    return os.stat_result(fields, {name: getattr(status, name) for name in named})
 
 
 def _look(status: os.stat_result) -> tuple[int, int, int]:

@@ -253,6 +253,11 @@ class OpenFiles:
         with self._lock:
             return {i.ino for i in self._inodes.values() if i.has_name and (i.unseen_writers or i.maybe_mapped)}
 
+    def mapped(self) -> set[int]:
+        """Return those of them that stores into a mapping may change."""
+        with self._lock:
+            return {i.ino for i in self._inodes.values() if i.has_name and i.maybe_mapped}
+
     def mark_unseen_changes(self) -> None:
         """Mark what changed past us since the last capture. Called inside the gate, shared or closed."""
         for ino in self.unseen():

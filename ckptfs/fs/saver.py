@@ -92,8 +92,8 @@ class LiveSaver:
             with self._gate.exclusive():
                 closed_s = time.monotonic()
                 self._open_files.mark_unseen_changes()
-                unseen = self._open_files.unseen()
-                captured = self._capturer.capture(note, torn=torn, unseen=unseen, replace=replace)
+                unseen, mapped = self._open_files.unseen(), self._open_files.mapped()
+                captured = self._capturer.capture(note, torn=torn, unseen=unseen, mapped=mapped, replace=replace)
                 self._open_files.captured(captured.looks)
                 done_s = time.monotonic()
             self._uploads.captured(captured.pending, captured.slot, captured.kept_bytes)

@@ -5,6 +5,7 @@ version that the touch made.
 import ctypes
 import mmap
 import os
+import random
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -242,3 +243,32 @@ def moved_with_its_directory(path: Path) -> None:
 @change
 def removed_with_its_directory(path: Path) -> None:
     shutil.rmtree(path.parent)
+
+
+def fill(place: Path, seed: int = 0) -> Path:
+    """Make a tree with a file to change; return the file."""
+    directory = place / "directory"
+    directory.mkdir()
+    path = directory / "model"
+    path.write_bytes(random.Random(seed).randbytes(SIZE_BYTES))
+    os.setxattr(path, "user.kind", b"weights")
+    os.setxattr(path, "user.gone", b"soon")
+    os.utime(path, ns=(1_000, 1_700_000_000_123_456_789))
+    (directory / "second-name").hardlink_to(path)
+    (directory / "other-file").write_text("untouched")
+    (directory / "empty").touch()
+    (directory / "relative").symlink_to("model")
+    os.mkfifo(directory / "pipe")
+    with open(directory / "sparse", "wb") as file:
+        file.seek(1_000_000)
+        file.write(b"end")
+    return path
+
+
+def fill_for_each_change(place: Path) -> dict[str, Path]:
+    """Make a tree for each way of changing a file; return the files."""
+    files = {}
+    for seed, name in enumerate(CHANGES):
+        (place / name).mkdir()
+        files[name] = fill(place / name, seed)
+    return files

@@ -2,88 +2,29 @@
 costs what changed (PRODUCT.md 1, "captured").
 """
 
-import contextlib
 import errno
 import mmap
 import os
 import random
 import shutil
-import signal
 import struct
 import subprocess
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.fs.changes import CHANGES, SIZE_BYTES, rewritten_in_place
-from tests.mounting import Mount, Mounts, wait_until
+from tests.fs.changes import CHANGES, SIZE_BYTES, fill, fill_for_each_change, rewritten_in_place
+from tests.fs.holding import Held
+from tests.mounting import Mount, Mounts
 from tests.snapshot import Snapshot, assert_same, snapshot
 
 pytestmark = pytest.mark.fuse
 
 
-class Held:
-    """A mount whose versions stay pending until they are released."""
-
-    def __init__(self, mount: Mount) -> None:
-        self.mount = mount
-        self.root = mount.root
-        wait_until(lambda: mount.upload_pid() is not None, 20, "the upload process runs")
-        self._pid = mount.upload_pid() or 0
-
-    @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Let nothing become durable meanwhile; then all."""
-        os.kill(self._pid, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            os.kill(self._pid, signal.SIGCONT)
-        self.mount.sync()
-
-    def saved(self, number: int, path: Path) -> Path:
-        """Return where a version has a path of the mount."""
-        return self.root / ".versions" / str(number) / path.relative_to(self.root)
-
-    def version(self, number: int, place: Path) -> Snapshot:
-        """Return what a version holds in a directory of the mount."""
-        return snapshot(self.saved(number, place))
-
-
 @pytest.fixture(scope="module")
 def holder(shared: Mount) -> Held:
     return Held(shared)
-
-
-def fill(place: Path, seed: int = 0) -> Path:
-    """Make a tree with a file to change; return the file."""
-    directory = place / "directory"
-    directory.mkdir()
-    path = directory / "model"
-    path.write_bytes(random.Random(seed).randbytes(SIZE_BYTES))
-    os.setxattr(path, "user.kind", b"weights")
-    os.setxattr(path, "user.gone", b"soon")
-    os.utime(path, ns=(1_000, 1_700_000_000_123_456_789))
-    (directory / "second-name").hardlink_to(path)
-    (directory / "other-file").write_text("untouched")
-    (directory / "empty").touch()
-    (directory / "relative").symlink_to("model")
-    os.mkfifo(directory / "pipe")
-    with open(directory / "sparse", "wb") as file:
-        file.seek(1_000_000)
-        file.write(b"end")
-    return path
-
-
-def fill_for_each_change(place: Path) -> dict[str, Path]:
-    """Make a tree for each way of changing a file; return the files."""
-    files = {}
-    for seed, name in enumerate(CHANGES):
-        (place / name).mkdir()
-        files[name] = fill(place / name, seed)
-    return files
 
 
 def test_a_pending_version_keeps_its_bytes_however_its_files_are_changed(holder: Held, place: Path) -> None:
