@@ -25,7 +25,7 @@ from ckptfs.fs.live import LiveTree
 from ckptfs.fs.marker import NOTE_LIMIT_BYTES, SaveMarker, Touch
 from ckptfs.fs.open_files import FileHandle, OpenFiles
 from ckptfs.fs.syscalls import groups_of, is_exclusive_create, process_of
-from ckptfs.fs.times import NOW_NS
+from ckptfs.fs.times import NOW_NS, birth_ns
 from ckptfs.fs.tree_view import TreeView
 from ckptfs.fs.versions_directory import VersionsDirectory
 
@@ -399,6 +399,14 @@ class Operations:
         """Set attributes of an open file that has no name."""
         if isinstance(handle, FileHandle):
             self._writable().open_files.change_nameless(handle, mode, owner, times)
+
+    @through_door
+    def birth_ns(self, path: bytes) -> int | None:
+        """Return when a file was made, None where that is not known."""
+        if self.writable is None or control_of(path) is not None or below_versions(path) is not None:
+            return None
+        live = self.writable.live
+        return birth_ns(live.root_fd, live.at(path))
 
     @through_door
     def drop_privileges(self, path: bytes, caller: Caller) -> None:

@@ -6,12 +6,17 @@ gave before), and a time that we asked another clock for could look later than a
 
 import ctypes
 import os
+import struct
 
 NOW_NS = -(1 << 100)
 """Instead of a time: now. No time that a filesystem can hold."""
 
 _UTIME_NOW, _UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
 _AT_SYMLINK_NOFOLLOW = 0x100
+
+_STATX_BTIME = 0x800
+# mask and birth time in the 256 bytes of struct statx (linux/stat.h)
+_STATX = struct.Struct("=I76xqI164x")
 
 
 class _Time(ctypes.Structure):
@@ -40,6 +45,15 @@ def set_times(fd: int, path: bytes | os.PathLike[bytes] | None, atime_ns: int | 
     if failed:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
+
+
+def birth_ns(fd: int, path: bytes | os.PathLike[bytes]) -> int | None:
+    """Return when a path below an open directory was made, not following a symlink; None where nobody knows."""
+    found = ctypes.create_string_buffer(_STATX.size)
+    if not hasattr(_libc, "statx") or _libc.statx(fd, os.fspath(path), _AT_SYMLINK_NOFOLLOW, _STATX_BTIME, found):
+        return None
+    mask, seconds, nanoseconds = _STATX.unpack(found.raw)
+    return int(seconds) * 10**9 + int(nanoseconds) if mask & _STATX_BTIME else None
 
 
 def _time(value_ns: int | None) -> _Time:

@@ -149,6 +149,7 @@ class PassthroughServer:
             Opcode.FORGET: self._forget,
             Opcode.BATCH_FORGET: self._batch_forget,
             Opcode.GETATTR: self._getattr,
+            Opcode.STATX: self._statx,
             Opcode.SETATTR: self._setattr,
             Opcode.READLINK: self._readlink,
             Opcode.SYMLINK: self._symlink,
@@ -398,13 +399,28 @@ class PassthroughServer:
         return (self._attributes_of(self._nodes.get(request.node), request, handle),)
 
     def _attributes_of(self, node: Node, request: Request, handle: Handle | None = None) -> bytes:
+        attributes, valid_s = self._look(node, request, handle)
+        return wire.ATTR_OUT.pack(valid_s, 0, 0) + wire.encode_attributes(node.id, attributes)
+
+    def _look(self, node: Node, request: Request, handle: Handle | None) -> tuple[Attributes, int]:
+        """Return a node's attributes, and how long the kernel may remember them (s)."""
         path = self._nodes.path(node)
         if path is None:
             attributes = node.gone or self._fs.attributes(b"", _caller(request), handle or self._open_handle(node))
-            return wire.ATTR_OUT.pack(0, 0, 0) + wire.encode_attributes(node.id, attributes)
+            return attributes, 0
         # fstat(2) of a named file asks for the same as stat(2)
-        attributes = self._fs.attributes(path, _caller(request), is_known=True)
-        return wire.ATTR_OUT.pack(_valid_s(path), 0, 0) + wire.encode_attributes(node.id, attributes)
+        return self._fs.attributes(path, _caller(request), is_known=True), _valid_s(path)
+
+    @_steady
+    def _statx(self, request: Request) -> Reply:
+        # asked for instead of GETATTR when a program wants to know when a file was made
+        flags, _, number, _, _ = wire.STATX_IN.unpack_from(request.body)
+        handle = self._handles.get(number) if flags & wire.GETATTR_FH else None
+        node = self._nodes.get(request.node)
+        attributes, valid_s = self._look(node, request, handle)
+        path = self._nodes.path(node)
+        birth_ns = self._fs.birth_ns(path) if path is not None else None
+        return wire.STATX_OUT.pack(valid_s, 0, 0), wire.encode_statx(node.id, attributes, birth_ns)
 
     def _setattr(self, request: Request) -> Reply:
         valid, _, number, size = wire.SETATTR_IN.unpack_from(request.body)[:4]

@@ -5,6 +5,7 @@ are its names without the prefix. All integers are in the machine's byte order. 
 reply an out-header and a body.
 """
 
+import os
 import struct
 from enum import IntEnum, IntFlag
 from typing import NamedTuple
@@ -66,6 +67,7 @@ class Opcode(IntEnum):
     COPY_FILE_RANGE = 47
     SYNCFS = 50
     TMPFILE = 51
+    STATX = 52
 
 
 class InitFlag(IntFlag):
@@ -140,6 +142,15 @@ INIT_IN = struct.Struct("=IIII")
 INIT_OUT = struct.Struct("=IIIIHHIIHHIIH22x")
 """major, minor, max_readahead, flags, max_background, congestion_threshold, max_write, time_gran, max_pages,
 map_alignment, flags2, max_stack_depth, request_timeout, unused"""
+
+STATX_IN = struct.Struct("=IIQII")
+"""getattr_flags, reserved, fh, sx_flags, sx_mask"""
+STATX_OUT = struct.Struct("=QII16x")
+"""attr_valid (s), the same (ns), flags, spare; STATX follows"""
+STATX_BASIC, STATX_BTIME = 0x7FF, 0x800
+STATX = struct.Struct("=IIQIIIHxxQQQQqI4xqI4xqI4xqI4xIIII112x")
+"""mask, blksize, attributes, nlink, uid, gid, mode, ino, size, blocks, attributes_mask; atime, btime, ctime, mtime (s, ns
+each); rdev_major, rdev_minor, dev_major, dev_minor"""
 
 FORGET_IN = struct.Struct("=Q")
 """nlookup"""
@@ -269,6 +280,36 @@ def encode_attributes(node: int, attributes: Attributes) -> bytes:
         attributes.gid,
         attributes.rdev & 0xFFFFFFFF,
         4096,
+        0,
+    )
+
+
+def encode_statx(node: int, attributes: Attributes, birth_ns: int | None) -> bytes:
+    """Return STATX.
+
+    Args:
+        birth_ns: None if it is not known.
+    """
+    atime, mtime, ctime = (divmod(value, 10**9) for value in attributes[8:11])
+    return STATX.pack(
+        STATX_BASIC if birth_ns is None else STATX_BASIC | STATX_BTIME,
+        4096,
+        0,
+        attributes.nlink,
+        attributes.uid,
+        attributes.gid,
+        attributes.mode,
+        node if attributes.ino == 0 else attributes.ino,
+        attributes.size_bytes,
+        attributes.blocks,
+        0,
+        *atime,
+        *divmod(birth_ns or 0, 10**9),
+        *ctime,
+        *mtime,
+        os.major(attributes.rdev),
+        os.minor(attributes.rdev),
+        0,
         0,
     )
 

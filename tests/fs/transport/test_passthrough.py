@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -321,3 +322,19 @@ def test_many_threads_make_and_remove_files_while_versions_are_saved(fast: Mount
     shown = {path.name: path.read_bytes() for path in fast.root.iterdir()}
     saved = {path.name: path.read_bytes() for path in (fast.root / ".versions" / str(last)).iterdir()}
     assert saved == shown
+
+
+def test_a_file_says_when_it_was_made(place: Path) -> None:
+    def born(name: str) -> float:
+        said = subprocess.run(["stat", "-c", "%.9W", place / name], capture_output=True, check=True, timeout=30)
+        return float(said.stdout)
+
+    began_s = time.time() - 1
+    (place / "f").write_text("x")
+    first_s = born("f")
+    assert began_s < first_s < time.time() + 1
+    os.utime(place / "f", (1, 1))
+    os.rename(place / "f", place / "g")
+    (place / "g").write_text("more")
+    assert born("g") == first_s
+    assert born(".save") == 0  # not known
