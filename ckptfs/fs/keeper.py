@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from ckptfs.errors import CkptfsError, MountError
+from ckptfs.errors import CkptfsError, MountError, StoreUnavailableError
 from ckptfs.fs.mountpoint import detach, is_mounted
 from ckptfs.fs.options import MountOptions
 from ckptfs.fs.transport.choice import connect
@@ -29,10 +29,10 @@ from ckptfs.fs.transport.handover import Connection
 
 log = logging.getLogger("ckptfs")
 
-# a server that does not live as long has a reason that the next one will meet as well
+# a server that does not live as long may have a reason that the next one will meet as well: not all at once then
 _TOO_SHORT_S = 10.0
-_MOST_SHORT_LIVES = 5
-_FIRST_PAUSE_S, _LAST_PAUSE_S = 0.05, 2.0
+_FIRST_PAUSE_S, _LAST_PAUSE_S = 0.05, 0.2
+_MOST_FAILURES = 5
 _ENDED_BADLY = 70
 """Exit code of a server that an exception ended (sysexits.h: internal software error)."""
 
@@ -103,13 +103,18 @@ class Keeper:
             try:
                 self._start_server()
                 return
+            except StoreUnavailableError as error:
+                log.warning("cannot go on with %s yet: %s", self._options.mountpoint, error.fact)
             except CkptfsError as error:
                 failures += 1
-                log.error("could not go on with %s: %s", self._options.mountpoint, error)
-                if failures == _MOST_SHORT_LIVES or self._signalled:
+                log.error("could not go on with %s: %s", self._options.mountpoint, error.fact)
+                if failures == _MOST_FAILURES:
                     self._give_up_connection()
                     raise
-                pause_s = min(2 * pause_s, _LAST_PAUSE_S)
+            if self._signalled:
+                self._give_up_connection()
+                raise MountError(f"{self._options.mountpoint} was to be unmounted while nobody served it")
+            pause_s = min(2 * pause_s, _LAST_PAUSE_S)
 
     def _give_up_connection(self) -> None:
         """Take the dead mount away; who has files open there gets ENOTCONN."""
@@ -137,7 +142,8 @@ class Keeper:
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             self._wait()
-            error = CkptfsError(str(answer["error"]), hint=answer["hint"])
+            kind = StoreUnavailableError if answer["can_wait"] else CkptfsError
+            error = kind(str(answer["error"]), hint=answer["hint"])
             error.errno = int(answer["errno"])
             raise error
         if self._signalled:
@@ -160,10 +166,11 @@ class Keeper:
 
             code = self._serve(self._options, ready, self._connection)
         except CkptfsError as error:
-            _say(pipe, {"error": error.fact, "hint": error.hint, "errno": error.errno})
+            can_wait = isinstance(error, StoreUnavailableError)
+            _say(pipe, {"error": error.fact, "hint": error.hint, "errno": error.errno, "can_wait": can_wait})
         except BaseException as error:
             traceback.print_exc()
-            _say(pipe, {"error": f"{type(error).__name__}: {error}", "hint": None, "errno": 5})
+            _say(pipe, {"error": f"{type(error).__name__}: {error}", "hint": None, "errno": 5, "can_wait": False})
         finally:
             logging.shutdown()
             # not sys.exit: libfuse's threads must not run into an interpreter that is being torn down

@@ -184,6 +184,7 @@ class LiveTree:
         with self.gate, self.kept(path) as status:
             self.changes.mark_name(path)
             self.changes.mark_attributes(parent_of(path))
+            self._mark_left(status.st_ino, path)
             self.before_unlink(status.st_ino, path)
             os.unlink(self.at(path), dir_fd=self.root_fd)
             self.lost_name(status, path)
@@ -210,6 +211,7 @@ class LiveTree:
                 return  # two names of one inode: POSIX wants nothing done
             moved = self._mark_rename(old, new, status)
             if replaced is not None:
+                self._mark_left(replaced.st_ino, new)
                 self.before_unlink(replaced.st_ino, new)
             os.rename(self.at(old), self.at(new), src_dir_fd=self.root_fd, dst_dir_fd=self.root_fd)
             if replaced is not None:
@@ -262,6 +264,7 @@ class LiveTree:
                 return
             self.changes.mark_name(path)
             self.changes.mark_attributes(parent_of(path))
+            self._mark_left(status.st_ino, path)
             os.rename(self.at(path), name, src_dir_fd=self.root_fd, dst_dir_fd=self.spare_fd)
             self.lost_name(status, path)
 
@@ -285,6 +288,16 @@ class LiveTree:
         self.hydrator.forget(status.st_ino)
         self.changes.forget_inode(status.st_ino)
         self.on_nameless(status.st_ino)
+
+    def _mark_left(self, ino: int, path: bytes) -> None:
+        """A name goes away: what was marked by it must be found by another that the inode has."""
+        left = next((name for name in self.links.names(ino) if name != path), None)
+        if left is None:
+            return
+        if ino in self.changes.current.content:
+            self.changes.mark_content(left, ino)
+        else:
+            self.changes.mark_attributes(left)
 
     def _mark_new(self, path: bytes) -> None:
         self.changes.mark_name(path)

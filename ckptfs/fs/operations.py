@@ -460,18 +460,19 @@ class Operations:
 
     @through_door
     def go_on_control(
-        self, path: bytes, flags: int, text: bytes, *, process: int, began_ns: int, captured: bytes | None
+        self, path: bytes, flags: int, shown: bytes, text: bytes, *, process: int, began_ns: int, captured: bytes | None
     ) -> ControlHandle:
         """Return a handle for an open control file.
 
         Args:
+            shown: What reading it gives.
             text: What has been written to it.
             process, began_ns, captured: Of `.save`, see marker.Touch.
         """
         control = control_of(path)
         if control is None:
             raise _error(errno.ENOENT)
-        handle = ControlHandle(control, self.texts[control]())
+        handle = ControlHandle(control, shown)
         if flags & os.O_ACCMODE == os.O_RDONLY:
             return handle
         if control is Control.SAVE:

@@ -39,10 +39,14 @@ class OpenRecord:
     process: int = 0
     """Of a control file: who opened it."""
     began_ns: int = 0
+    shown: bytes = b""
+    """Of a control file: what reading it gives."""
     text: bytearray = field(default_factory=bytearray)
     """Of a control file: what was written to it."""
+    captures: int = 0
+    """Of the save marker: how often this touch has captured."""
     captured: bytes | None = None
-    """Of the save marker: the text that was captured last."""
+    """The text that was captured last."""
 
 
 class HandleBook:
@@ -57,8 +61,8 @@ class HandleBook:
         self.lock = threading.RLock()
         """Held while the book changes; whoever rewrites the ledger holds it too."""
         self.handles: dict[int, OpenRecord] = {}
-        self.intents: dict[int, int] = {}
-        """Request to what tells, when it comes again, whether it was done: a version's number, a size, an inode."""
+        self.intents: dict[int, tuple[int, ...]] = {}
+        """Request to what tells, when it comes again, whether it was done (resent.py)."""
         self.first_number = 1
         """From which on the present server numbers what is opened."""
         self.mapped: dict[int, bytes] = {}
@@ -99,14 +103,14 @@ class HandleBook:
         """A version was captured with what has been written to a control file so far."""
         with self.lock:
             text = bytes(self.handles[number].text)
-            self.note(("captured", number, text))
-            self.handles[number].captured = text
+            self._captured(number, self.handles[number].captures + 1, text)
+            self.note(("captured", number, self.handles[number].captures, text))
 
-    def intends(self, unique: int, value: int) -> None:
+    def intends(self, unique: int, *values: int) -> None:
         """A request that must not be done twice is about to be done."""
         with self.lock:
-            self.note(("intends", unique, value))
-            self.intents[unique] = value
+            self.note(("intends", unique, *values))
+            self.intents[unique] = values
 
     def answered(self, unique: int) -> None:
         """It will not come again. Not written down: the kernel knows."""
@@ -125,11 +129,11 @@ class HandleBook:
             rows: list[Record] = [("open", number, *_fields(record)) for number, record in self.handles.items()]
             rows += [("wrote", number, 0, bytes(record.text)) for number, record in self.handles.items() if record.text]
             rows += [
-                ("captured", number, record.captured)
+                ("captured", number, record.captures, record.captured)
                 for number, record in self.handles.items()
                 if record.captured is not None
             ]
-            rows += [("intends", unique, value) for unique, value in self.intents.items()]
+            rows += [("intends", unique, *values) for unique, values in self.intents.items()]
             rows += [("mapped", ino, path) for ino, path in self.mapped.items()]
             return [*rows, ("first", self.first_number)]
 
@@ -145,10 +149,10 @@ class HandleBook:
                 self._write(number, offset_bytes, data)
             case "resized", (number, size_bytes):
                 self._resize(number, size_bytes)
-            case "captured", (number, text):
-                self.handles[number].captured = text
-            case "intends", (unique, value):
-                self.intents[unique] = value
+            case "captured", (number, captures, text):
+                self._captured(number, captures, text)
+            case "intends", (unique, *values):
+                self.intents[unique] = tuple(values)
             case "first", (number,):
                 self.first_number = number
             case "mapped", (ino, path):
@@ -156,6 +160,9 @@ class HandleBook:
             case _:
                 return False
         return True
+
+    def _captured(self, number: int, captures: int, text: bytes) -> None:
+        self.handles[number].captures, self.handles[number].captured = captures, text
 
     def _write(self, number: int, offset_bytes: int, data: bytes) -> None:
         text = self.handles[number].text
@@ -169,7 +176,7 @@ class HandleBook:
         text.extend(bytes(size_bytes - len(text)))
 
 
-def _fields(record: OpenRecord) -> tuple[int | str, ...]:
+def _fields(record: OpenRecord) -> tuple[int | str | bytes, ...]:
     return (
         record.node,
         str(record.kind),
@@ -179,4 +186,5 @@ def _fields(record: OpenRecord) -> tuple[int | str, ...]:
         record.unique,
         record.process,
         record.began_ns,
+        record.shown,
     )

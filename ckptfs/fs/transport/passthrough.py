@@ -211,20 +211,30 @@ class PassthroughServer:
                 raise KeyError(record[0])
         nodes.note = book.note = ledger.append
         self._numbers = itertools.count(book.renumber())
-        for number, left in sorted(book.handles.items()):
-            self._reopen(number, left)
+        for left in book.handles.values():
+            if left.kind != OpenKind.CONTROL:
+                self._openings.adopt(left.ino, left.backing_id)
+        self._device.notify(wire.Notification.RESEND, b"")
+        # before names change, for an open file may lose its last; and after, for what has changed already
+        self._reopen_all(is_last=False)
+        self._serve_names_again()
+        self._reopen_all(is_last=True)
         for ino, path in list(book.mapped.items()):
             node = nodes.by_key(ino)
             if not self._fs.go_on_mapped(ino, (nodes.path(node) if node is not None else None) or path):
                 del book.mapped[ino]
         self._rewrite_ledger()
-        self._device.notify(wire.Notification.RESEND, b"")
         self._ready()
-        self._serve_names_again()
+        log.info("took over open_files=%d requests_again=%d", len(self._handles), len(self._again))
 
-    def _reopen(self, number: int, record: OpenRecord) -> None:
-        path = self._nodes.path(self._nodes.get(record.node))
+    def _reopen_all(self, *, is_last: bool) -> None:
+        for number, record in sorted(self._book.handles.items()):
+            if number not in self._handles and not self._reopen(number, record) and is_last:
+                log.warning("lost an open file node=%d inode=%d", record.node, record.ino)
+
+    def _reopen(self, number: int, record: OpenRecord) -> bool:
         try:
+            path = self._nodes.path(self._nodes.get(record.node))
             handle: Handle
             if record.kind == OpenKind.FILE:
                 handle = self._fs.go_on_file(path, record.ino, record.flags)
@@ -234,18 +244,16 @@ class PassthroughServer:
                 handle = self._fs.go_on_control(
                     path or b"",
                     record.flags,
+                    record.shown,
                     bytes(record.text),
                     process=record.process,
                     began_ns=record.began_ns,
                     captured=record.captured,
                 )
-        except (OSError, KeyError) as error:
-            log.warning("lost an open file path=%r error=%r", path, str(error))
-            del self._book.handles[number]
-            return
-        if not isinstance(handle, ControlHandle):
-            self._openings.adopt(record.ino, record.backing_id)
+        except (OSError, KeyError):
+            return False
         self._keep_handle(number, record, handle)
+        return True
 
     def _serve_names_again(self) -> None:
         """Serve what changes names before all else: the disk may have the new names, and the nodes the old ones."""
@@ -259,7 +267,6 @@ class PassthroughServer:
                 self._again.append(request)
             if not is_again:
                 break  # what is sent again comes first
-        log.info("took over open_files=%d requests_again=%d", len(self._handles), len(self._again))
 
     def _rewrite_ledger(self) -> None:
         if self._ledger is not None:
@@ -754,6 +761,7 @@ class PassthroughServer:
         record = OpenRecord(node_id, _kind(handle), flags, 0, 0, request.unique & ~wire.UNIQUE_RESEND)
         if isinstance(handle, ControlHandle):
             open_flags = _SAYS
+            record.shown = handle.text
             if handle.touch is not None:
                 record.process, record.began_ns = handle.touch.process, handle.touch.began_ns
         else:
@@ -782,8 +790,16 @@ class PassthroughServer:
         return ()
 
     def _let_go(self, number: int, node_id: int) -> None:
+        record = self._book.handles.get(number)
         self._book.closed(number)
-        handle = self._handles.pop(number)
+        handle = self._handles.pop(number, None)
+        if handle is None:
+            if record is None:
+                raise KeyError(number)
+            if record.kind != OpenKind.CONTROL:
+                # it could not be opened again, and yet it counts
+                self._openings.close(record.ino)
+            return
         if isinstance(handle, FileHandle):
             with self._lock:
                 handles = self._open_nodes[node_id]
@@ -826,15 +842,14 @@ class PassthroughServer:
             yield
             return
         touch = handle.touch
-        before = touch.captured_text
-        if before is None:
-            self._intend_version(request)
+        self._intend_version(request, self._book.handles[number].captures)
+        before = touch.captured_at
         yield
-        if touch.captured_text != before:
+        if touch.captured_at != before:
             self._book.captured(number)
 
-    def _intend_version(self, request: Request) -> None:
-        self._book.intends(request.unique & ~wire.UNIQUE_RESEND, self._fs.newest_version() + 1)
+    def _intend_version(self, request: Request, captures: int = 0) -> None:
+        self._book.intends(request.unique & ~wire.UNIQUE_RESEND, self._fs.newest_version() + 1, captures)
 
     def _fsync(self, request: Request) -> Reply:
         number, flags, _ = wire.FSYNC_IN.unpack_from(request.body)

@@ -7,6 +7,7 @@ it was done, and is answered so. What has no such trace was announced in the boo
 
 import errno
 import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -72,7 +73,7 @@ class Resent:
         """Do a request, or answer it if it was done."""
         unique = request.unique & ~wire.UNIQUE_RESEND
         for number, record in list(self.book.handles.items()):
-            if record.unique == unique and self.handle(number) is not None:
+            if record.unique == unique:
                 # nobody was told of it
                 self.let_go(number, record.node)
         if request.opcode == Opcode.CREATE:
@@ -87,22 +88,32 @@ class Resent:
                 raise
             return self._answer(request)
 
-    def _is_done(self, request: Request, intent: int) -> bool:
-        if request.opcode == Opcode.FALLOCATE:
-            handle = self.handle(wire.FALLOCATE_IN.unpack_from(request.body)[0])
-            return isinstance(handle, FileHandle) and os.fstat(handle.fd).st_size != intent
-        if request.opcode in (Opcode.RENAME, Opcode.RENAME2):
-            return self._is_renamed(request, intent)
-        is_captured = self.operations.newest_version() >= intent
-        if request.opcode in (Opcode.FLUSH, Opcode.FSYNC):
-            # both structures begin with the handle; what else there is to do for it is done again
-            number = wire.FLUSH_IN.unpack_from(request.body)[0]
-            handle = self.handle(number)
-            if is_captured and isinstance(handle, ControlHandle) and handle.touch is not None:
-                handle.touch.captured_text = bytes(handle.touch.text)
-                self.book.captured(number)
+    def _is_done(self, request: Request, intent: tuple[int, ...]) -> bool:
+        match Opcode(request.opcode):
+            case Opcode.FALLOCATE:
+                handle = self.handle(wire.FALLOCATE_IN.unpack_from(request.body)[0])
+                return isinstance(handle, FileHandle) and os.fstat(handle.fd).st_size != intent[0]
+            case Opcode.RENAME | Opcode.RENAME2:
+                return self._is_renamed(request, intent[0])
+            case Opcode.FLUSH | Opcode.FSYNC:
+                return self._is_settled(request, *intent)
+            case _:
+                return self.operations.newest_version() >= intent[0]
+
+    def _is_settled(self, request: Request, version: int, captures: int) -> bool:
+        """True if a close of the marker captured; if an fsync did, only waiting is left to be done."""
+        # both structures begin with the handle
+        number = int.from_bytes(request.body[:8], sys.byteorder)
+        handle, record = self.handle(number), self.book.handles.get(number)
+        if record is None or not isinstance(handle, ControlHandle) or handle.touch is None:
             return False
-        return is_captured
+        if record.captures == captures:
+            if captures or self.operations.newest_version() < version:
+                return False
+            self.book.captured(number)
+            handle.touch.captured_text = bytes(handle.touch.text)
+        handle.touch.synced = request.opcode == Opcode.FSYNC
+        return not handle.touch.synced
 
     def _is_renamed(self, request: Request, intent: int) -> bool:
         directory, name, new_directory, new_name, _ = self._rename_of(request)
