@@ -7,7 +7,9 @@ The program sleeps in its system call while we answer, so /proc/<tid>/syscall te
 
 import os
 import platform
+import signal
 from pathlib import Path
+from typing import NamedTuple
 
 # number: index of the flags argument (asm/unistd.h)
 _OPENS = {"x86_64": {2: 1, 257: 2}, "aarch64": {56: 2}}.get(platform.machine(), {})
@@ -44,6 +46,35 @@ def process_of(thread: int) -> int:
 def groups_of(thread: int) -> list[int]:
     """Return the supplementary groups of a thread, none if they cannot be known."""
     return _status_numbers(thread, "Groups:")
+
+
+_STOPPING = {signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCONT}
+
+
+class PendingSignals(NamedTuple):
+    """Signals that wait for a thread to come back from its system call."""
+
+    deadly: set[int]
+    """Those that no handler catches, and that stop nothing but end it; what is ignored never waits."""
+    caught: set[int]
+
+
+def pending_signals(thread: int) -> PendingSignals | None:
+    """Return the signals that wait for a thread, None if they cannot be known."""
+    masks: dict[str, int] = {}
+    try:
+        for line in Path(f"/proc/{thread}/status").read_text().splitlines():
+            field, _, value = line.partition(":")
+            if field in ("SigPnd", "ShdPnd", "SigBlk", "SigCgt"):
+                masks[field] = int(value, 16)
+        waiting = (masks["SigPnd"] | masks["ShdPnd"]) & ~masks["SigBlk"]
+        return PendingSignals(_members(waiting & ~masks["SigCgt"]) - _STOPPING, _members(waiting & masks["SigCgt"]))
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _members(mask: int) -> set[int]:
+    return {bit + 1 for bit in range(mask.bit_length()) if mask >> bit & 1}
 
 
 def _status_numbers(thread: int, field: str) -> list[int]:

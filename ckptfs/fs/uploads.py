@@ -22,6 +22,7 @@ from ckptfs.cache.pending import PendingVersion, commit_ids, pending_numbers
 from ckptfs.capture.guards import Guards, Slot
 from ckptfs.errors import FencedError, NotDurableError
 from ckptfs.format.pending import Note
+from ckptfs.fs.interrupts import POLL_S, give_up_if_interrupted
 
 FENCED_EXIT = 3
 _FIRST_RESTART_S, _LAST_RESTART_S = 0.2, 5.0
@@ -147,7 +148,8 @@ class Uploads:
         """Return when something is so that changes with the versions; what it raises is raised."""
         with self._changed:
             while not is_over():
-                self._changed.wait(1.0)
+                give_up_if_interrupted()
+                self._changed.wait(POLL_S)
 
     def wait_briefly(self, timeout_s: float) -> None:
         """Return when something has changed, or the time is over."""
@@ -165,6 +167,7 @@ class Uploads:
         Raises:
             FencedError: They can never become durable.
             NotDurableError: One failed, or the time is over.
+            InterruptedError: The program that waits is to end.
         """
         deadline_s = time.monotonic() + timeout_s
         with self._changed:
@@ -181,7 +184,8 @@ class Uploads:
                 if remaining_s <= 0:
                     why = f" ({self._retry_error})" if self._retry_error else ""
                     raise NotDurableError(f"{len(left)} version(s) not durable after {timeout_s:g} s{why}")
-                self._changed.wait(remaining_s)
+                give_up_if_interrupted()
+                self._changed.wait(min(POLL_S, remaining_s))
 
     def stop(self) -> None:
         """End the upload process; what it has not done stays pending."""

@@ -22,6 +22,7 @@ from ckptfs.capture.gate import Gate
 from ckptfs.errors import MountError
 from ckptfs.fs.attributes import Attributes, Caller
 from ckptfs.fs.control import Control, below_versions, control_of
+from ckptfs.fs.interrupts import Interrupts
 from ckptfs.fs.live import RENAME_EXCHANGE
 from ckptfs.fs.open_files import FileHandle
 from ckptfs.fs.operations import ControlHandle, Handle, Operations, ViewHandle
@@ -122,6 +123,7 @@ class PassthroughServer:
         note = ledger.append if ledger is not None else lambda record: None
         self._nodes = Nodes(note)
         self._book = HandleBook(note)
+        self._interrupts = Interrupts()
         self._openings = Openings(device.register_backing, device.release_backing)
         self._handles: dict[int, Handle] = {}
         self._listings: dict[int, list[bytes]] = {}
@@ -181,8 +183,7 @@ class PassthroughServer:
             Opcode.GETXATTR: self._getxattr,
             Opcode.LISTXATTR: self._listxattr,
             Opcode.REMOVEXATTR: self._removexattr,
-            # what a program waits for ends by itself within a bound; see the time-outs of the mount
-            Opcode.INTERRUPT: lambda request: None,
+            Opcode.INTERRUPT: self._interrupt,
             Opcode.DESTROY: lambda request: (),
         }
 
@@ -326,8 +327,14 @@ class PassthroughServer:
                 self._add_thread()
             self._serve_once(wire.decode_request(data))
 
+    def _interrupt(self, request: Request) -> None:
+        # no reply: the kernel waits for that of the interrupted request
+        (unique,) = wire.INTERRUPT_IN.unpack_from(request.body)
+        self._interrupts.interrupt(unique & ~wire.UNIQUE_RESEND)
+
     def _serve_once(self, request: Request) -> None:
-        self._serve(request)
+        with self._interrupts.serving(request.unique & ~wire.UNIQUE_RESEND, request.pid):
+            self._serve(request)
         self._book.answered(request.unique & ~wire.UNIQUE_RESEND)
         if self._ledger is not None and self._ledger.is_long:
             self._rewrite_ledger()

@@ -149,8 +149,8 @@ STATX_OUT = struct.Struct("=QII16x")
 """attr_valid (s), the same (ns), flags, spare; STATX follows"""
 STATX_BASIC, STATX_BTIME = 0x7FF, 0x800
 STATX = struct.Struct("=IIQIIIHxxQQQQqI4xqI4xqI4xqI4xIIII112x")
-"""mask, blksize, attributes, nlink, uid, gid, mode, ino, size, blocks, attributes_mask; atime, btime, ctime, mtime (s, ns
-each); rdev_major, rdev_minor, dev_major, dev_minor"""
+"""mask, blksize, attributes, nlink, uid, gid, mode, ino, size, blocks, attributes_mask; atime, btime, ctime, mtime (s,
+ns each); rdev_major, rdev_minor, dev_major, dev_minor"""
 
 FORGET_IN = struct.Struct("=Q")
 """nlookup"""
@@ -190,6 +190,8 @@ WRITE_OUT = struct.Struct("=II")
 """size, padding"""
 STATFS_OUT = struct.Struct("=QQQQQIIII24x")
 """blocks, bfree, bavail, files, ffree, bsize, namelen, frsize, padding, spare"""
+INTERRUPT_IN = struct.Struct("=Q")
+"""unique of the request that is interrupted"""
 FSYNC_IN = struct.Struct("=QII")
 """fh, fsync_flags, padding"""
 SETXATTR_IN = struct.Struct("=II")

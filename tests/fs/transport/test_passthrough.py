@@ -2,7 +2,9 @@
 
 import ctypes
 import os
+import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -12,7 +14,7 @@ import pytest
 
 from ckptfs.fs.transport.choice import passthrough_obstacle
 from tests.mapping import Mapping
-from tests.mounting import Mount, Mounts
+from tests.mounting import Mount, Mounts, wait_until
 
 WAYS = {"read": os.O_RDONLY, "write": os.O_WRONLY, "both": os.O_RDWR}
 SIZE_BYTES = 64 << 10
@@ -338,3 +340,38 @@ def test_a_file_says_when_it_was_made(place: Path) -> None:
     (place / "g").write_text("more")
     assert born("g") == first_s
     assert born(".save") == 0  # not known
+
+
+@pytest.mark.parametrize("what", ["os.fsync(os.open('.save', os.O_RDONLY))", "os.utime('.save')"])
+def test_a_program_that_waits_for_the_store_can_be_ended(mount: Mounts, what: str) -> None:
+    m = mount(transport="passthrough", max_pending_bytes=1)
+    wait_until(lambda: m.upload_pid() is not None, 20, "the upload process runs")
+    upload_pid = m.upload_pid() or 0
+    os.kill(upload_pid, signal.SIGSTOP)
+    try:
+        (m.root / "f").write_text("x" * 10)
+        m.save()
+        (m.root / "f").write_text("y" * 10)
+        handler = "signal.signal(signal.SIGUSR1, lambda *_: print('caught', flush=True))"
+        program = f"import os, signal; {handler}; print('waits', flush=True); {what}"
+        waiting = subprocess.Popen(
+            [sys.executable, "-c", program], cwd=m.root, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        assert waiting.stdout is not None
+        assert waiting.stdout.readline() == b"waits\n"
+        time.sleep(0.5)
+        waiting.send_signal(signal.SIGUSR1)  # it has a handler: no reason to give up
+        time.sleep(1)
+        assert waiting.poll() is None
+        waiting.send_signal(signal.SIGINT)
+        _, said = waiting.communicate(timeout=10)
+        assert said.rstrip().endswith(b"KeyboardInterrupt") or b"InterruptedError" in said
+        waiting = subprocess.Popen([sys.executable, "-c", f"import os; {what}"], cwd=m.root)
+        time.sleep(1)
+        assert waiting.poll() is None
+        waiting.kill()
+        assert waiting.wait(10) == -signal.SIGKILL
+    finally:
+        os.kill(upload_pid, signal.SIGCONT)
+    m.sync()
+    assert m.marker()["version"] == 1
