@@ -131,19 +131,20 @@ def _given() -> None:
 def paths_that_lead_nowhere() -> Iterator[Case]:
     """ENOTDIR, ENOENT, ELOOP, ENAMETOOLONG, and the longest name that works."""
 
-    def world(kind: str) -> None:
+    def world() -> None:
         _given()
-        make(kind, "n0")
+        for kind in ("regular", "fifo", "block", "char", "socket"):
+            make(kind, kind)
 
     def links() -> None:
         _given()
         for name, target in (("n0", "n1"), ("n1", "n0"), ("dangling", "missing"), ("to-dir", "given-dir")):
             os.symlink(target, name)
 
+    nowhere = ["regular/x", "fifo/x", "block/x", "char/x", "socket/x", "missing/x", "", "x" * 256, "x" * 256 + "/x"]
     for label, function in ALL_CALLS.items():
-        for kind in ("regular", "fifo", "block", "char", "socket"):
-            yield Case(f"{label} below a {kind}", _bound(world, kind), _bound(function, "n0/x"))
-        for path in ("missing", "missing/x", "", "x" * 255, "x" * 256, "x" * 256 + "/x", "given/", "given-dir/"):
+        yield Case(f"{label} of what cannot be", world, _do(*(_bound(function, path) for path in nowhere)))
+        for path in ("missing", "x" * 255, "given/", "given-dir/"):
             shown = path if len(path) < 99 else f"{len(path)} bytes"
             yield Case(f"{label} of {shown!r}", _given, _bound(function, path))
         for path in ("n0", "n0/x", "dangling", "dangling/x", "to-dir", "to-dir/", "to-dir/x"):
@@ -272,7 +273,7 @@ def set_id_bits() -> Iterator[Case]:
 @table
 def chown() -> Iterator[Case]:
     """Who may give what to whom, what it does to set-id bits, and ctime."""
-    owners = ((123, 456), (0, 0), (-1, -1), (65534, -1), (-1, 65532), (65534, 65532), (65534, 65531), (65533, 65533))
+    owners = ((123, 456), (0, 0), (-1, -1), (65534, -1), (-1, 65532), (65534, 65531))
     for kind, owner, (new, own), user in itertools.product(
         KINDS, owners, ((False, False), (True, False), (True, True)), (ROOT, User(65534, (65532, 65531)), OWNER)
     ):

@@ -21,7 +21,7 @@ from tests.mounting import Mount, Mounts, wait_until
 pytestmark = [pytest.mark.fuse, pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")]
 
 # what saving could get in the way of: contents, link counts, times
-WITH_SAVES = ["set_id_bits", "chmod", "link", "removing", "rename", "open_flags", "sizes", "times"]
+WITH_SAVES = ["set_id_bits", "link", "removing", "rename", "sizes", "times"]
 # the last tests say what happens instead
 _NOT_THROUGH_LIBFUSE = re.compile(r"to \(-1, -1\) as|of 6767 .* as User\(uid=6|^an open directory without a name$")
 
