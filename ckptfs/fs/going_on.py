@@ -48,9 +48,10 @@ def know_again(taken: Taken, state: JournalState, restored: Tree | None, root_fd
         raise CacheError(f"the live tree is on top of version {state.version}, and the newest is {taken.version}")
     tree, known = taken.target.tree, Known()
     changed = state.content | state.names
+    dirty = changed | state.attributes
     names: dict[int, list[bytes]] = {}
     missing = set(state.stubs)
-    for path, status in _files(tree, state, root_fd):
+    for path, status in _files(tree, dirty, bool(state.stubs), root_fd):
         ino = status.st_ino
         names.setdefault(ino, []).append(path)
         entry = tree.get(path)
@@ -59,7 +60,8 @@ def know_again(taken: Taken, state: JournalState, restored: Tree | None, root_fd
         if ino in missing:
             missing.discard(ino)
             known.stubs.append(_stub(path, status, tree, state, restored))
-            if path in changed or restored is not None:
+            if path in dirty or restored is not None:
+                # the version may know it by another of its names
                 known.origins[ino] = known.stubs[-1].entry.extents
         elif path in changed and ino not in state.stubs and stat.S_ISREG(status.st_mode):
             known.content.add(ino)
@@ -67,10 +69,9 @@ def know_again(taken: Taken, state: JournalState, restored: Tree | None, root_fd
     return known
 
 
-def _files(tree: Tree, state: JournalState, root_fd: int) -> Iterator[tuple[bytes, os.stat_result]]:
+def _files(tree: Tree, dirty: set[bytes], has_stubs: bool, root_fd: int) -> Iterator[tuple[bytes, os.stat_result]]:
     """Yield every name that is not a directory's and of which there may be something to know."""
-    dirty = state.content | state.names | state.attributes
-    clean = [path for path, entry in tree.items() if (entry.link_id or state.stubs) and path not in dirty]
+    clean = [path for path, entry in tree.items() if (entry.link_id or has_stubs) and path not in dirty]
     for path in [*clean, *sorted(dirty)]:
         try:
             status = os.stat(reach(root_fd, path), dir_fd=root_fd, follow_symlinks=False)

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from ckptfs.errors import CacheError, CkptfsError, MountError, ReadOnlyError
+from ckptfs.errors import CacheError, CkptfsError, InvalidInputError, MountError, ReadOnlyError
 from ckptfs.fs.keeper import Keeper
 from ckptfs.fs.mountpoint import detach, is_mounted, prepare_mountpoint
 from ckptfs.fs.options import MountOptions
@@ -32,6 +32,7 @@ log = logging.getLogger("ckptfs")
 
 # after a detach: a mount that nobody uses ends its loop at once
 _LOOP_END_S = 2.0
+_FILE = "file://"
 
 
 def start(options: MountOptions) -> int:
@@ -90,7 +91,6 @@ def serve(
     Raises:
         CkptfsError: What keeps it from mounting.
     """
-    _check(options)
     os.umask(0)  # the kernel has applied the program's already
     goes_on = connection is not None and connection.is_mounted
     if not goes_on:
@@ -212,6 +212,22 @@ class _Service:
 def _check(options: MountOptions) -> None:
     if options.version is not None and options.save_on_exit:
         raise ReadOnlyError("a mount of an old version is read-only: --save-on-exit does not go with --version")
+    # not the mount point itself, which may be a dead mount
+    given = os.path.abspath(options.mountpoint)
+    real = os.path.join(os.path.realpath(os.path.dirname(given)), os.path.basename(given))
+    places = {"the cache directory": os.fspath(options.cache_dir)}
+    if options.store.startswith(_FILE):
+        places["the store"] = options.store.removeprefix(_FILE)
+    for what, path in places.items():
+        if _is_inside(os.path.abspath(path), given) or _is_inside(os.path.realpath(path), real):
+            raise InvalidInputError(
+                f"{what} {path} would be inside the mount at {options.mountpoint}",
+                hint="a mount cannot keep its data in itself: choose another directory",
+            )
+
+
+def _is_inside(path: str, directory: str) -> bool:
+    return os.path.commonpath([path, directory]) == directory
 
 
 def _to_json(options: MountOptions) -> dict[str, Any]:

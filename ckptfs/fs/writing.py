@@ -193,6 +193,8 @@ class WritingMount:
         self._root_fd = os.open(cache.live, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         spare_fd = os.open(cache.orphans, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         state = read_journal(cache.journal)
+        if self._goes_on and (state is None or state.boot != self._boot):
+            raise CacheError(f"{cache.journal} is missing or not whole")
         self._journal = Journal(cache.journal)
         self._gate, self._links, self._guards = Gate(), LinkGroups(), Guards()
         fetcher = Fetcher(self._store)
@@ -223,7 +225,7 @@ class WritingMount:
             boot=self._boot,
             mtime_ns=lambda status: self._live.shown(status).mtime_ns,
         )
-        if self._goes_on:
+        if self._goes_on and state is not None:
             self._go_on(taken, state)
         else:
             self._adopt(taken.target, result, kept_stubs=state.stubs if state is not None else set())
@@ -258,10 +260,8 @@ class WritingMount:
             walk=lambda: {path for path, _, _ in self._live.walk(b"")},
         )
 
-    def _go_on(self, taken: Taken, state: JournalState | None) -> None:
+    def _go_on(self, taken: Taken, state: JournalState) -> None:
         """Know again what the process before this one knew of its live tree."""
-        if state is None:
-            raise CacheError(f"{self._cache.journal} is missing")
         restored = self._history.tree(self._history.version(state.restored)) if state.restored is not None else None
         known = know_again(taken, state, restored, self._root_fd)
         self._live.changes.go_on(state, known.content, known.origins)

@@ -1,0 +1,391 @@
+"""The process that serves a mount is killed: what programs have open, and what had not been saved, is as before."""
+
+import errno
+import fcntl
+import mmap
+import os
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from ckptfs.fs.transport.choice import passthrough_obstacle
+from tests.mounting import Mount, MountFailedError, Mounts, touch, wait_until
+from tests.snapshot import assert_same, snapshot
+
+pytestmark = [
+    pytest.mark.fuse,
+    pytest.mark.skipif(passthrough_obstacle() is not None, reason=f"passthrough cannot work: {passthrough_obstacle()}"),
+]
+
+
+@pytest.fixture
+def transport() -> str:
+    """Only /dev/fuse itself can be handed over."""
+    return "passthrough"
+
+
+def take_over(mounted: Mount) -> None:
+    """Kill the server; return when another answers."""
+    pid = mounted.pid
+    mounted.kill_server()
+    assert mounted.status()["pid"] not in (pid, None)
+
+
+def saved(mounted: Mount) -> int:
+    """Save, and check that the version is what is shown, from the store."""
+    seen = snapshot(mounted.root)
+    version = mounted.save()
+    mounted.sync()
+    assert_same(seen, snapshot(mounted.root / ".versions" / str(version)), f"version {version}")
+    return version
+
+
+@pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_WRONLY, os.O_RDWR, os.O_RDWR | os.O_APPEND])
+def test_open_files_go_on(mount: Mounts, flags: int) -> None:
+    mounted = mount()
+    path = mounted.root / "file"
+    path.write_bytes(b"0123456789")
+    fd = os.open(path, flags)
+    for _ in range(2):
+        take_over(mounted)
+        if flags & os.O_ACCMODE != os.O_WRONLY:
+            assert os.pread(fd, 10, 0) == b"0123456789"
+        if flags & os.O_ACCMODE != os.O_RDONLY:
+            os.write(fd, b"0123456789")
+        assert os.fstat(fd).st_ino == path.stat().st_ino
+        with path.open("rb") as other:
+            assert other.read(10) == b"0123456789"
+    os.close(fd)
+    saved(mounted)
+
+
+def test_open_files_that_lost_their_name_go_on(mount: Mounts) -> None:
+    mounted = mount()
+    (mounted.root / "replacement").write_bytes(b"new")
+    files = []
+    for number, remove in enumerate((os.unlink, lambda path: os.rename(mounted.root / "replacement", path))):
+        path = mounted.root / str(number)
+        file = path.open("w+b", buffering=0)
+        file.write(b"old")
+        remove(path)
+        files.append(file)
+    nameless = os.open(mounted.root, os.O_TMPFILE | os.O_RDWR)
+    os.write(nameless, b"old")
+    files.append(os.fdopen(nameless, "r+b", buffering=0))
+    take_over(mounted)
+    for file in files:
+        file.seek(0)
+        assert file.read() == b"old"
+        file.write(b"er")
+        assert os.fstat(file.fileno()).st_size == 5
+        assert os.fstat(file.fileno()).st_nlink == 0
+    root_fd = os.open(mounted.root, os.O_RDONLY | os.O_DIRECTORY)
+    os.link(f"/proc/self/fd/{nameless}", "named", dst_dir_fd=root_fd, follow_symlinks=True)
+    os.close(root_fd)
+    for file in files:
+        file.close()
+    assert (mounted.root / "named").read_bytes() == b"older"
+    assert sorted(os.listdir(mounted.root)) == ["1", "named"]
+    saved(mounted)
+    # nothing is kept for longer than it is open
+    wait_until(lambda: not list((mounted.cache / "orphans").iterdir()), 10, "the spare directory is empty")
+
+
+def test_locks_are_kept(mount: Mounts) -> None:
+    mounted = mount()
+    with (mounted.root / "file").open("w+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.lockf(file, fcntl.LOCK_EX, 10)
+        take_over(mounted)
+        program = f"""
+import fcntl, sys
+file = open({os.fspath(mounted.root / "file")!r}, "r+b")
+for call, arguments in ((fcntl.flock, ()), (fcntl.lockf, (10,))):
+    try:
+        call(file, fcntl.LOCK_EX | fcntl.LOCK_NB, *arguments)
+        sys.exit("not locked")
+    except BlockingIOError:
+        pass
+"""
+        subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
+
+
+@pytest.mark.parametrize("how", ["mediated", "past the server"])
+def test_a_mapping_lives_on_and_its_stores_are_saved(mount: Mounts, how: str) -> None:
+    mounted = mount()
+    path = mounted.root / "file"
+    path.write_bytes(bytes(8192))
+    reader = path.open("rb") if how != "mediated" else None
+    with path.open("r+b") as file:
+        mapping = mmap.mmap(file.fileno(), 8192)
+    if reader is not None:
+        reader.close()
+    mapping[:3] = b"one"
+    mounted.save()
+    take_over(mounted)
+    mapping[4096:4099] = b"two"
+    take_over(mounted)
+    assert path.read_bytes()[4096:4099] == b"two"
+    version = mounted.save()
+    mounted.sync()
+    data = (mounted.root / ".versions" / str(version) / "file").read_bytes()
+    assert (data[:3], data[4096:4099]) == (b"one", b"two")
+    mapping.close()
+
+
+def test_a_directory_is_listed_to_its_end(mount: Mounts) -> None:
+    mounted = mount()
+    names = {f"file-{number:04}" for number in range(2000)}
+    for name in names:
+        (mounted.root / name).touch()
+    found = []
+    with os.scandir(mounted.root) as entries:
+        for entry in entries:
+            found.append(entry.name)
+            if len(found) in (10, 1000):
+                take_over(mounted)
+    assert sorted(found) == sorted(names)
+
+
+def test_what_was_not_saved_stays_and_is_saved(mount: Mounts) -> None:
+    mounted = mount()
+    root = mounted.root
+    (root / "d").mkdir()
+    for name in ("kept", "changed", "removed", "moved", "d/below", "linked"):
+        (root / name).write_bytes(name.encode())
+    os.link(root / "linked", root / "d" / "linked too")
+    saved(mounted)
+    (root / "changed").write_bytes(b"other")
+    (root / "removed").unlink()
+    (root / "moved").rename(root / "elsewhere")
+    (root / "d").rename(root / "e")
+    (root / "new").write_bytes(b"new")
+    (root / "kept").chmod(0o600)
+    os.link(root / "new", root / "new too")
+    os.setxattr(root / "elsewhere", "user.a", b"1")
+    seen = snapshot(root)
+    take_over(mounted)
+    assert_same(seen, snapshot(root), "after a takeover")
+    assert not list((mounted.cache / "unsaved").iterdir())
+    version = saved(mounted)
+    assert mounted.unmount() == 0
+    again = mount(cache="empty")
+    assert again.marker()["version"] == version
+    assert_same(seen, snapshot(again.root), "on another machine")
+
+
+def test_a_write_through_a_name_that_has_gone_is_saved_under_the_other(mount: Mounts) -> None:
+    mounted = mount()
+    first, second = mounted.root / "first", mounted.root / "second"
+    for takes_over in (False, True):
+        second.write_bytes(b"before")
+        os.link(second, first)
+        saved(mounted)
+        first.write_bytes(b"after")
+        first.chmod(0o600)
+        if takes_over:
+            take_over(mounted)
+        first.unlink()
+        if takes_over:
+            take_over(mounted)
+        saved(mounted)
+        second.unlink()
+
+
+def test_files_without_data_are_fetched_after_it(mount: Mounts) -> None:
+    first = mount(name="first", cache="first-cache")
+    for number in range(6):
+        (first.root / str(number)).write_bytes(os.urandom(100_000))
+    seen = snapshot(first.root)
+    first.save()
+    first.sync()
+    assert first.unmount() == 0
+    mounted = mount(cache="second-cache")
+    root = mounted.root
+    assert (root / "0").read_bytes() == seen[b"0"].content
+    (root / "1").rename(root / "renamed")
+    os.link(root / "2", root / "linked")
+    os.utime(root / "3", ns=(5, 5))
+    (root / "4").unlink()
+    take_over(mounted)
+    assert mounted.status()["not_fetched_files"] == 4
+    version = mounted.save()
+    take_over(mounted)
+    assert (root / "renamed").read_bytes() == seen[b"1"].content
+    assert (root / "linked").read_bytes() == (root / "2").read_bytes() == seen[b"2"].content
+    assert (root / "3").stat().st_mtime_ns == 5
+    assert (root / "5").stat().st_mtime_ns == seen[b"5"].mtime_ns
+    assert (root / "3").read_bytes() == seen[b"3"].content
+    assert (root / "3").stat().st_mtime_ns == 5
+    mounted.sync()
+    assert_same(snapshot(root), snapshot(root / ".versions" / str(version)), "what was saved without data")
+
+
+def test_a_restored_tree_stays_restored(mount: Mounts) -> None:
+    mounted = mount()
+    root = mounted.root
+    for step in (b"one", b"two"):
+        (root / "model").write_bytes(step * 10_000)
+        (root / step.decode()).write_bytes(step)
+        saved(mounted)
+    mounted.restore(1)
+    (root / "one").rename(root / "uno")
+    take_over(mounted)
+    assert (root / "model").read_bytes() == b"one" * 10_000
+    take_over(mounted)
+    assert (root / "uno").read_bytes() == b"one"
+    assert not (root / "two").exists()
+    assert saved(mounted) == 3
+
+
+def test_an_fsync_of_the_marker_waits_on(mount: Mounts, tmp_path: Path) -> None:
+    mounted = mount()
+    (mounted.root / "file").write_bytes(b"data")
+    store = tmp_path / "store"
+    store.rename(tmp_path / "away")
+    errors: list[OSError] = []
+
+    def save_durably() -> None:
+        fd = os.open(mounted.root / ".save", os.O_WRONLY)
+        try:
+            os.fsync(fd)
+        except OSError as error:
+            errors.append(error)
+        os.close(fd)
+
+    thread = threading.Thread(target=save_durably)
+    thread.start()
+    wait_until(lambda: mounted.status()["version"] == 1, 20, "it is captured")
+    (tmp_path / "away").rename(store)
+    mounted.kill_server()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert not errors
+    state = mounted.marker()
+    assert (state["version"], state["state"]) == (1, "durable")
+
+
+def test_a_touch_goes_on_and_makes_one_version(mount: Mounts) -> None:
+    mounted = mount()
+    (mounted.root / "file").write_bytes(b"data")
+    fd = os.open(mounted.root / ".save", os.O_WRONLY)
+    os.write(fd, b"step=")
+    take_over(mounted)
+    os.write(fd, b"7")
+    other = os.dup(fd)
+    os.close(fd)
+    take_over(mounted)
+    os.close(other)
+    assert (mounted.marker()["version"], mounted.marker()["note"]) == (1, {"step": 7})
+    reader = os.open(mounted.root / ".save", os.O_RDONLY)
+    shown = os.read(reader, 10)
+    touch(mounted.root, "other")
+    take_over(mounted)
+    assert b'"step"' in shown + os.read(reader, 1000)
+    os.close(reader)
+
+
+def test_a_read_only_mount_shows_on_what_it_showed(mount: Mounts) -> None:
+    writer = mount(name="writer-mount")
+    (writer.root / "file").write_bytes(b"one")
+    writer.save()
+    writer.sync()
+    reader = mount(name="reader-mount", cache="reader-cache", read_only=True)
+    file = (reader.root / "file").open("rb", buffering=0)
+    (writer.root / "file").write_bytes(b"two")
+    writer.save()
+    writer.sync()
+    take_over(reader)
+    assert file.read() == b"one"
+    assert (reader.root / "file").read_bytes() == b"one"
+    with pytest.raises(OSError) as raised:
+        (reader.root / "other").touch()
+    assert raised.value.errno == errno.EROFS
+    file.close()
+    assert reader.unmount() == 0
+
+
+def test_a_server_without_a_keeper_serves_on(mount: Mounts) -> None:
+    mounted = mount()
+    server = mounted.pid
+    os.kill(mounted.keeper_pid, 9)
+    assert mounted.process is not None
+    mounted.process.wait(30)
+    (mounted.root / "file").write_bytes(b"data")
+    assert mounted.save() == 1
+    subprocess.run(["umount", mounted.root], check=True, timeout=30)
+    wait_until(lambda: not Path(f"/proc/{server}").exists(), 30, "the server has ended")
+    assert mount().marker()["version"] == 1
+
+
+def test_a_keeper_that_is_told_to_end_drains(mount: Mounts) -> None:
+    mounted = mount()
+    (mounted.root / "file").write_bytes(b"data")
+    mounted.save()
+    take_over(mounted)
+    assert mounted.terminate() == 0
+    assert mount(cache="empty").marker()["state"] == "durable"
+
+
+def test_a_mount_that_was_taken_away_is_not_served_again(mount: Mounts) -> None:
+    mounted = mount()
+    (mounted.root / "file").write_bytes(b"data")
+    mounted.save()
+    os.kill(mounted.keeper_pid, 19)
+    mounted.kill_server()
+    subprocess.run(["umount", "-l", mounted.root], check=True, timeout=30)
+    os.kill(mounted.keeper_pid, 18)
+    again = mount()
+    assert again.marker()["version"] == 1
+    assert mounted.wait() == 1
+
+
+@pytest.mark.expects_errors
+def test_a_live_tree_that_cannot_be_known_again_is_taken_away(mount: Mounts) -> None:
+    mounted = mount()
+    (mounted.root / "file").write_bytes(b"data")
+    (mounted.cache / "journal").unlink()
+    mounted.kill_server()
+    assert mounted.wait() == 1
+    assert "journal is missing or not whole" in mounted.log
+    again = mount()
+    assert os.listdir(again.root) == []
+    (kept,) = again.cache.glob("unsaved/*/file")
+    assert kept.read_bytes() == b"data"
+
+
+def test_what_libfuse_serves_is_mounted_anew(mount: Mounts) -> None:
+    mounted = mount(transport="fusepy")
+    (mounted.root / "file").write_bytes(b"data")
+    mounted.save()
+    file = (mounted.root / "file").open("rb", buffering=0)
+    pid = mounted.pid
+    mounted.kill_server()
+
+    def answers() -> bool:
+        try:
+            return bool(mounted.status()["pid"] != pid)
+        except OSError:
+            return False
+
+    wait_until(answers, 20, "it is mounted again")
+    with pytest.raises(OSError) as raised:
+        file.read()
+    assert raised.value.errno in (errno.ENOTCONN, errno.ECONNABORTED)
+    with suppress(OSError):
+        file.close()
+    assert (mounted.root / "file").read_bytes() == b"data"
+    assert "cannot be handed over, mounting again" in mounted.log
+
+
+@pytest.mark.parametrize("options", [{"cache": "mnt/cache"}, {"cache": "mnt"}, {"store": "file://{}/mnt/store"}])
+def test_a_mount_that_would_keep_its_data_in_itself_is_refused(
+    mount: Mounts, tmp_path: Path, options: dict[str, str]
+) -> None:
+    options = {name: value.format(tmp_path) for name, value in options.items()}
+    with pytest.raises(MountFailedError, match="would be inside the mount"):
+        mount(options.pop("store", None), **options)
