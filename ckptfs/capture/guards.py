@@ -128,6 +128,8 @@ def _replace(guard: _Guard, data_fd: int, copy_fd: int) -> int:
     """
     name, copy = str(guard.index), f"{guard.index}.copy"
     made_fd = -1
+    # one that a killed process left may be a name of another version's data by now: it must not be written to
+    _unlink(copy, data_fd)
     try:
         if copy_fd >= 0:
             os.link(f"/proc/self/fd/{copy_fd}", copy, dst_dir_fd=data_fd, follow_symlinks=True)
@@ -146,7 +148,7 @@ def _copy(name: str, copy: str, data_fd: int, size_bytes: int) -> int:
     """Copy a file under another name in a directory; return a descriptor of the copy."""
     source_fd = _open(name, data_fd)
     try:
-        target_fd = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600, dir_fd=data_fd)
+        target_fd = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=data_fd)
         try:
             copy_data(source_fd, target_fd, size_bytes)
         except BaseException:

@@ -39,8 +39,9 @@ class Program:
     def stop(self) -> list[str]:
         """Have it end; return the lines that it said. AssertionError if it has failed."""
         self._process.communicate(b"stop\n", timeout=120)
-        assert self._process.returncode == 0, self._output.read_text()[-3000:]
-        return self._output.read_text().splitlines()
+        said = self._output.read_text()
+        assert self._process.returncode == 0, said[-3000:]
+        return said.splitlines()
 
     def kill(self) -> None:
         """End it."""
