@@ -111,9 +111,20 @@ class CacheDirectory:
         write_pid(fd)
         self._lock_fd = fd
 
+    @property
+    def lock_fd(self) -> int:
+        """The descriptor that holds the lock; whoever has a duplicate of it holds it too."""
+        return self._lock_fd
+
+    def go_on_locked(self, lock_fd: int) -> None:
+        """Take over the lock of a process that was killed and may still be ending."""
+        self._lock_fd = os.dup(lock_fd)
+        write_pid(self._lock_fd)
+
     def unlock(self) -> None:
         """Give the directory up."""
         if self._lock_fd >= 0:
+            fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
             os.close(self._lock_fd)
             self._lock_fd = -1
 

@@ -12,7 +12,9 @@ a dead mount is taken away and mounted anew, which programs notice.
 import json
 import logging
 import os
+import select
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -21,6 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
+from ckptfs.cache.directory import CacheDirectory
 from ckptfs.errors import CkptfsError, MountError, StoreUnavailableError
 from ckptfs.fs.mountpoint import detach, is_mounted
 from ckptfs.fs.options import MountOptions
@@ -33,10 +36,13 @@ log = logging.getLogger("ckptfs")
 _TOO_SHORT_S = 10.0
 _FIRST_PAUSE_S, _LAST_PAUSE_S = 0.05, 0.2
 _MOST_FAILURES = 5
+# how late it is noticed that a server was killed and cannot go yet
+_LOOK_MS = 300
+_MOST_SAID_BYTES = 64 << 10
 _ENDED_BADLY = 70
 """Exit code of a server that an exception ended (sysexits.h: internal software error)."""
 
-Serve = Callable[[MountOptions, Callable[[Path], None], Connection | None], int]
+Serve = Callable[[MountOptions, Callable[[CacheDirectory], None], Connection | None], int]
 
 
 class Keeper:
@@ -44,7 +50,7 @@ class Keeper:
 
     Args:
         serve: Mounts, or takes over if the connection is mounted; calls its second argument when that is done, with
-            the path for logs; returns an exit code when the mount has ended.
+            where it works; returns an exit code when the mount has ended.
         in_background: Output goes to the log when the mount is ready.
     """
 
@@ -126,17 +132,17 @@ class Keeper:
 
     def _start_server(self) -> Path:
         """Fork a server; return the path for logs when it is ready. Raises CkptfsError."""
-        reading, writing = os.pipe2(os.O_CLOEXEC)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         sys.stdout.flush()
         sys.stderr.flush()
         pid = os.fork()
         if pid == 0:
-            os.close(reading)
-            self._be_server(writing)
-        os.close(writing)
+            ours.close()
+            self._be_server(theirs)
+        theirs.close()
         self._server = pid
-        with os.fdopen(reading, "rb") as said:
-            line = said.readline()
+        with ours:
+            line, fds, _, _ = socket.recv_fds(ours, _MOST_SAID_BYTES, 1)
         if not line:
             raise MountError(f"the mount process ended before it was ready ({_ending(self._wait())})")
         answer: dict[str, Any] = json.loads(line)
@@ -146,11 +152,15 @@ class Keeper:
             error = kind(str(answer["error"]), hint=answer["hint"])
             error.errno = int(answer["errno"])
             raise error
+        if self._connection is not None:
+            self._connection.keep_lock(fds[0] if fds else -1)
+        elif fds:
+            os.close(fds[0])
         if self._signalled:
             self._pass_on(self._signalled, None)
         return Path(answer["log"])
 
-    def _be_server(self, pipe: int) -> NoReturn:
+    def _be_server(self, keeper: socket.socket) -> NoReturn:
         code = _ENDED_BADLY
         try:
             # Ctrl-C is for the keeper, which passes it on
@@ -158,31 +168,46 @@ class Keeper:
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 signal.signal(number, signal.SIG_DFL)
 
-            def ready(log_path: Path) -> None:
-                _say(pipe, {"log": os.fspath(log_path)})
-                os.close(pipe)
+            def ready(cache: CacheDirectory) -> None:
+                _say(keeper, {"log": os.fspath(cache.log)}, cache.lock_fd)
+                keeper.close()
                 if self._in_background:
-                    redirect_output(log_path)
+                    redirect_output(cache.log)
 
             code = self._serve(self._options, ready, self._connection)
         except CkptfsError as error:
             can_wait = isinstance(error, StoreUnavailableError)
-            _say(pipe, {"error": error.fact, "hint": error.hint, "errno": error.errno, "can_wait": can_wait})
+            _say(keeper, {"error": error.fact, "hint": error.hint, "errno": error.errno, "can_wait": can_wait})
         except BaseException as error:
             traceback.print_exc()
-            _say(pipe, {"error": f"{type(error).__name__}: {error}", "hint": None, "errno": 5, "can_wait": False})
+            _say(keeper, {"error": f"{type(error).__name__}: {error}", "hint": None, "errno": 5, "can_wait": False})
         finally:
             logging.shutdown()
             # not sys.exit: libfuse's threads must not run into an interpreter that is being torn down
             os._exit(code)
 
     def _wait(self) -> int:
-        """Return the server's exit code; negative: minus the signal that killed it."""
-        while True:
-            # any child: in a container, the upload processes of dead servers become ours
-            pid, status = os.waitpid(-1, 0)
-            if pid == self._server:
-                return os.waitstatus_to_exitcode(status)
+        """Return the server's exit code; negative: minus the signal that killed it.
+
+        A thread that has the kernel flush a file may wait in there for an answer to another request, which only the
+        next server can give: so a server that was killed need not be gone altogether.
+        """
+        end = select.poll()
+        process_fd = os.pidfd_open(self._server)
+        end.register(process_fd, select.POLLIN)
+        try:
+            while True:
+                was_killed = _state_of(self._server) == "Z"
+                # any child: in a container, the upload processes of dead servers become ours
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if pid == self._server:
+                    return os.waitstatus_to_exitcode(status)
+                if pid == 0 and was_killed:
+                    return -signal.SIGKILL
+                if pid == 0:
+                    end.poll(_LOOK_MS)
+        finally:
+            os.close(process_fd)
 
     def _pass_on(self, number: int, _frame: FrameType | None) -> None:
         self._signalled = number
@@ -204,8 +229,13 @@ def _ending(code: int) -> str:
     return f"exit code {code}" if code >= 0 else f"signal {-code}"
 
 
-def _say(pipe: int, fields: dict[str, Any]) -> None:
+def _state_of(pid: int) -> str:
+    """Return the state of a process's first thread, as proc_pid_stat(5) has it."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][:1]
+
+
+def _say(keeper: socket.socket, fields: dict[str, Any], fd: int = -1) -> None:
     try:
-        os.write(pipe, json.dumps(fields).encode() + b"\n")
+        socket.send_fds(keeper, [json.dumps(fields).encode()], [fd] if fd >= 0 else [])
     except OSError:
         pass  # it has been said before that the mount is ready

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from ckptfs.cache.directory import CacheDirectory
 from ckptfs.errors import CacheError, CkptfsError, InvalidInputError, MountError, ReadOnlyError
 from ckptfs.fs.keeper import Keeper
 from ckptfs.fs.mountpoint import detach, is_mounted, prepare_mountpoint
@@ -79,28 +80,27 @@ def keep(options: MountOptions, ready: Callable[[], None], *, in_background: boo
 
 def serve(
     options: MountOptions,
-    ready: Callable[[Path], None] = lambda log_path: None,
+    ready: Callable[[CacheDirectory], None] = lambda cache: None,
     connection: Connection | None = None,
 ) -> int:
     """Mount in this process, or take a mount over; return an exit code when it has ended.
 
     Args:
-        ready: Called when the mount is there, with the path for logs.
+        ready: Called when the mount is there, with where it works.
         connection: For passthrough; mounted already if this process takes over.
 
     Raises:
         CkptfsError: What keeps it from mounting.
     """
     os.umask(0)  # the kernel has applied the program's already
-    goes_on = connection is not None and connection.is_mounted
-    if not goes_on:
+    if connection is None or not connection.is_mounted:
         prepare_mountpoint(options.mountpoint)
     try:
         mount: ReadingMount | WritingMount
         if options.read_only or options.version:
             mount = ReadingMount(options, connection)
         else:
-            mount = WritingMount(options, outlives=connection is not None, goes_on=goes_on)
+            mount = WritingMount(options, connection)
     except OSError as error:
         raise CacheError(
             f"cannot use {error.filename or options.cache_dir}: {error.strerror}",
@@ -116,7 +116,7 @@ class _Service:
         self,
         options: MountOptions,
         mount: ReadingMount | WritingMount,
-        ready: Callable[[Path], None],
+        ready: Callable[[CacheDirectory], None],
         connection: Connection | None,
     ) -> None:
         self._options = options
@@ -149,7 +149,7 @@ class _Service:
             if isinstance(self._failure, CkptfsError):
                 raise self._failure
             raise MountError(f"could not mount on {self._options.mountpoint}: {self._failure}")
-        self._ready(self._mount.cache.log)
+        self._ready(self._mount.cache)
         self._mount.began(self._transport)
         log.info(
             "mounted store=%s mountpoint=%s transport=%s",

@@ -43,6 +43,7 @@ from ckptfs.fs.recovery import Taken, align_live_tree, claims_of, is_our_lineage
 from ckptfs.fs.restorer import LiveRestorer
 from ckptfs.fs.saver import LiveSaver
 from ckptfs.fs.transport.choice import Transport
+from ckptfs.fs.transport.handover import Connection
 from ckptfs.fs.uploads import Uploads, VersionState
 from ckptfs.fs.versions_directory import VersionsDirectory
 from ckptfs.mount_table import mounts
@@ -76,30 +77,33 @@ class WritingMount:
     """One read-write mount, from becoming the writer to giving the store back.
 
     Args:
-        outlives: Another process takes over when this one is killed.
-        goes_on: This one takes over: the live tree stays as it is, and nobody has been let in meanwhile.
+        connection: If another process is to take over when this one is killed. If it is mounted, this one takes over:
+            the live tree stays as it is, and nobody has been let in meanwhile.
 
     Raises:
         CkptfsError: The cache directory, the store or the local state does not allow it; nothing has changed then.
     """
 
-    def __init__(self, options: MountOptions, *, outlives: bool = False, goes_on: bool = False) -> None:
+    def __init__(self, options: MountOptions, connection: Connection | None = None) -> None:
         self._options = options
-        self._outlives = outlives
-        self._goes_on = goes_on
+        self._outlives = connection is not None
+        self._goes_on = connection is not None and connection.is_mounted
         self._boot = boot_id()
         self._store = open_store(options.store, create=True)
         self._cache = CacheDirectory(options.cache_dir / store_directory_name(self._store.url))
         self._cache.prepare()
-        self._lock_cache()
+        if connection is not None and connection.is_mounted:
+            self._cache.go_on_locked(connection.lock_fd)
+        else:
+            self._lock_cache()
         self._cache.stop_upload_process()
         session = self._cache.read_session()
-        self._writer = self._go_on_writing(session) if goes_on else self._acquire(session)
+        self._writer = self._go_on_writing(session) if self._goes_on else self._acquire(session)
         store_id = self._writer.history.store_id
         objects = self._cache.objects / store_id
         objects.mkdir(exist_ok=True, mode=0o700)
         self._history = History(CachingStore(self._store, objects), store_id)
-        ours = goes_on or is_our_lineage(session, self._writer)
+        ours = self._goes_on or is_our_lineage(session, self._writer)
         self._write_session()
         # again: one that was still starting when its mount process died, and found the old session
         self._cache.stop_upload_process()

@@ -22,6 +22,8 @@ class Connection:
         self.device_fd = open_device()
         self.ledger = Ledger()
         self._shared = mmap.mmap(-1, _SHARED.size)
+        self.lock_fd = -1
+        """Of the cache directory, as the first server locked it; -1 for a read-only mount."""
 
     @property
     def is_mounted(self) -> bool:
@@ -41,7 +43,14 @@ class Connection:
         """A read-only mount shows a version."""
         _SHARED.pack_into(self._shared, 0, self.is_mounted, version)
 
+    def keep_lock(self, fd: int) -> None:
+        """Keep a descriptor that holds the lock of the cache directory."""
+        if self.lock_fd >= 0:
+            os.close(self.lock_fd)
+        self.lock_fd = fd
+
     def close(self) -> None:
         """Let go of it: when the servers have ended, the mount is dead."""
+        self.keep_lock(-1)
         os.close(self.device_fd)
         self._shared.close()

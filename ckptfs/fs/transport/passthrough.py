@@ -849,7 +849,8 @@ class PassthroughServer:
             yield
             return
         touch = handle.touch
-        self._intend_version(request, self._book.handles[number].captures)
+        if not touch.synced:
+            self._intend_version(request, self._book.handles[number].captures)
         before = touch.captured_at
         yield
         if touch.captured_at != before:

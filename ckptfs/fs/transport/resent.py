@@ -139,7 +139,9 @@ class Resent:
         if opcode in (Opcode.RENAME, Opcode.RENAME2):
             directory, name, new_directory, new_name, flags = self._rename_of(request)
             if flags & RENAME_EXCHANGE:
-                self.nodes.exchanged(directory, name, new_directory, new_name)
+                node, path = self.nodes.named(directory, name), self.nodes.below(directory, name)
+                if node is not None and self.operations.attributes(path or b"", wire.KERNEL).ino != node.key:
+                    self.nodes.exchanged(directory, name, new_directory, new_name)
             elif self.nodes.named(directory, name) is not None:
                 self.nodes.renamed(directory, name, new_directory, new_name)
             return ()
