@@ -38,6 +38,7 @@ from ckptfs.cache.directory import CacheDirectory, write_pid
 from ckptfs.cache.pending import PendingVersion, discard_pending, list_pending
 from ckptfs.errors import CacheError, CkptfsError, DivergedError, FencedError
 from ckptfs.format.commit import CommitRecord
+from ckptfs.memory import keep_freed_memory
 from ckptfs.store.base import Store
 from ckptfs.store.open import open_store
 from ckptfs.transfer.data_file import PendingDataError
@@ -220,6 +221,7 @@ def main(arguments: list[str]) -> int:
     # Ctrl-C at a mount in the foreground is for the mount process, which drains through us
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(_NICE)
+    keep_freed_memory()
     cache = CacheDirectory(Path(arguments[0]))
     lock_fd = os.open(cache.upload_lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fcntl.flock(lock_fd, fcntl.LOCK_EX)

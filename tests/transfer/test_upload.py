@@ -55,6 +55,8 @@ def test_an_unchanged_version_costs_one_small_object(bench: Bench) -> None:
     record = bench.uploader.upload(pending)
     assert [operation for operation, _ in bench.store.requests] == ["create"]
     assert record.bytes_added == 0
+    (key,) = [key for _, key in bench.store.requests]
+    assert len(bench.store.objects[key]) < 10_000
     assert tree(bench, record) == tree(bench, bench.history().resolve(1))
 
 
@@ -65,6 +67,12 @@ def test_200_small_files_and_20_mb_take_few_requests(bench: Bench) -> None:
     bench.save()
     puts = [key for operation, key in bench.store.requests if operation == "put" and key != "lease"]
     assert len(puts) == 1
+    bench.store.requests.clear()
+    for number in range(200):
+        (bench.source / f"small-{number:03}").write_bytes(os.urandom(4000))
+    (bench.source / "weights").write_bytes(os.urandom(20_000_000))
+    bench.save()
+    assert len(bench.store.requests) <= 6
     bench.store.requests.clear()
     (bench.source / "small-000").write_bytes(os.urandom(4000))
     bench.save()

@@ -10,6 +10,7 @@ from ckptfs.cli.output import printable
 from ckptfs.cli.parameters import PATH, Command
 from ckptfs.cli.progress import progress
 from ckptfs.cli.stores import opened_history
+from ckptfs.memory import keep_freed_memory
 from ckptfs.units import format_size
 
 
@@ -26,6 +27,7 @@ def command(store: str, target: Path, paths: tuple[str, ...], spec: str) -> None
     from ckptfs.transfer.restore import IncompleteRestoreError, restore
 
     started = time.monotonic()
+    keep_freed_memory()
     with opened_history(store) as history, progress("restoring") as report:
         record = history.resolve(spec)
         wanted = [relative_path(path) for path in paths]

@@ -1,0 +1,31 @@
+"""How this process deals with the memory that it frees.
+
+The data side of ckptfs takes and gives back buffers of megabytes all the time. The C library returns such memory to the
+kernel at once, which then has to clear every page of the next one: 0.1 to 0.5 ms per MiB, as much as encoding it takes.
+And each thread has a pool of its own, that keeps what others could use.
+"""
+
+import ctypes
+
+# of <malloc.h>
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
+
+# 32 MiB, a whole pack: the most that glibc takes here
+_FROM_POOL_BYTES = 32 << 20
+# 64 MiB: two packs, or a dozen chunks with their frames
+_KEPT_BYTES = 64 << 20
+
+
+def keep_freed_memory() -> None:
+    """Let freed buffers be used again by this process's threads. For processes that move data; no effect without glibc.
+
+    Measured over 3 versions of 270 MB: uploading takes 220 MiB at most instead of 340; restoring takes 1.7 to 3.8 s of
+    processor time a GB instead of 2.7 to 6.7.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return
+    mallopt(_M_MMAP_THRESHOLD, _FROM_POOL_BYTES)
+    mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+    mallopt(_M_ARENA_MAX, 1)
