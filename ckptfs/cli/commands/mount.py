@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 @setting(
     "--cache-dir", type=PATH, help="Local data of all stores.  [default: /var/cache/ckptfs, of a user ~/.cache/ckptfs]"
 )
-@setting("--cache-size", type=size, metavar="SIZE", help="Files of old versions, and bases of new ones, to keep in it.  [default: 64G]")
+@setting(
+    "--cache-size",
+    type=size,
+    metavar="SIZE",
+    help="Files of old versions, and bases of new ones, to keep in it.  [default: 64G]",
+)
 @setting("--transport", type=click.Choice(["auto", "passthrough", "fusepy"]), help="How requests come from the kernel.")
 @setting("--allow-other", is_flag=True, help="Let other users in, as the permissions of the files allow.")
 @setting(
