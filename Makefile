@@ -1,7 +1,7 @@
 # make demo   the main job, on real input, from an empty machine (about a minute once the packages are there)
 # make test   everything: static checks and all tests
 # make check  the static checks alone
-# make fsx    1,000,000 random operations on a file, across saves and remounts (about an hour; FSX_ARGS=--help)
+# make fsx    1,000,000 random operations on a file, across saves and remounts (15 minutes; FSX_ARGS=--help)
 # make bench  the mount against the native filesystem, paired (docs/BENCHMARKS.md; BENCH_ARGS=--quick)
 # make bench-codec  what floats take, and the codec's speed, on checkpoints that it trains (minutes; once)
 # Each makes .venv and installs what it needs; a second run finds it done and is quick.

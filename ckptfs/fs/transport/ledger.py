@@ -51,23 +51,27 @@ class Ledger:
         data = marshal.dumps(record)
         data = _LENGTH.pack(len(data)) + data
         with self._lock:
+            if self._is_broken:
+                return
             try:
                 self._end += os.pwrite(self._fds[self._side], data, self._end)
             except OSError:
-                self._give_up()
+                self.give_up("out of memory for the ledger")
 
     def rewrite(self, records: Iterable[Record]) -> None:
         """Replace all records; the caller sees to it that none is appended meanwhile."""
         rows = (marshal.dumps(record) for record in records)
         data = bytes(_GENERATION.size) + b"".join(_LENGTH.pack(len(row)) + row for row in rows)
         with self._lock:
+            if self._is_broken:
+                return
             fd = self._fds[1 - self._side]
             try:
                 os.ftruncate(fd, 0)
                 os.pwrite(fd, data, 0)
                 os.pwrite(fd, _GENERATION.pack(self._generation + 1), 0)
             except OSError:
-                self._give_up()
+                self.give_up("out of memory for the ledger")
                 return
             self._side, self._generation = 1 - self._side, self._generation + 1
             self._end = self._rewritten_bytes = len(data)
@@ -93,12 +97,13 @@ class Ledger:
 
     @property
     def is_usable(self) -> bool:
-        """False if it misses something: nobody can take over."""
+        """False if nobody can take over."""
         return any(os.fstat(fd).st_size for fd in self._fds)
 
-    def _give_up(self) -> None:
+    def give_up(self, why: str) -> None:
+        """Nobody is to take over from this process."""
         if not self._is_broken:
-            log.warning("out of memory for the ledger: nobody can take over from this process")
+            log.warning("%s: nobody can take over from this process", why)
         self._is_broken = True
         for fd in self._fds:
             os.ftruncate(fd, 0)

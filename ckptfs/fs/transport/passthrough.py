@@ -369,6 +369,8 @@ class PassthroughServer:
         agreed = int(_WANTED) & flags
         if not agreed & InitFlag.PASSTHROUGH:
             raise OSError(errno.EPROTO, "the kernel has no FUSE passthrough")
+        if self._ledger is not None and not agreed & InitFlag.HAS_RESEND:
+            self._ledger.give_up("the kernel sends no request twice")
         self._ready()
         return (
             wire.INIT_OUT.pack(

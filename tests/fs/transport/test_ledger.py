@@ -67,9 +67,10 @@ def test_it_grows_long_with_records_and_short_with_a_rewrite() -> None:
 def test_without_memory_nobody_can_take_over() -> None:
     ledger = Ledger()
     assert ledger.is_usable
-    ledger._give_up()
-    assert not ledger.is_usable
+    ledger.give_up("out of memory")
     ledger.append(("more",))
+    ledger.rewrite([])
+    assert not ledger.is_usable
 
 
 NAMES = st.sampled_from([b"a", b"b", b"c"])
