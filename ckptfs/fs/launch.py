@@ -137,6 +137,7 @@ class _Service:
             connection=connection,
         )
         self._transport: Transport = choose(options.transport, plan, lambda line: log.info("%s", line))
+        mount.served_by(self._transport)
 
     def run(self) -> int:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -150,7 +151,7 @@ class _Service:
                 raise self._failure
             raise MountError(f"could not mount on {self._options.mountpoint}: {self._failure}")
         self._ready(self._mount.cache)
-        self._mount.began(self._transport)
+        self._mount.began()
         log.info(
             "mounted store=%s mountpoint=%s transport=%s",
             self._mount.store_url,

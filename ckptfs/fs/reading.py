@@ -79,9 +79,12 @@ class ReadingMount:
         """The store's address in canonical form."""
         return self._store.url
 
-    def began(self, transport: Transport) -> None:
-        """The mount is there: fetch ahead, and follow if asked."""
+    def served_by(self, transport: Transport) -> None:
+        """Requests will come through this transport."""
         self._transport = transport
+
+    def began(self) -> None:
+        """The mount is there: fetch ahead, and follow if asked."""
         if self._options.prefetch:
             self._prefetch()
         if self._options.follow:

@@ -374,9 +374,12 @@ class WritingMount:
         """The store's address in canonical form."""
         return self._store.url
 
-    def began(self, transport: Transport) -> None:
-        """The mount is there, served by a transport: start what runs beside it."""
+    def served_by(self, transport: Transport) -> None:
+        """Requests will come through this transport."""
         self._transport = transport
+
+    def began(self) -> None:
+        """The mount is there: start what runs beside it."""
         self._uploads.start()
         if self._options.prefetch:
             threading.Thread(target=self._hydrator.run, name="prefetch", daemon=True).start()

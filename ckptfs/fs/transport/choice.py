@@ -119,9 +119,8 @@ class PassthroughTransport:
         """Mount and serve."""
         from ckptfs.fs.transport.passthrough import PassthroughServer, serve
 
-        def started(server: PassthroughServer) -> None:
+        def made(server: PassthroughServer) -> None:
             self._server = server
-            ready()
 
         plan = self._plan
         serve(
@@ -132,7 +131,8 @@ class PassthroughTransport:
             allow_other=plan.allow_other,
             read_only=plan.read_only,
             stack_depth=2 if filesystem_type(plan.backing) == _OVERLAYFS_MAGIC else 1,
-            ready=started,
+            made=made,
+            ready=ready,
         )
 
     def flush(self, path: bytes, ino: int) -> bool:

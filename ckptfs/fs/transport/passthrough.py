@@ -35,7 +35,7 @@ from ckptfs.fs.transport.handover import Connection
 from ckptfs.fs.transport.ledger import Ledger
 from ckptfs.fs.transport.nodes import Key, Node, Nodes
 from ckptfs.fs.transport.opening import Openings
-from ckptfs.fs.transport.resent import CHANGE_NAMES, Resent
+from ckptfs.fs.transport.resent import Resent
 from ckptfs.fs.transport.wire import InitFlag, Opcode, OpenFlag, Request, SetAttr
 
 log = logging.getLogger(__name__)
@@ -262,7 +262,7 @@ class PassthroughServer:
         while self._device.has_request() and len(self._again) < _MOST_AGAIN:
             request = wire.decode_request(memoryview(bytes(self._device.receive(buffer))))
             is_again = request.unique & wire.UNIQUE_RESEND
-            if is_again and request.opcode in CHANGE_NAMES:
+            if is_again and self._resent.changes_names(request):
                 self._serve_once(request)
             else:
                 self._again.append(request)
@@ -942,17 +942,21 @@ def serve(
     allow_other: bool,
     read_only: bool,
     stack_depth: int,
-    ready: Callable[[PassthroughServer], None],
+    made: Callable[[PassthroughServer], None],
+    ready: Callable[[], None],
 ) -> None:
     """Mount and serve until unmounted; or take over from a server that was killed.
+
+    Args:
+        made: Given the server before it serves anything.
+        ready: Called when the mount is there.
 
     Raises:
         MountError: The device or the mount is refused.
     """
     device = Device(os.dup(connection.device_fd))
-    server = PassthroughServer(
-        operations, device, ledger=connection.ledger, stack_depth=stack_depth, ready=lambda: ready(server)
-    )
+    server = PassthroughServer(operations, device, ledger=connection.ledger, stack_depth=stack_depth, ready=ready)
+    made(server)
     try:
         if connection.is_mounted:
             server.take_over()

@@ -35,11 +35,10 @@ _TRACES = {
     Opcode.SETXATTR: errno.EEXIST,
     Opcode.REMOVEXATTR: errno.ENODATA,
 }
-CHANGE_NAMES = {
+_CHANGE_NAMES = {
     Opcode.MKDIR, Opcode.MKNOD, Opcode.SYMLINK, Opcode.LINK, Opcode.UNLINK, Opcode.RMDIR, Opcode.RENAME, Opcode.RENAME2,
     Opcode.CREATE,
 }  # fmt: skip
-"""To be served before all others: they know the new names already."""
 _NAME_AT = {
     Opcode.MKDIR: wire.MKDIR_IN.size,
     Opcode.MKNOD: wire.MKNOD_IN.size,
@@ -87,6 +86,18 @@ class Resent:
             if error.errno != _TRACES.get(Opcode(request.opcode)):
                 raise
             return self._answer(request)
+
+    def changes_names(self, request: Request) -> bool:
+        """True if a request is to be served before all others, which know the new names already.
+
+        Not a rename to the marker: a capture has the kernel write pages, and somebody must serve that.
+        """
+        if request.opcode not in _CHANGE_NAMES:
+            return False
+        if request.opcode in (Opcode.RENAME, Opcode.RENAME2):
+            _, _, directory, name, _ = self._rename_of(request)
+            return control_of(self.nodes.below(directory, name) or b"") is None
+        return True
 
     def _is_done(self, request: Request, intent: tuple[int, ...]) -> bool:
         match Opcode(request.opcode):
