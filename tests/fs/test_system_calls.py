@@ -125,13 +125,10 @@ def test_devices_cannot_be_opened_in_a_mount(place: Path) -> None:
     assert call(os.open, place / "null", os.O_RDWR) == "EACCES"
 
 
-@pytest.fixture
-def through_libfuse(transport: str) -> None:
-    if transport != "fusepy":
-        pytest.skip("libfuse is not in the way")
+through_libfuse = pytest.mark.parametrize("transport", ["fusepy"], indirect=True, scope="module")
 
 
-@pytest.mark.usefixtures("through_libfuse")
+@through_libfuse
 def test_through_libfuse_a_chown_that_changes_nothing_does_not_move_ctime(place: Path) -> None:
     path = place / "f"
     path.touch()
@@ -140,7 +137,7 @@ def test_through_libfuse_a_chown_that_changes_nothing_does_not_move_ctime(place:
     assert path.stat().st_ctime_ns == before
 
 
-@pytest.mark.usefixtures("through_libfuse")
+@through_libfuse
 def test_through_libfuse_setgid_without_group_execution_stays_when_a_stranger_writes(place: Path) -> None:
     path = place / "f"
     path.touch()
@@ -155,7 +152,7 @@ def test_through_libfuse_setgid_without_group_execution_stays_when_a_stranger_wr
     assert stat.S_IMODE(path.stat().st_mode) == 0o2767
 
 
-@pytest.mark.usefixtures("through_libfuse")
+@through_libfuse
 def test_through_libfuse_an_open_directory_that_was_removed_is_not_there(place: Path) -> None:
     (place / "d").mkdir()
     fd = os.open(place / "d", os.O_RDONLY)

@@ -10,7 +10,6 @@ from ckptfs.cli.output import printable
 from ckptfs.cli.parameters import PATH, Command
 from ckptfs.cli.progress import progress
 from ckptfs.cli.stores import opened_history
-from ckptfs.memory import keep_freed_memory
 from ckptfs.units import format_size
 
 
@@ -24,6 +23,7 @@ def command(store: str, target: Path, paths: tuple[str, ...], spec: str) -> None
 
     Every byte is checked. Files there of the same name are replaced, others are left alone.
     """
+    from ckptfs.memory import keep_freed_memory
     from ckptfs.transfer.restore import IncompleteRestoreError, restore
 
     started = time.monotonic()

@@ -53,4 +53,5 @@ class Connection:
         """Let go of it: when the servers have ended, the mount is dead."""
         self.keep_lock(-1)
         os.close(self.device_fd)
+        self.ledger.close()
         self._shared.close()

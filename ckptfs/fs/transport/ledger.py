@@ -95,6 +95,11 @@ class Ledger:
             os.ftruncate(self._fds[self._side], self._end)
             return found
 
+    def close(self) -> None:
+        """Let go of it; who has inherited it keeps it."""
+        for fd in self._fds:
+            os.close(fd)
+
     @property
     def is_usable(self) -> bool:
         """False if nobody can take over."""

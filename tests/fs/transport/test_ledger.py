@@ -9,12 +9,23 @@ from ckptfs.fs.transport.handle_book import HandleBook, OpenKind, OpenRecord
 from ckptfs.fs.transport.ledger import Ledger, Record
 from ckptfs.fs.transport.nodes import Node, Nodes
 
+_opened: list[Ledger] = []
+
+
+def open_ledger() -> Ledger:
+    """Return a new ledger; only the newest stays open."""
+    while _opened:
+        _opened.pop().close()
+    _opened.append(Ledger())
+    return _opened[0]
+
+
 RECORDS = st.lists(st.tuples(st.text(max_size=5), st.binary(max_size=50), st.integers(-5, 1 << 64)), max_size=20)
 
 
 @given(RECORDS)
 def test_it_gives_back_what_was_appended(records: list[Record]) -> None:
-    ledger = Ledger()
+    ledger = open_ledger()
     for record in records:
         ledger.append(record)
     assert ledger.records() == records
@@ -22,7 +33,7 @@ def test_it_gives_back_what_was_appended(records: list[Record]) -> None:
 
 @given(RECORDS, RECORDS, RECORDS)
 def test_a_rewrite_replaces_what_was_there(before: list[Record], now: list[Record], after: list[Record]) -> None:
-    ledger = Ledger()
+    ledger = open_ledger()
     for record in before:
         ledger.append(record)
     ledger.rewrite(now)
@@ -33,7 +44,7 @@ def test_a_rewrite_replaces_what_was_there(before: list[Record], now: list[Recor
 
 @given(RECORDS, st.integers(0, 2000))
 def test_a_record_that_was_being_written_is_left_out(records: list[Record], cut: int) -> None:
-    ledger = Ledger()
+    ledger = open_ledger()
     ends = [os.fstat(_active(ledger)).st_size]
     for record in records:
         ledger.append(record)
@@ -47,7 +58,7 @@ def test_a_record_that_was_being_written_is_left_out(records: list[Record], cut:
 
 
 def test_a_rewrite_that_was_not_finished_changes_nothing() -> None:
-    ledger = Ledger()
+    ledger = open_ledger()
     ledger.append(("kept", 1))
     other = next(fd for fd in ledger._fds if fd != _active(ledger))
     os.ftruncate(other, 0)
@@ -56,7 +67,7 @@ def test_a_rewrite_that_was_not_finished_changes_nothing() -> None:
 
 
 def test_it_grows_long_with_records_and_short_with_a_rewrite() -> None:
-    ledger = Ledger()
+    ledger = open_ledger()
     while not ledger.is_long:
         ledger.append(("found", 1, b"x" * 10_000, 5))
     ledger.rewrite([("node", 1)])
@@ -65,7 +76,7 @@ def test_it_grows_long_with_records_and_short_with_a_rewrite() -> None:
 
 
 def test_without_memory_nobody_can_take_over() -> None:
-    ledger = Ledger()
+    ledger = open_ledger()
     assert ledger.is_usable
     ledger.give_up("out of memory")
     ledger.append(("more",))
@@ -85,7 +96,7 @@ STEPS = st.lists(
 
 @given(STEPS)
 def test_nodes_that_are_made_again_are_the_same(steps: list[tuple[str, int, bytes, int, bytes, int]]) -> None:
-    ledger = Ledger()
+    ledger = open_ledger()
     nodes = Nodes(ledger.append)
     for step in steps:
         if step[0] == "rewrite":
@@ -133,7 +144,7 @@ def _seen(nodes: Nodes) -> object:
 
 
 def test_a_book_that_is_made_again_is_the_same() -> None:
-    ledger = Ledger()
+    ledger = open_ledger()
     book = HandleBook(ledger.append)
     book.opened(1, OpenRecord(5, OpenKind.FILE, os.O_RDWR, 77, 3, 100))
     book.opened(2, OpenRecord(6, OpenKind.CONTROL, os.O_WRONLY, 0, 0, 102, process=9, began_ns=8, shown=b"{}"))
