@@ -13,11 +13,13 @@ FAILED = 1
 USAGE = 2
 INTERRUPTED = 130
 
+_GONE = "the mount's process is gone: `ckptfs umount` clears it away, then mount again"
 _HINTS = {
     errno.EACCES: "run it as a user who may, or change the permissions",
     errno.EPERM: "run it as a user who may",
     errno.ENOSPC: "free some space there, or use another place",
-    errno.ENOTCONN: "the mount's process is gone: `ckptfs umount` clears it away, then mount again",
+    errno.ENOTCONN: _GONE,
+    errno.ECONNABORTED: _GONE,
 }
 """For plain OSErrors, which carry none of their own."""
 

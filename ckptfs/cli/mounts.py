@@ -64,7 +64,8 @@ def read_control(mountpoint: Path, name: str) -> dict[str, Any]:
         ) from error
     if reader.returncode != 0:
         why = err.decode(errors="replace").strip().rpartition(": ")[2] or f"exit code {reader.returncode}"
-        if why == os.strerror(errno.ENOTCONN):
+        # ECONNABORTED: it went while we asked
+        if why in (os.strerror(errno.ENOTCONN), os.strerror(errno.ECONNABORTED)):
             raise DeadMountError(
                 f"the process of the mount at {mountpoint} is gone",
                 hint=f"`ckptfs umount {mountpoint}` clears it away, then mount again; what was captured is kept",

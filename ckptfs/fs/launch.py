@@ -6,6 +6,7 @@
 the terminal and logs to the cache directory.
 """
 
+import gc
 import json
 import logging
 import os
@@ -93,6 +94,8 @@ def serve(
         CkptfsError: What keeps it from mounting.
     """
     os.umask(0)  # the kernel has applied the program's already
+    # trees of 100,000 files are built now, and stay: looking for garbage in them takes as long as building them
+    gc.disable()
     if connection is None or not connection.is_mounted:
         prepare_mountpoint(options.mountpoint)
     try:
@@ -150,6 +153,8 @@ class _Service:
             if isinstance(self._failure, CkptfsError):
                 raise self._failure
             raise MountError(f"could not mount on {self._options.mountpoint}: {self._failure}")
+        gc.freeze()
+        gc.enable()
         self._ready(self._mount.cache)
         self._mount.began()
         log.info(

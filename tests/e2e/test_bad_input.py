@@ -220,7 +220,8 @@ def test_a_dead_mount_is_cleared_away_by_the_next(mount: Mounts) -> None:
     dead.kill()
     with pytest.raises(OSError) as caught:
         os.listdir(dead.root)
-    assert caught.value.errno == errno.ENOTCONN
+    # ECONNABORTED: the kernel was still taking the connection down
+    assert caught.value.errno in (errno.ENOTCONN, errno.ECONNABORTED)
     assert_failed(ckptfs("status", dead.root), "process of the mount", "ckptfs umount")
     again = mount()
     assert (again.root / "model.bin").read_bytes() == b"saved"

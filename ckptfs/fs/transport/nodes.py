@@ -51,6 +51,7 @@ class Nodes:
         self._by_key: dict[Key, Node] = {}
         self._by_name: dict[tuple[int, bytes], Node] = {}
         self._next = ROOT_NODE + 1
+        self._replays = self._make_replays()
         self.lock = threading.RLock()
         """Held while nodes change; whoever rewrites the ledger holds it too."""
 
@@ -178,34 +179,31 @@ class Nodes:
 
     def replay(self, record: Record) -> bool:
         """Do again what a record says; return False if it is not about nodes."""
-        kind, *rest = record
-        by_id = self._by_id
-        match kind, rest:
-            case "found", (directory, name, key):
-                self.found(by_id[directory], name, key)
-            case "nameless", (key,):
-                self.nameless(key)
-            case "forget", (node, lookups):
-                self.forget(node, lookups)
-            case "unlinked", (directory, name):
-                self.unlinked(by_id[directory], name)
-            case "renamed", (directory, name, new_directory, new_name):
-                self.renamed(by_id[directory], name, by_id[new_directory], new_name)
-            case "exchanged", (directory, name, new_directory, new_name):
-                self.exchanged(by_id[directory], name, by_id[new_directory], new_name)
-            case "rekey", (node, key):
-                self.rekey(by_id[node], key)
-            case "node", (node, key, lookups, has_key):
-                self._made_again(node, key, lookups, has_key)
-            case "name", (directory, name, node):
-                self._put_name(by_id[node], by_id[directory], name)
-            case "gone", (node,):
-                self.forget(node, by_id[node].lookups)
-            case "next", (number,):
-                self._next = number
-            case _:
-                return False
+        do_again = self._replays.get(record[0])
+        if do_again is None:
+            return False
+        do_again(*record[1:])
         return True
+
+    def _make_replays(self) -> dict[str, Callable[..., object]]:
+        """Return what to do for each kind of record; a table, for there may be hundreds of thousands."""
+        node = self._by_id
+        return {
+            "found": lambda directory, name, key: self.found(node[directory], name, key),
+            "nameless": self.nameless,
+            "forget": self.forget,
+            "unlinked": lambda directory, name: self.unlinked(node[directory], name),
+            "renamed": lambda old, name, new, new_name: self.renamed(node[old], name, node[new], new_name),
+            "exchanged": lambda one, name, other, new_name: self.exchanged(node[one], name, node[other], new_name),
+            "rekey": lambda number, key: self.rekey(node[number], key),
+            "node": self._made_again,
+            "name": lambda directory, name, number: self._put_name(node[number], node[directory], name),
+            "gone": lambda number: self.forget(number, node[number].lookups),
+            "next": self._number_from,
+        }
+
+    def _number_from(self, number: int) -> None:
+        self._next = number
 
     def _made_again(self, node_id: int, key: Key, lookups: int, has_key: bool) -> None:
         if node_id != ROOT_NODE:
