@@ -109,7 +109,7 @@ class Mount:
     @property
     def pid(self) -> int:
         """Of the mount process."""
-        pid = self._server_pid()
+        pid = self.server_pid()
         assert pid is not None
         return pid
 
@@ -133,13 +133,14 @@ class Mount:
         if self.process.poll() is not None:
             return
         self.process.send_signal(signal.SIGSTOP)
-        server = self._server_pid()
+        server = self.server_pid()
         self.process.kill()
         if server is not None:
             os.kill(server, signal.SIGKILL)
             wait_until(lambda: _state(server) in (b"", b"Z"), 30.0, f"process {server} has ended")
 
-    def _server_pid(self) -> int | None:
+    def server_pid(self) -> int | None:
+        """The mount process, be it ready or not; None if there is none now."""
         return next((pid for pid in _children(self.keeper_pid) if _state(pid) != b"Z"), None)
 
     def kill_upload_process(self) -> bool:
@@ -155,7 +156,7 @@ class Mount:
 
     def upload_pid(self) -> int | None:
         """The upload process: a child of the mount process."""
-        server = self._server_pid()
+        server = self.server_pid()
         if server is None:
             return None
         for pid in _children(server):

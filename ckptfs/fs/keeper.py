@@ -36,13 +36,20 @@ log = logging.getLogger("ckptfs")
 _TOO_SHORT_S = 10.0
 _FIRST_PAUSE_S, _LAST_PAUSE_S = 0.05, 0.2
 _MOST_FAILURES = 5
+# one that is killed before it is ready has not said that it cannot go on: whoever kills may stop
+_MOST_KILLED = 100
 # how late it is noticed that a server was killed and cannot go yet
 _LOOK_MS = 300
+_GRACE_MS = 100
 _MOST_SAID_BYTES = 64 << 10
 _ENDED_BADLY = 70
 """Exit code of a server that an exception ended (sysexits.h: internal software error)."""
 
 Serve = Callable[[MountOptions, Callable[[CacheDirectory], None], Connection | None], int]
+
+
+class _KilledError(MountError):
+    """A server was killed before it was ready."""
 
 
 class Keeper:
@@ -97,14 +104,14 @@ class Keeper:
             self._restart(cause, short_lives, pause_s)
 
     def _restart(self, cause: str, short_lives: int, pause_s: float) -> None:
-        failures = 0
+        failures = killed = 0
         while True:
             handed_over = self._connection is not None and self._connection.ledger.is_usable
             how = "another takes over" if handed_over else "the kernel cannot be handed over, mounting again"
             log.warning("the server of %s was ended by %s: %s", self._options.mountpoint, cause, how)
             if not handed_over:
                 self._give_up_connection()
-            if short_lives > 1 or failures:
+            if short_lives > 1 or failures or killed:
                 time.sleep(pause_s)
             try:
                 self._start_server()
@@ -112,9 +119,10 @@ class Keeper:
             except StoreUnavailableError as error:
                 log.warning("cannot go on with %s yet: %s", self._options.mountpoint, error.fact)
             except CkptfsError as error:
-                failures += 1
+                was_killed = isinstance(error, _KilledError)
+                killed, failures = killed + was_killed, failures + (not was_killed)
                 log.error("could not go on with %s: %s", self._options.mountpoint, error.fact)
-                if failures == _MOST_FAILURES:
+                if failures == _MOST_FAILURES or killed == _MOST_KILLED:
                     self._give_up_connection()
                     raise
             if self._signalled:
@@ -144,12 +152,14 @@ class Keeper:
         with ours:
             line, fds, _, _ = socket.recv_fds(ours, _MOST_SAID_BYTES, 1)
         if not line:
-            raise MountError(f"the mount process ended before it was ready ({_ending(self._wait())})")
+            code = self._wait()
+            kind = _KilledError if code < 0 else MountError
+            raise kind(f"the mount process ended before it was ready ({_ending(code)})")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             self._wait()
-            kind = StoreUnavailableError if answer["can_wait"] else CkptfsError
-            error = kind(str(answer["error"]), hint=answer["hint"])
+            said = StoreUnavailableError if answer["can_wait"] else CkptfsError
+            error = said(str(answer["error"]), hint=answer["hint"])
             error.errno = int(answer["errno"])
             raise error
         if self._connection is not None:
@@ -202,10 +212,9 @@ class Keeper:
                 pid, status = os.waitpid(-1, os.WNOHANG)
                 if pid == self._server:
                     return os.waitstatus_to_exitcode(status)
-                if pid == 0 and was_killed:
+                # it may be ending by itself, and its first thread be ahead of the others
+                if pid == 0 and not end.poll(_GRACE_MS if was_killed else _LOOK_MS) and was_killed:
                     return -signal.SIGKILL
-                if pid == 0:
-                    end.poll(_LOOK_MS)
         finally:
             os.close(process_fd)
 

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import mmap
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -320,6 +321,22 @@ def test_a_server_without_a_keeper_serves_on(mount: Mounts) -> None:
     subprocess.run(["umount", mounted.root], check=True, timeout=30)
     wait_until(lambda: not Path(f"/proc/{server}").exists(), 30, "the server has ended")
     assert mount().marker()["version"] == 1
+
+
+@pytest.mark.expects_errors
+def test_a_server_that_is_killed_before_it_is_ready_is_followed_by_another(mount: Mounts) -> None:
+    mounted = mount()
+    (mounted.root / "file").write_bytes(b"data")
+    killed: set[int] = set()
+    while len(killed) < 10:
+        wait_until(lambda: mounted.server_pid() not in (None, *killed), 10, "the next server has been started")
+        pid = mounted.server_pid()
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        killed.add(pid)
+    assert (mounted.root / "file").read_bytes() == b"data"
+    saved(mounted)
+    assert mounted.terminate() == 0
 
 
 def test_a_keeper_that_is_told_to_end_drains(mount: Mounts) -> None:
