@@ -23,9 +23,9 @@ import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ckptfs.codec.frame import decode_frame
-from ckptfs.errors import ChunkCorruptError
 from ckptfs.format.keys import PACK_PREFIX
 from ckptfs.format.manifest import Chunk
 
@@ -49,6 +49,27 @@ class _Kept:
     mtime_ns: int
 
 
+class AnchorPlace(NamedTuple):
+    """Where an anchor's frame is, and what it holds."""
+
+    path: Path
+    offset_bytes: int
+    stored_bytes: int
+    size_bytes: int
+    """Plain."""
+    digest: bytes
+
+
+def read_anchor(place: AnchorPlace) -> bytes:
+    """Return an anchor's plain bytes. Raises OSError, ChunkCorruptError: It is not there any more, or damaged."""
+    fd = os.open(place.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        frame = os.pread(fd, place.stored_bytes, place.offset_bytes)
+    finally:
+        os.close(fd)
+    return decode_frame(frame, size_bytes=place.size_bytes, digest=place.digest)
+
+
 class AnchorCache:
     """The anchors of one store.
 
@@ -69,23 +90,19 @@ class AnchorCache:
             else:
                 os.unlink(item.path)  # of a process that died while it was writing
 
-    def read(self, chunk: Chunk) -> bytes | None:
-        """Return an anchor's plain bytes; None if it is not here, or damaged."""
+    def place(self, chunk: Chunk) -> AnchorPlace | None:
+        """Return where an anchor is kept; None if it is not."""
         kept = self._kept.get(chunk.pack)
         if kept is None:
             return None
-        try:
-            fd = os.open(self._path(chunk.pack, kept.uses), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-            try:
-                frame = os.pread(fd, chunk.stored_bytes, chunk.offset_bytes)
-            finally:
-                os.close(fd)
-            return decode_frame(frame, size_bytes=chunk.size_bytes, digest=chunk.hash)
-        except (OSError, ChunkCorruptError) as error:
-            log.warning("dropped anchors pack=%s error=%r", chunk.pack, str(error))
-            with self._lock:
-                self._drop(chunk.pack)
-            return None
+        path = self._path(chunk.pack, kept.uses)
+        return AnchorPlace(path, chunk.offset_bytes, chunk.stored_bytes, chunk.size_bytes, chunk.hash)
+
+    def reject(self, chunk: Chunk, error: str) -> None:
+        """What is kept of an anchor's pack could not be read: drop it."""
+        log.warning("dropped anchors pack=%s error=%r", chunk.pack, error)
+        with self._lock:
+            self._drop(chunk.pack)
 
     def uses(self, chunk: Chunk) -> int:
         """Return how many versions have been encoded against an anchor's pack."""

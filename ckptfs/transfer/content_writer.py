@@ -1,15 +1,15 @@
 """Storing the content of a pending version's data files: chunk, hash, leave out what is known, encode, pack, put.
 
-    this thread          read a chunk into a buffer -> ... -> take the results in order -> fill packs
-    encoding threads     hash -> known? -> read its base, if one is here -> encode
+    this thread          read a chunk into a slot -> ... -> take the results in order -> fill packs
+    a thread each        hash -> known? -> have an encoder read its base, if one is here, and encode
     putting threads      put packs, keep their anchors
 
-Memory is bounded whatever the files' sizes: `workers` + 3 chunk buffers, as many encoded frames, a base for each
-worker, and the packs of PackWriter. A small file is handled in this thread: handing it over would cost more than its
-hash.
+Memory is bounded whatever the files' sizes: the encoders' slots, a base for each encoder, and the packs of PackWriter.
+A small file is handled in this thread: handing it over would cost more than its hash.
 """
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,13 +18,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ckptfs.cache.anchors import MIN_ANCHOR_BYTES, AnchorCache
-from ckptfs.codec.frame import MIN_BASE_GAIN, base_digest, encode_frame
+from ckptfs.codec.frame import MIN_BASE_GAIN
 from ckptfs.errors import CorruptObjectError
 from ckptfs.format.manifest import Chunk, Extent, Hole
 from ckptfs.hashing import hash_bytes
 from ckptfs.store.base import Store
 from ckptfs.transfer.bases import Bases
-from ckptfs.transfer.data_file import BufferPool, DataFile
+from ckptfs.transfer.data_file import DataFile
+from ckptfs.transfer.effort import EffortControl
+from ckptfs.transfer.encoding import Effort, Encoded, EncoderPool, Slot, Work, encode
 from ckptfs.transfer.pack_writer import PackWriter
 from ckptfs.versions.retry import Retry
 
@@ -74,7 +76,8 @@ class ContentWriter:
         known: Chunks by hash that need not be stored again: those of the version before.
         stored: Chunks of an earlier attempt at this version; added to.
         anchors: Where bases come from, and where what is stored is kept to become one; None: nothing has a base.
-        workers: Encoding threads.
+        encoders: For chunks of CHUNK_BYTES.
+        effort: Says how hard to encode.
         puts: Packs on their way at once.
         retry: For puts that the store does not answer.
         on_progress: Told what is in the store.
@@ -88,7 +91,8 @@ class ContentWriter:
         stored: Stored,
         anchors: AnchorCache | None,
         *,
-        workers: int,
+        encoders: EncoderPool,
+        effort: EffortControl,
         puts: int,
         retry: Retry,
         on_progress: Progress,
@@ -96,13 +100,12 @@ class ContentWriter:
         self._known = known
         self._stored = stored
         self._anchors = anchors
-        self._workers = workers
+        self._encoders = encoders
+        self._effort = effort
         self._on_progress = on_progress
         self._packs = PackWriter(store, epoch, puts=puts, retry=retry, on_stored=self._note_stored)
-        # one more than can be at work at once, so that reading goes on meanwhile
-        self._window_size = workers + 2
-        self._buffers = BufferPool(self._window_size + 1, CHUNK_BYTES)
-        self._window: deque[tuple[_Content, int, Future[_Encoded]]] = deque()
+        self._slots = encoders.slots
+        self._window: deque[_Pending] = deque()
         self._lock = threading.Lock()
         self._claimed: set[bytes] = set()
         self._done_bytes = 0
@@ -127,70 +130,83 @@ class ContentWriter:
         self._on_progress(0, self._total_bytes)
         contents = []
         try:
-            with ThreadPoolExecutor(self._workers, thread_name_prefix="ckptfs-encode") as encoders:
+            with ThreadPoolExecutor(self._encoders.count, thread_name_prefix="ckptfs-encode") as threads:
                 for source in todo:
                     content = _Content()
                     contents.append(content)
                     with DataFile(source.path, source.size_bytes) as file:
-                        self._read(file, source.bases, content, encoders)
+                        self._read(file, source.bases, content, threads)
                 while self._window:
                     self._take_result()
             self._packs.finish()
         finally:
+            for pending in self._window:
+                self._slots.give(pending.slot)
             self._packs.close()
         return [tuple(self._place(size, digest) for size, digest in content.rows) for content in contents]
 
-    def _read(self, file: DataFile, bases: Bases, content: "_Content", encoders: ThreadPoolExecutor) -> None:
+    def _read(self, file: DataFile, bases: Bases, content: "_Content", threads: ThreadPoolExecutor) -> None:
         offset = 0
-        for size, buffer in file.extents(self._buffers):
+        for size, slot in file.extents(self._slots):
             content.rows.append((size, None))
-            anchor = bases.at(offset) if buffer is not None and size >= MIN_ANCHOR_BYTES else None
+            anchor = bases.at(offset) if slot is not None and size >= MIN_ANCHOR_BYTES else None
             offset += size
-            if buffer is None:
+            if slot is None:
                 self._add_done(size)
                 continue
+            pending = _Pending(content, len(content.rows) - 1, slot, Future())
+            self._window.append(pending)
             if size < _INLINE_BYTES:
-                result: Future[_Encoded] = Future()
-                result.set_result(self._encode(buffer, size, anchor))
+                self._encode(pending, size, anchor, encode)
             else:
-                result = encoders.submit(self._encode, buffer, size, anchor)
-            self._window.append((content, len(content.rows) - 1, result))
-            if len(self._window) > self._window_size:
+                threads.submit(self._encode, pending, size, anchor, self._encoders.encode)
+            # one slot is left, for what is read next
+            if len(self._window) == self._slots.count:
                 self._take_result()
 
-    def _encode(self, buffer: bytearray, size: int, anchor: Chunk | None) -> "_Encoded":
-        """Return a chunk's hash, and its frame unless somebody has stored it or is about to."""
+    def _encode(self, pending: "_Pending", size: int, anchor: Chunk | None, encoder: "_Encode") -> None:
         try:
-            with memoryview(buffer)[:size] as plain:
-                digest = hash_bytes(plain)
-                if digest in self._known:
-                    return _Encoded(digest)
-                with self._lock:
-                    if digest in self._stored.chunks or digest in self._claimed:
-                        return _Encoded(digest)
-                    self._claimed.add(digest)
-                return self._encode_against(anchor, digest, plain)
-        finally:
-            self._buffers.give(buffer)
+            pending.result.set_result(self._encode_new(pending.slot, size, anchor, encoder))
+        except BaseException as error:
+            pending.result.set_exception(error)
 
-    def _encode_against(self, anchor: Chunk | None, digest: bytes, plain: memoryview) -> "_Encoded":
-        """Encode a chunk against an anchor if that is here and helps."""
-        base = self._anchors.read(anchor) if self._anchors is not None and anchor is not None else None
-        if base is None or anchor is None or self._anchors is None:
-            return _Encoded(digest, encode_frame(plain))
+    def _encode_new(self, slot: Slot, size: int, anchor: Chunk | None, encoder: "_Encode") -> "_Result":
+        """Return a chunk's hash, and its frame unless somebody has stored it or is about to."""
+        digest = hash_bytes(slot.plain[:size])
+        if digest in self._known:
+            return _Result(digest)
+        with self._lock:
+            if digest in self._stored.chunks or digest in self._claimed:
+                return _Result(digest)
+            self._claimed.add(digest)
+        work, anchor = self._work(size, anchor)
+        encoded = encoder(slot, work)
+        if encoded.base_error is not None and anchor is not None and self._anchors is not None:
+            self._anchors.reject(anchor, encoded.base_error)
+        return _Result(digest, encoded.frame_bytes, anchor if encoded.uses_base else None)
+
+    def _work(self, size: int, anchor: Chunk | None) -> tuple[Work, Chunk | None]:
+        """Return what is to be done for a chunk, and the anchor that it may be encoded against."""
+        if anchor is None or self._anchors is None or self._effort.effort < Effort.DENSE:
+            return Work(size), None
         min_gain = _LATER_GAIN if self._anchors.uses(anchor) else MIN_BASE_GAIN
-        frame = encode_frame(plain, base=(anchor.hash, base), min_gain=min_gain)
-        return _Encoded(digest, frame, anchor if base_digest(frame) is not None else None)
+        return Work(size, self._anchors.place(anchor), min_gain), anchor
 
     def _take_result(self) -> None:
-        content, row, result = self._window.popleft()
-        digest, frame, base = result.result()
-        size = content.rows[row][0]
-        content.rows[row] = (size, digest)
-        if frame is None:
-            self._add_done(size)
-        else:
-            self._packs.add(frame, digest, size, base)
+        pending = self._window.popleft()
+        before_s = time.monotonic()
+        try:
+            digest, frame_bytes, base = pending.result.result()
+            encoded_s = time.monotonic()
+            size = pending.content.rows[pending.row][0]
+            pending.content.rows[pending.row] = (size, digest)
+            if frame_bytes is None:
+                self._add_done(size)
+            else:
+                self._packs.add(bytes(pending.slot.frame[:frame_bytes]), digest, size, base)
+            self._effort.waited(for_encoders_s=encoded_s - before_s, for_store_s=time.monotonic() - encoded_s)
+        finally:
+            self._slots.give(pending.slot)
 
     def _note_stored(self, pack: str, chunks: list[Chunk], body: bytes) -> None:
         with self._lock:
@@ -214,14 +230,26 @@ class ContentWriter:
         return chunk
 
 
-class _Encoded(NamedTuple):
+class _Result(NamedTuple):
     """What became of a chunk."""
 
     digest: bytes
-    frame: bytes | None = None
+    frame_bytes: int | None = None
     """None: its bytes are stored already, or about to be."""
     base: Chunk | None = None
     """What the frame is encoded against."""
+
+
+_Encode = Callable[[Slot, Work], Encoded]
+
+
+class _Pending(NamedTuple):
+    """A chunk that is being encoded."""
+
+    content: "_Content"
+    row: int
+    slot: Slot
+    result: Future[_Result]
 
 
 @dataclass(slots=True)

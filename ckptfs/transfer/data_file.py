@@ -9,12 +9,12 @@ The file may be longer than what was captured (something was appended since); on
 
 import errno
 import os
-import queue
 from collections.abc import Iterator
 from pathlib import Path
 
 from ckptfs.cache.quiet import leave_atime
 from ckptfs.errors import CorruptObjectError
+from ckptfs.transfer.encoding import Slot, SlotPool
 from ckptfs.transfer.owned import open_owned
 
 # What a disk says that has lost a file's bytes; anything else (no descriptors, no memory) may pass.
@@ -25,30 +25,6 @@ class PendingDataError(CorruptObjectError):
     """The local data of a pending version are not there any more, or not as they were captured. Never retried."""
 
     hint = "the version is kept aside; `ckptfs recover` lists it"
-
-
-class BufferPool:
-    """A fixed number of equal buffers, shared by threads: whoever wants one more waits.
-
-    Args:
-        count: How many.
-        size_bytes: Of each.
-    """
-
-    def __init__(self, count: int, size_bytes: int) -> None:
-        self.size_bytes = size_bytes
-        self._free: queue.SimpleQueue[bytearray] = queue.SimpleQueue()
-        for _ in range(count):
-            # untouched pages of a zeroed buffer take no memory
-            self._free.put(bytearray(size_bytes))
-
-    def take(self) -> bytearray:
-        """Return a buffer with any content, waiting until one is free."""
-        return self._free.get()
-
-    def give(self, buffer: bytearray) -> None:
-        """Give a buffer back."""
-        self._free.put(buffer)
 
 
 class DataFile:
@@ -77,26 +53,26 @@ class DataFile:
     def __exit__(self, *_: object) -> None:
         os.close(self._fd)
 
-    def extents(self, buffers: "BufferPool") -> Iterator[tuple[int, bytearray | None]]:
-        """Yield the file's extents in order: (size, buffer that begins with its bytes), or (size, None) for a hole.
+    def extents(self, slots: SlotPool) -> Iterator[tuple[int, Slot | None]]:
+        """Yield the file's extents in order: (size, slot that begins with its bytes), or (size, None) for a hole.
 
-        Extents of data end at multiples of the buffers' size, so that they are cut alike in every version.
+        Extents of data end at multiples of the slots' size, so that they are cut alike in every version.
 
         Args:
-            buffers: Where buffers come from; whoever receives one gives it back.
+            slots: Where slots come from; whoever receives one gives it back.
 
         Raises:
             PendingDataError, OSError: As the constructor.
         """
         offset = 0
-        buffer: bytearray | None = None
+        slot: Slot | None = None
         try:
             while offset < self._size_bytes:
                 is_data, size = self._look(offset)
                 if is_data:
-                    buffer = buffer or buffers.take()
-                    size = min(size, buffers.size_bytes - offset % buffers.size_bytes)
-                    is_whole = self._read(offset, memoryview(buffer)[:size])
+                    slot = slot or slots.take()
+                    size = min(size, slots.size_bytes - offset % slots.size_bytes)
+                    is_whole = self._read(offset, slot.plain[:size])
                 else:
                     is_whole = os.fstat(self._fd).st_size >= self._size_bytes
                 if self._was_replaced():
@@ -105,13 +81,13 @@ class DataFile:
                     raise self._too_short()
                 offset += size
                 if is_data:
-                    filled, buffer = buffer, None
+                    filled, slot = slot, None
                     yield size, filled
                 else:
                     yield size, None
         finally:
-            if buffer is not None:
-                buffers.give(buffer)
+            if slot is not None:
+                slots.give(slot)
 
     def _open(self) -> None:
         try:

@@ -4,6 +4,7 @@
     {"event": "progress",  "version": k, "bytes_done": n}       of bytes_total; at most every 0.2 s
     {"event": "durable",   "version": k, "seq": s, "files": n, "bytes": n, "bytes_added": n}
     {"event": "retrying",  "version": k, "error": text, "next_s": seconds}      k is 0 if it concerns no single version
+    {"event": "regime",    "effort": name, "why": text}         how hard chunks are encoded from now on (effort.py)
     {"event": "failed",    "version": k, "error": text}         it can never enter history, and is under aside/ now
     {"event": "fenced",    "error": text}                       nothing can enter history any more; the process ends
 
@@ -18,6 +19,7 @@ from typing import Any
 
 from ckptfs.errors import CkptfsError
 from ckptfs.format.commit import CommitRecord
+from ckptfs.transfer.effort import Regime
 
 # a person sees no more than five changes a second, and a line costs the reader a wake-up
 _PROGRESS_INTERVAL_S = 0.2
@@ -53,6 +55,10 @@ class Events:
     def retrying(self, version: int, error: Exception, next_s: float) -> None:
         """Tell that something failed and is tried again."""
         self._write({"event": "retrying", "version": version, "error": describe(error), "next_s": round(next_s, 3)})
+
+    def regime(self, regime: Regime) -> None:
+        """Tell how hard chunks are encoded from now on."""
+        self._write({"event": "regime", "effort": regime.effort.name.lower(), "why": regime.why})
 
     def failed(self, version: int, error: Exception) -> None:
         """Tell that a version was put aside."""

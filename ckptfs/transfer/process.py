@@ -35,13 +35,16 @@ from typing import TypeVar
 
 from ckptfs.cache.anchors import AnchorCache
 from ckptfs.cache.directory import CacheDirectory, write_pid
-from ckptfs.cache.pending import PendingVersion, discard_pending, list_pending
+from ckptfs.cache.pending import PendingVersion, discard_pending, list_pending, pending_numbers
 from ckptfs.errors import CacheError, CkptfsError, DivergedError, FencedError
 from ckptfs.format.commit import CommitRecord
 from ckptfs.memory import keep_freed_memory
 from ckptfs.store.base import Store
 from ckptfs.store.open import open_store
+from ckptfs.transfer.content_writer import CHUNK_BYTES
 from ckptfs.transfer.data_file import PendingDataError
+from ckptfs.transfer.effort import EffortControl
+from ckptfs.transfer.encoding import EncoderPool
 from ckptfs.transfer.events import Events, describe
 from ckptfs.transfer.upload import VersionUploader
 from ckptfs.versions.leasing import Holder
@@ -53,6 +56,8 @@ EXIT_DONE, EXIT_FAILED, EXIT_FENCED = 0, 1, 3
 _NICE = 10
 _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 5.0
+# some 60 MiB of memory each, and 1 GB/s together with the store's side of the work
+_MOST_ENCODERS = 4
 # how long one commit of unknown outcome is asked about before that is said
 _COMMIT_BUDGET_S = 5.0
 # 64 GiB, of anchors, where the session does not say: the mount's own default
@@ -73,12 +78,16 @@ class UploadProcess:
     Args:
         cache: Its directory; upload.lock is held.
         events: Where to tell what happens.
+        encoders: For chunks of CHUNK_BYTES.
         session: EPOCH.PID of its mount process (X4); None takes the session that is there.
     """
 
-    def __init__(self, cache: CacheDirectory, events: Events, *, session: str | None = None) -> None:
+    def __init__(
+        self, cache: CacheDirectory, events: Events, encoders: EncoderPool, *, session: str | None = None
+    ) -> None:
         self._cache = cache
         self._events = events
+        self._encoders = encoders
         self._session = session
         self._wanted = threading.Event()
         """Something may be new under pending/, or the mount process is gone."""
@@ -91,7 +100,13 @@ class UploadProcess:
             store, writer = self._persist(0, self._open)
             threading.Thread(target=self._renew, args=(writer,), name="ckptfs-lease", daemon=True).start()
             uploader = VersionUploader(
-                store, writer, writer.history, anchors=self._open_anchors(), on_progress=self._events.progress
+                store,
+                writer,
+                writer.history,
+                anchors=self._open_anchors(),
+                encoders=self._encoders,
+                effort=EffortControl(self._count_waiting, self._events.regime),
+                on_progress=self._events.progress,
             )
             while True:
                 is_last = self._orphaned.is_set()
@@ -140,6 +155,10 @@ class UploadProcess:
         except (OSError, ValueError, TypeError) as error:
             logger.warning("works without anchors error=%r", str(error))
             return None
+
+    def _count_waiting(self) -> int:
+        """Return how many versions wait behind the one that is uploaded."""
+        return max(0, len(pending_numbers(self._cache.pending)) - 1)
 
     def _renew(self, writer: Writer) -> None:
         """Renew the lease until the mount process is gone."""
@@ -220,13 +239,20 @@ def main(arguments: list[str]) -> int:
     logging.getLogger("ckptfs").setLevel(logging.INFO)
     # Ctrl-C at a mount in the foreground is for the mount process, which drains through us
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.nice(_NICE)
-    keep_freed_memory()
     cache = CacheDirectory(Path(arguments[0]))
+    os.nice(_number(cache.read_session().get("upload_nice"), _NICE))
+    keep_freed_memory()
+    # before there is a lock, a thread or a connection that it would inherit
+    encoders = EncoderPool(min(len(os.sched_getaffinity(0)), _MOST_ENCODERS), chunk_bytes=CHUNK_BYTES, forked=True)
     lock_fd = os.open(cache.upload_lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fcntl.flock(lock_fd, fcntl.LOCK_EX)
     write_pid(lock_fd)
-    return UploadProcess(cache, Events(1), session=arguments[1] if arguments[1:] else None).run()
+    return UploadProcess(cache, Events(1), encoders, session=arguments[1] if arguments[1:] else None).run()
+
+
+def _number(value: object, otherwise: int) -> int:
+    """Return a number of the session, which an older ckptfs may have written."""
+    return value if isinstance(value, int) else otherwise
 
 
 if __name__ == "__main__":

@@ -20,8 +20,10 @@ from ckptfs.format.manifest import Entry, Extent, Kind, LocalData, ParentFile, P
 from ckptfs.format.rules import check_tree
 from ckptfs.store.base import Store
 from ckptfs.transfer.bases import Bases, Predecessors
-from ckptfs.transfer.content_writer import ContentWriter, Progress, Source, Stored
+from ckptfs.transfer.content_writer import CHUNK_BYTES, ContentWriter, Progress, Source, Stored
 from ckptfs.transfer.data_file import PendingDataError
+from ckptfs.transfer.effort import EffortControl
+from ckptfs.transfer.encoding import EncoderPool
 from ckptfs.versions.history import History
 from ckptfs.versions.parts import plan_parts
 from ckptfs.versions.references import content_chunks, needed_chunks, needed_packs
@@ -40,7 +42,8 @@ class VersionUploader:
         writer: Commits.
         history: Of the same store.
         anchors: What chunks can be encoded against; None: each stands alone.
-        workers: Encoding threads.
+        encoders: For chunks of content_writer.CHUNK_BYTES; None: two threads of this process.
+        effort: Says how hard to encode.
         puts: Packs on their way at once.
         on_progress: Told about the data of the version at hand: first (0, total), then as they get into the store.
     """
@@ -52,7 +55,8 @@ class VersionUploader:
         history: History,
         *,
         anchors: AnchorCache | None = None,
-        workers: int = 2,
+        encoders: EncoderPool | None = None,
+        effort: EffortControl | None = None,
         puts: int = 4,
         on_progress: Progress = lambda done, total: None,
     ) -> None:
@@ -60,7 +64,8 @@ class VersionUploader:
         self._writer = writer
         self._history = history
         self._anchors = anchors
-        self._workers = workers
+        self._encoders = encoders or EncoderPool(chunk_bytes=CHUNK_BYTES)
+        self._effort = effort or EffortControl()
         self._puts = puts
         self._on_progress = on_progress
         self._base: tuple[CommitRecord | None, Tree] | None = None
@@ -147,7 +152,8 @@ class VersionUploader:
             {chunk.hash: chunk for chunk in needed_chunks(before.values())},
             self._attempt.stored,
             self._anchors,
-            workers=self._workers,
+            encoders=self._encoders,
+            effort=self._effort,
             puts=self._puts,
             retry=_BRIEF_RETRY,
             on_progress=self._on_progress,

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ckptfs.transfer.data_file import BufferPool, DataFile, PendingDataError
+from ckptfs.transfer.data_file import DataFile, PendingDataError
+from ckptfs.transfer.encoding import SlotPool
 
 PAGE = 4096
 CHUNK = 16 * PAGE
@@ -17,19 +18,19 @@ def read(
     path: Path, size: int, on_extent: Callable[[int], None] = lambda offset: None
 ) -> list[tuple[int, bytes | None]]:
     """Return the extents of a file: size, and bytes unless it is a hole."""
-    # a single buffer: one that is not given back would make the test hang
-    buffers = BufferPool(1, CHUNK)
+    # a single slot: one that is not given back would make the test hang
+    slots = SlotPool(1, CHUNK)
     found: list[tuple[int, bytes | None]] = []
     offset = 0
     with DataFile(path, size) as file:
-        for length, buffer in file.extents(buffers):
-            found.append((length, None if buffer is None else bytes(buffer[:length])))
-            if buffer is not None:
-                buffers.give(buffer)
+        for length, slot in file.extents(slots):
+            found.append((length, None if slot is None else bytes(slot.plain[:length])))
+            if slot is not None:
+                slots.give(slot)
             offset += length
             on_extent(offset)
     assert sum(length for length, _ in found) == size
-    buffers.take()
+    slots.take()
     return found
 
 

@@ -1,6 +1,7 @@
 """Uploading: what is stored, what is not stored again, and what happens when something goes wrong."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,8 @@ def test_200_small_files_and_20_mb_take_few_requests(bench: Bench) -> None:
     (bench.source / "weights").write_bytes(os.urandom(20_000_000))
     bench.save()
     puts = [key for operation, key in bench.store.requests if operation == "put" and key != "lease"]
-    assert len(puts) == 1
+    # and the commit record
+    assert len(puts) <= 3
     bench.store.requests.clear()
     for number in range(200):
         (bench.source / f"small-{number:03}").write_bytes(os.urandom(4000))
@@ -131,16 +133,28 @@ def test_hard_links_share_one_content(bench: Bench) -> None:
     assert bench.progress[-1] == (MIB, MIB)
 
 
-def test_packs_are_filled_to_32_mib_in_the_order_of_the_paths(bench: Bench) -> None:
+@pytest.mark.parametrize("put_s", [0.0, 0.3])
+def test_packs_have_8_to_32_mib_by_how_busy_the_store_is_in_the_order_of_the_paths(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, put_s: float
+) -> None:
+    put = bench.store.put
+
+    def slow_put(key: str, body: bytes) -> None:
+        time.sleep(put_s)
+        put(key, body)
+
+    monkeypatch.setattr(bench.store, "put", slow_put)
     for name in "abcdefgh":
         (bench.source / name).write_bytes(os.urandom(9 * MIB))
     entries = tree(bench, bench.save())
-    sizes = [len(bench.store.objects[key]) for key in bench.packs()]
-    assert sum(sizes) > 72 * MIB
-    assert len(sizes) == 3
-    assert max(sizes) <= 32 * MIB + 10_000
     packs = [chunk.pack for _, entry in sorted(entries.items()) for chunk in chunks(entry)]
-    assert len([pack for pack, following in zip(packs, [*packs[1:], ""], strict=True) if pack != following]) == 3
+    in_order = [pack for pack, following in zip(packs, [*packs[1:], ""], strict=True) if pack != following]
+    assert sorted(in_order) == bench.packs()
+    sizes = [len(bench.store.objects[key]) for key in in_order]
+    assert sum(sizes) > 72 * MIB
+    assert min(sizes[:-1]) >= 8 * MIB
+    assert max(sizes) <= 32 * MIB + 10_000
+    assert (max(sizes) > 24 * MIB) == (put_s > 0)
 
 
 def test_progress_ends_with_all_bytes_and_never_falls(bench: Bench) -> None:
@@ -264,7 +278,7 @@ def test_a_put_that_fails_once_is_sent_again_without_reading_anything_twice(
     record = bench.save()
     assert len(reads) == 5
     assert read(bench, record, b"f") == (bench.source / "f").read_bytes()
-    assert len(bench.packs()) == 1
+    assert sum(len(bench.store.objects[key]) for key in bench.packs()) < 21 * MIB
 
 
 def test_a_store_that_goes_away_costs_only_the_packs_that_were_on_their_way(bench: Bench) -> None:
@@ -288,7 +302,7 @@ def test_a_store_that_goes_away_costs_only_the_packs_that_were_on_their_way(benc
     record = bench.uploader.upload(pending)
     # nothing that was stored is stored again, and all of it counts
     assert set(stored) <= {chunk.pack for chunk in chunks(tree(bench, record)[b"f"])}
-    assert len(bench.packs()) == 4
+    assert sum(len(bench.store.objects[key]) for key in bench.packs()) < 101 * MIB
     assert record.bytes_added == sum(len(bench.store.objects[key]) for key in bench.packs())
     assert read(bench, record, b"f") == (bench.source / "f").read_bytes()
 
