@@ -31,6 +31,10 @@ class MountOptions:
     drain_timeout_s: float = 300.0
     sync_timeout_s: float = 60.0
     """How long fsync on the marker waits before it says EIO."""
+    upload_limit_bps: int = 0
+    """The most bytes a second that uploads send; 0: no limit."""
+    upload_nice: int = 10
+    """Niceness of the processes that compress and upload, 0 to 19: training's own go first."""
     max_pending_bytes: int | None = None
     """None: half of what the cache filesystem had free when mounting."""
     cache_size_bytes: int = 64 << 30

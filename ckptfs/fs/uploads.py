@@ -71,6 +71,7 @@ class Uploads:
         """The one before the newest, should that be withdrawn."""
         self._fenced: str | None = None
         self._retry_error: str | None = None
+        self._regime: dict[str, str] | None = None
         self._stopping = False
         self._process: subprocess.Popen[bytes] | None = None
         self._listener = threading.Thread(target=self._run, name="uploads", daemon=True)
@@ -129,6 +130,13 @@ class Uploads:
     def retry_error(self) -> str | None:
         """Why the store cannot be reached now; None while it can."""
         return self._retry_error
+
+    @property
+    def regime(self) -> dict[str, str] | None:
+        """How hard chunks are encoded now, and why; None while nothing is uploaded."""
+        if not any(state.state == "uploading" for state in self.waiting()):
+            return None
+        return self._regime or {"effort": "dense", "why": "no other version waits"}
 
     def newest(self) -> VersionState | None:
         """Return the newest version of this mount."""
@@ -254,6 +262,9 @@ class Uploads:
             if name == "fenced":
                 self._fenced = str(event["error"])
                 log.error("fenced error=%r pending_versions=%d", self._fenced, len(self._waiting))
+            elif name == "regime":
+                self._regime = {"effort": str(event["effort"]), "why": str(event["why"])}
+                log.info("encoding effort=%s why=%r", self._regime["effort"], self._regime["why"])
             elif name == "retrying":
                 if self._retry_error is None:
                     log.warning("store unavailable version=%d error=%r", version, event["error"])

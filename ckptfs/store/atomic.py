@@ -16,6 +16,7 @@ import ctypes
 import errno
 import os
 import secrets
+from collections.abc import Iterable
 
 from ckptfs.mount_table import rows
 
@@ -30,14 +31,15 @@ _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
 
 
-def write_temporary(directory: str, body: bytes) -> str:
+def write_temporary(directory: str, pieces: Iterable[bytes | memoryview]) -> str:
     """Write a new file of a temporary name, fsync it, and return its path. On an OSError nothing is left."""
     path = os.path.join(directory, f"{_TEMPORARY_PREFIX}{secrets.token_hex(16)}")
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
-        rest = memoryview(body)
-        while rest:
-            rest = rest[os.write(descriptor, rest) :]
+        for piece in pieces:
+            rest = memoryview(piece)
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
         os.fsync(descriptor)
     except BaseException:
         discard(path)

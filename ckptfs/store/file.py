@@ -28,6 +28,7 @@ from ckptfs.errors import (
 )
 from ckptfs.store import atomic
 from ckptfs.store.base import ObjectInfo
+from ckptfs.store.pace import Pace
 
 # a reader on NFS gets ESTALE when its file is replaced (put of the same key) between lookup and read
 _READ_TRIES = 3
@@ -50,7 +51,8 @@ class FileStore:
         StoreAccessError: It may not be made, or not be looked at.
     """
 
-    def __init__(self, directory: Path, *, create: bool = False) -> None:
+    def __init__(self, directory: Path, *, create: bool = False, pace: Pace | None = None) -> None:
+        self._pace = pace
         self._root = os.fspath(directory)
         self._lock = threading.Lock()
         self._swept: set[str] = set()
@@ -115,7 +117,7 @@ class FileStore:
                 # the root itself is not made: it may be unmounted
                 self._require_root()
                 atomic.make_directories(directory)
-            temporary = atomic.write_temporary(directory, body)
+            temporary = atomic.write_temporary(directory, self._pace.pieces(body) if self._pace else [body])
             try:
                 self._sweep_once(directory, temporary)
                 publish(temporary, path)

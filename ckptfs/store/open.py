@@ -8,18 +8,20 @@ from urllib.parse import unquote_to_bytes
 from ckptfs.errors import InvalidInputError
 from ckptfs.store.base import Store
 from ckptfs.store.file import FileStore
+from ckptfs.store.pace import Pace
 
 _FORMS = "a store is s3://BUCKET/PREFIX or file:///DIRECTORY"
 # S3's rules for bucket names, and the upper case and underscores of old buckets
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]")
 
 
-def open_store(url: str, *, create: bool = False) -> Store:
+def open_store(url: str, *, create: bool = False, upload_limit_bps: int = 0) -> Store:
     """Open the store that a URL names.
 
     Args:
         url: `s3://BUCKET/PREFIX`, taken literally, or `file:///DIRECTORY`, percent-decoded as `Path.as_uri` encodes.
         create: Make the directory of a file store if it is missing. A bucket is never made.
+        upload_limit_bps: The most bytes a second that are sent; 0: no limit.
 
     Raises:
         InvalidInputError: The URL has another form.
@@ -27,10 +29,11 @@ def open_store(url: str, *, create: bool = False) -> Store:
         StoreError: The store cannot be opened.
     """
     scheme, separator, rest = url.partition("://")
+    pace = Pace(upload_limit_bps) if upload_limit_bps else None
     if separator and scheme == "s3":
-        return _open_s3(rest)
+        return _open_s3(rest, pace)
     if separator and scheme == "file":
-        return _open_file(rest, create=create)
+        return _open_file(rest, pace, create=create)
     if separator:
         # what comes after may hold a password
         raise InvalidInputError(f"{scheme}:// is not a store that ckptfs knows", hint=_FORMS)
@@ -40,7 +43,7 @@ def open_store(url: str, *, create: bool = False) -> Store:
     )
 
 
-def _open_s3(rest: str) -> Store:
+def _open_s3(rest: str, pace: Pace | None) -> Store:
     bucket, _, prefix = rest.partition("/")
     if "@" in bucket:
         raise InvalidInputError(
@@ -59,11 +62,11 @@ def _open_s3(rest: str) -> Store:
     # not at the top: boto3 takes 0.3 s to import, which users of file:// need not wait for
     from ckptfs.store.s3 import S3Store
 
-    return S3Store(bucket, prefix)
+    return S3Store(bucket, prefix, pace=pace)
 
 
-def _open_file(rest: str, *, create: bool) -> Store:
+def _open_file(rest: str, pace: Pace | None, *, create: bool) -> Store:
     path = os.fsdecode(unquote_to_bytes(rest.removeprefix("localhost")))
     if not path.startswith("/") or "\0" in path or os.path.normpath(path) in ("/", "//"):
         raise InvalidInputError(f"file://{rest} names no directory by its absolute path", hint=_FORMS)
-    return FileStore(Path(os.path.normpath(path)), create=create)
+    return FileStore(Path(os.path.normpath(path)), create=create, pace=pace)

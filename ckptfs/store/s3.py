@@ -28,6 +28,7 @@ from ckptfs.errors import (
     UnsafeStoreError,
 )
 from ckptfs.store.base import ObjectInfo
+from ckptfs.store.pace import Pace, PacedBody
 from ckptfs.store.s3_refusals import error_of
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class S3Store:
         attempts: How often a request is sent before its failure is reported.
         connect_timeout_s: For a connection to be made.
         read_timeout_s: For each piece of an answer.
+        pace: For what is sent; None: as fast as it goes.
 
     Raises:
         StoreError: The configuration of boto3 is not usable.
@@ -81,7 +83,9 @@ class S3Store:
         attempts: int = 3,
         connect_timeout_s: float = 5.0,
         read_timeout_s: float = 30.0,
+        pace: Pace | None = None,
     ) -> None:
+        self._pace = pace
         self._bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
         self._attempts = attempts
@@ -164,7 +168,11 @@ class S3Store:
     def _put(self, key: str, body: bytes, arguments: dict[str, Any]) -> None:
         checksum = base64.b64encode(crc32c(body).to_bytes(4, "big")).decode()
         self._client.put_object(
-            Bucket=self._bucket, Key=self._prefix + key, Body=body, ChecksumCRC32C=checksum, **arguments
+            Bucket=self._bucket,
+            Key=self._prefix + key,
+            Body=PacedBody(body, self._pace) if self._pace else body,
+            ChecksumCRC32C=checksum,
+            **arguments,
         )
 
     def list(self, prefix: str, *, after: str = "", limit: int | None = None) -> Iterator[ObjectInfo]:

@@ -144,7 +144,7 @@ class UploadProcess:
         if self._session not in (None, f"{epoch}.{holder.pid}"):
             logger.warning("another mount works in the cache directory now epoch=%d pid=%d", epoch, holder.pid)
             raise _GaveUpError
-        store = open_store(url)
+        store = open_store(url, upload_limit_bps=_number(session.get("upload_limit_bps"), 0))
         return store, Writer.resume(store, epoch, holder, lease_s, retry_budget_s=_COMMIT_BUDGET_S)
 
     def _open_anchors(self) -> AnchorCache | None:

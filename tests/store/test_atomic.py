@@ -79,9 +79,9 @@ def test_what_a_killed_writer_left_is_never_an_object_and_is_swept_up_in_a_day(t
     directory = tmp_path / "p"
     directory.mkdir()
     # as a writer leaves it that is killed between these two lines
-    old = Path(atomic.write_temporary(str(directory), b"left"))
-    new = Path(atomic.write_temporary(str(directory), b"being written"))
-    linked = Path(atomic.write_temporary(str(directory), b"an object"))
+    old = Path(atomic.write_temporary(str(directory), [b"left"]))
+    new = Path(atomic.write_temporary(str(directory), [b"being written"]))
+    linked = Path(atomic.write_temporary(str(directory), [b"an object"]))
     atomic.link(str(linked), str(directory / "linked"))
     two_days_ago_s = time.time() - 2 * 86400
     for path in (old, linked):

@@ -43,6 +43,13 @@ if TYPE_CHECKING:
     metavar="SIZE",
     help="Captured data that may wait for upload.  [default: half the free disk]",
 )
+@setting("--upload-limit", type=size, metavar="SIZE", help="Bytes a second to send at most.  [default: 0, no limit]")
+@setting(
+    "--upload-nice",
+    type=click.IntRange(0, 19),
+    metavar="N",
+    help="Niceness of compressing and uploading.  [default: 10]",
+)
 @setting(
     "--lease",
     type=duration,
@@ -97,5 +104,6 @@ _FIELDS = {
     "sync_timeout": "sync_timeout_s",
     "lease": "lease_s",
     "cache_size": "cache_size_bytes",
+    "upload_limit": "upload_limit_bps",
 }
 """Options whose unit a person writes, to fields that have it in their name."""

@@ -64,6 +64,8 @@ def _text(key: str, value: Any) -> str:
     if key == "newest" and isinstance(value, dict):
         words = [_state_text(value), f"{value['files']} files", format_size(value["bytes"]), note_text(value["note"])]
         return ", ".join(word for word in words if word)
+    if key == "regime" and isinstance(value, dict):
+        return f"{value['effort']}: {value['why']}"
     return value if isinstance(value, str) else json.dumps(value)
 
 
