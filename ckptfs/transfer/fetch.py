@@ -6,7 +6,7 @@ The damage of a chunk concerns only the files that hold it; the others are compl
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ckptfs.errors import CkptfsError
@@ -87,6 +87,18 @@ class Fetcher:
                 state.take(offset, result)
 
         self._reader.read(plan_reads(users), deliver)
+
+    def read_chunks(self, chunks: Iterable[Chunk], deliver: Callable[[Chunk, bytes | CkptfsError], None]) -> None:
+        """Fetch chunks in as few requests as bring them, and return when all were handed out.
+
+        Args:
+            chunks: In the order in which they are wanted.
+            deliver: Gets each once, and what any of them is encoded against; an error names chunk and pack.
+
+        Raises:
+            Exception: What `deliver` raises.
+        """
+        self._reader.read(plan_reads(chunks), deliver)
 
     def read_file(self, entry: Entry) -> bytes:
         """Return a whole file; meant for small ones.

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckptfs.codec import blocks, frame
+from ckptfs.codec import coded_planes, frame
 from ckptfs.codec.frame import base_digest, decode_frame, encode_frame
 from ckptfs.codec.zstd import compress
 from ckptfs.errors import ChunkCorruptError, CorruptObjectError
@@ -225,7 +225,7 @@ def test_every_kind_of_buffer_gives_the_same_frame(kind: type) -> None:
 
 
 def test_a_frame_that_decodes_to_something_else_is_not_handed_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blocks, "compress_plane", lambda data: compress(bytes(len(data))))
+    monkeypatch.setattr(coded_planes, "compress_plane", lambda data, is_sparse: compress(bytes(len(data))))
     with pytest.raises(CorruptObjectError):
         encode_frame(WEIGHTS.tobytes())
 
