@@ -2,7 +2,8 @@
 # make test   everything: static checks and all tests
 # make check  the static checks alone
 # make fsx    1,000,000 random operations on a file, across saves and remounts (15 minutes; FSX_ARGS=--help)
-# make bench  the mount against the native filesystem, paired (docs/BENCHMARKS.md; BENCH_ARGS=--quick)
+# make bench  speed and bytes beside the native filesystem and other tools, paired (docs/BENCHMARKS.md; BENCH_ARGS=--quick)
+# make bench-memory  the most memory while 20 GiB and 100,000 files are saved and restored (BENCH_ARGS=--size=2G)
 # make bench-codec  what floats take, and the codec's speed, on checkpoints that it trains (minutes; once)
 # Each makes .venv and installs what it needs; a second run finds it done and is quick.
 
@@ -13,7 +14,7 @@ PYTEST_ARGS ?=
 FSX_ARGS ?=
 BENCH_ARGS ?=
 
-.PHONY: demo test fsx bench bench-codec check format picture install-deps clean
+.PHONY: demo test fsx bench bench-codec bench-memory check format picture install-deps clean
 
 demo: $(VENV)/.demo
 	@scripts/system-packages demo
@@ -34,10 +35,14 @@ fsx: $(VENV)/.test
 
 bench: $(VENV)/.bench
 	@scripts/system-packages demo
-	$(BIN)/python -m bench.mount $(BENCH_ARGS)
+	$(BIN)/python -m bench $(BENCH_ARGS)
 
 bench-codec: $(VENV)/.bench
 	$(BIN)/python -m bench.codec
+
+bench-memory: $(VENV)/.bench
+	@scripts/system-packages demo
+	$(BIN)/python -m bench.memory $(BENCH_ARGS)
 
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix $(SOURCES)
@@ -58,6 +63,8 @@ $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.bench: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --editable '.[bench]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'zipnn>=0.5,<1' || \
+	    echo "ZipNN cannot be built here (it needs a C compiler): the comparison is made without it"
 	@touch $@
 
 $(VENV)/.test: pyproject.toml | $(VENV)/bin/python

@@ -1,0 +1,135 @@
+"""Checkpoints of training: one version after another made durable, then restored, by everybody in turn."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from bench.durable.peers import Boto3, S5cmd
+from bench.durable.place import Place, take_turns, walls
+from bench.figures import Figure
+from bench.processes import MemoryWatch, processor_s
+from bench.product import Mounted, Timed, mounted, run_ckptfs, run_watched
+from bench.sequences import Sequence
+
+TARGETS = {"fp32-adamw-3e-4": 0.75, "fine-tune": 0.50, "lora-merged": 0.50}
+"""Sequences, and the most that the time to durable may be of s5cmd's."""
+_RESTORE_TARGET = 1.0
+_PROCESSOR_TARGETS_S = {"fp32-adamw-3e-4": 0.8}
+_MIB = 1 << 20
+_MEMORY_TARGET_MIB = 512.0
+
+
+class _Figures:
+    def __init__(self, name: str) -> None:
+        self.stall = Figure(name=f"{name}: stall of the touch", unit="s")
+        self.durable = Figure(name=f"{name}: time to durable", unit="s", against="s5cmd", target=TARGETS[name])
+        self.processor = Figure(
+            name=f"{name}: processor time of a save", unit="s", target=_PROCESSOR_TARGETS_S.get(name)
+        )
+        self.added = Figure(name=f"{name}: added to the store", unit="% of raw")
+        self.restore = Figure(name=f"{name}: full restore", unit="s", against="s5cmd", target=_RESTORE_TARGET)
+        self.restore_processor = Figure(name=f"{name}: processor time of a restore", unit="s")
+        self.memory = Figure(name=f"{name}: peak memory of a save", unit="MiB", target=_MEMORY_TARGET_MIB)
+        self.restore_memory = Figure(name=f"{name}: peak memory of a restore", unit="MiB", target=_MEMORY_TARGET_MIB)
+
+    def all(self) -> list[Figure]:
+        return [value for value in vars(self).values() if isinstance(value, Figure)]
+
+
+def measure_checkpoints(place: Place, sequence: Sequence, rounds: int) -> Iterator[Figure]:
+    """Save and restore the versions of one sequence; the first, which stands alone, is not timed.
+
+    Args:
+        rounds: At most as many as there are versions after the first.
+    """
+    figures = _Figures(sequence.name)
+    s5cmd, boto3 = S5cmd(place.env), Boto3(place.env)
+    with place.bucket("ours") as ours, place.bucket("s5cmd") as theirs, place.bucket("boto3") as also:
+        store = f"s3://{ours}/store"
+        with place.directory("checkpoints") as root:
+            source = root / "source"
+            source.mkdir()
+            with mounted(root, store, place.env) as mount:
+                with MemoryWatch(mount.keeper) as watch:
+                    sequence.write(0, mount.run)
+                    mount.save()
+                figures.memory.ours.append(watch.peak_bytes / _MIB)
+                sequence.write(0, source)
+                s5cmd.upload(source, theirs, "run")
+                boto3.upload(source, also, "run")
+                for number in range(1, rounds + 1):
+                    size = sequence.write(number, mount.run)
+                    sequence.write(number, source)
+                    _save_in_turns(
+                        mount,
+                        figures,
+                        {
+                            "s5cmd": lambda: s5cmd.upload(source, theirs, "run"),
+                            "boto3": lambda: boto3.upload(source, also, "run"),
+                        },
+                        number,
+                    )
+                    figures.added.ours.append(100 * int(mount.newest()["bytes_added"]) / size)
+            # of files that an earlier version had nothing is to be downloaded
+            with place.bucket("last") as last:
+                s5cmd.upload(source, last, "run")
+                target = root / "target"
+                for number in range(rounds):
+                    _restore_in_turns(
+                        figures,
+                        target,
+                        {
+                            "ckptfs": lambda: run_ckptfs("restore", store, str(target), env=place.env),
+                            "s5cmd": lambda: s5cmd.download(last, "run", target / "run"),
+                            "boto3": lambda: boto3.download(last, "run", target / "run"),
+                        },
+                        number,
+                        sequence.files(rounds),
+                    )
+                _empty(target)
+                peak_bytes = run_watched("restore", store, str(target), env=place.env)
+                figures.restore_memory.ours.append(peak_bytes / _MIB)
+    yield from figures.all()
+
+
+def _save_in_turns(mount: Mounted, figures: _Figures, peers: dict[str, Callable[[], Timed]], number: int) -> None:
+    stalls = []
+
+    def save() -> Timed:
+        before_s = processor_s(mount.keeper)
+        stall_s, durable_s = mount.save()
+        stalls.append(stall_s)
+        return Timed(durable_s, processor_s(mount.keeper) - before_s)
+
+    times = take_turns({"ckptfs": save, **peers}, number)
+    figures.stall.ours += stalls
+    figures.durable.add(walls(times))
+    figures.processor.add({name: timed.processor_s for name, timed in times.items()})
+
+
+def _restore_in_turns(
+    figures: _Figures, target: Path, sides: dict[str, Callable[[], Timed]], number: int, files: dict[str, bytes]
+) -> None:
+    def emptied(side: Callable[[], Timed]) -> Callable[[], Timed]:
+        def run() -> Timed:
+            _empty(target)
+            timed = side()
+            _check(files, target / "run")
+            return timed
+
+        return run
+
+    times = take_turns({name: emptied(side) for name, side in sides.items()}, number)
+    figures.restore.add(walls(times))
+    figures.restore_processor.add({name: timed.processor_s for name, timed in times.items()})
+
+
+def _empty(directory: Path) -> None:
+    shutil.rmtree(directory, ignore_errors=True)
+    (directory / "run").mkdir(parents=True)
+
+
+def _check(files: dict[str, bytes], directory: Path) -> None:
+    for name, content in files.items():
+        if (directory / name).read_bytes() != content:
+            raise RuntimeError(f"{name} did not come back as it was")

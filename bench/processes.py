@@ -1,0 +1,117 @@
+"""What processes take, as /proc says it: processor time and memory of a process and of all that descend from it."""
+
+import os
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_INTERVAL_S = 0.05
+_PROC = Path("/proc")
+
+
+def tree_of(root: int) -> list[int]:
+    """Return a process and its descendants, as far as they live."""
+    children: dict[int, list[int]] = {}
+    for path in _PROC.glob("[0-9]*"):
+        fields = _stat(int(path.name))
+        if fields:
+            children.setdefault(int(fields[1]), []).append(int(path.name))
+    found, todo = [], [root]
+    while todo:
+        pid = todo.pop()
+        found.append(pid)
+        todo += children.get(pid, ())
+    return found
+
+
+def processor_s(root: int) -> float:
+    """Return the processor time of a process, its descendants and those of them that ended and were waited for (s)."""
+    ticks = 0
+    for pid in tree_of(root):
+        # utime, stime, cutime, cstime: fields 14 to 17 of proc(5), the first two are cut off
+        ticks += sum(map(int, _stat(pid)[11:15]))
+    return ticks / _TICKS_PER_S
+
+
+class MemoryWatch:
+    """A context manager that looks, 20 times a second, how much memory a process and its descendants have.
+
+    Shared pages count once: what is added up is the proportional set size (Pss of proc_pid_smaps(5)). Pages of the page
+    cache that are not mapped are nobody's.
+    """
+
+    def __init__(self, root: int) -> None:
+        self._root = root
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="memory-watch", daemon=True)
+        self.peak_bytes = 0
+        """Of all together, at one time."""
+        self.peaks_bytes: dict[int, int] = {}
+        """Of each process by its pid, not at the same time."""
+        self.samples = 0
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._done.is_set():
+            sizes = {pid: _pss_bytes(pid) for pid in tree_of(self._root)}
+            self.peak_bytes = max(self.peak_bytes, sum(sizes.values()))
+            for pid, size in sizes.items():
+                self.peaks_bytes[pid] = max(self.peaks_bytes.get(pid, 0), size)
+            self.samples += 1
+            self._done.wait(_INTERVAL_S)
+
+
+class ProcessorWatch:
+    """A context manager that notes, 50 times a second, what processor time a process and its descendants have had."""
+
+    def __init__(self, root: int) -> None:
+        self._root = root
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="processor-watch", daemon=True)
+        self.samples: list[tuple[float, float]] = []
+        """Wall clock (s since the epoch), and processor time since the process began (s)."""
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._done.is_set():
+            self.samples.append((time.time(), processor_s(self._root)))
+            self._done.wait(0.02)
+
+
+def _stat(pid: int) -> list[bytes]:
+    """Return the fields of /proc/PID/stat from the state on; none if the process is gone."""
+    try:
+        return (_PROC / str(pid) / "stat").read_bytes().rpartition(b") ")[2].split()
+    except OSError:
+        return []
+
+
+def _pss_bytes(pid: int) -> int:
+    try:
+        for line in (_PROC / str(pid) / "smaps_rollup").read_bytes().splitlines():
+            if line.startswith(b"Pss:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass  # it ended
+    return 0
