@@ -9,6 +9,7 @@
     orphans/            files that are open but have no name any more
     objects/            immutable objects of the store, kept (cache/objects.py)
     contents/           files of old versions that were read
+    read-order          the order in which files were first read (fs/read_order.py)
     anchors/            what the next version can be encoded against (cache/anchors.py)
     lock, upload.lock   flock of the mount process and of the upload process
 
@@ -75,6 +76,7 @@ class CacheDirectory:
         self.objects = root / "objects"
         self.contents = root / "contents"
         self.anchors = root / "anchors"
+        self.read_order = root / "read-order"
         self.lock_path = root / "lock"
         self.upload_lock_path = root / "upload.lock"
         self.log = root / "mount.log"

@@ -11,7 +11,7 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -233,7 +233,7 @@ def doubts_of_unknown(
     """
     tree = target.tree
     named = state.content | state.names
-    alike = {path for path in present - named if _looks_like(path, tree.get(path), root_fd)}
+    alike = {path for path in present - named if _looks_like(path, tree.get(path), root_fd, state.stubs)}
     # what a pending version holds is placed anew, as there are no hashes yet to check it by; and what shares its inode
     # with a version that is pending or aside must not be changed when it turns out to be wrong
     suspect = {
@@ -244,10 +244,13 @@ def doubts_of_unknown(
     return Doubts(present | set(tree), _without_stubs(precious, state, root_fd), suspect)
 
 
-def _looks_like(path: bytes, entry: Entry | None, root_fd: int) -> bool:
+def _looks_like(path: bytes, entry: Entry | None, root_fd: int, stubs: Container[int]) -> bool:
     if entry is None or entry.kind is not Kind.FILE or entry.link_id:
         return False
     status = os.stat(reach(root_fd, path), dir_fd=root_fd, follow_symlinks=False)
+    if status.st_ino in stubs:
+        # what has come of it so far is checked anyway
+        return status.st_size == entry.size_bytes and stat.S_ISREG(status.st_mode)
     same = (status.st_size, status.st_mtime_ns) == (entry.size_bytes, entry.mtime_ns)
     return same and stat.S_ISREG(status.st_mode)
 

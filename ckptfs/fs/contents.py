@@ -1,23 +1,22 @@
-"""Files of versions that are shown read-only: fetched whole, verified, and kept on local disk under their content's
-hash.
+"""Files of versions that are shown read-only, kept on local disk under their content's hash.
 
-Two files with the same content, of whatever versions, are one file here. What is kept beyond the limit is removed, the
-longest unused first.
+Two files with the same content, of whatever versions, are one file here. It is `<hash>.part` while it is being filled,
+and `<hash>` when it is whole. Several processes may use the directory: they write the same bytes to the same places,
+and each takes for present only what it wrote or checked itself.
 """
 
-import logging
 import os
-import secrets
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 
-from ckptfs.errors import CkptfsError
 from ckptfs.format.manifest import Chunk, Entry
+from ckptfs.fs.fetching import FetchQueue, Reader
+from ckptfs.fs.filling import Filling
 from ckptfs.hashing import hash_bytes
-from ckptfs.transfer.fetch import Fetcher, FetchJob
 
-log = logging.getLogger(__name__)
+_PART = ".part"
+_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 def content_name(entry: Entry) -> str:
@@ -29,107 +28,122 @@ def content_name(entry: Entry) -> str:
 
 
 class ContentCache:
-    """Whole files by content; safe for several threads and processes (files appear by rename).
+    """Files by content; safe for several threads and processes.
 
     Args:
         directory: Where they are kept.
-        limit_bytes: How much may stay; a file just read stays whatever its size.
+        queue: Fetches chunks.
     """
 
-    def __init__(self, directory: Path, fetcher: Fetcher, limit_bytes: int) -> None:
+    def __init__(self, directory: Path, queue: FetchQueue) -> None:
         self._directory = directory
-        self._fetcher = fetcher
-        self._limit_bytes = limit_bytes
+        self._directory_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._queue = queue
         self._lock = threading.Lock()
-        self._fetching: dict[str, threading.Lock] = {}
+        self._filling: dict[str, Filling] = {}
+        """Those that are in use."""
+        self.on_wanted: Callable[[Entry], None] = lambda entry: None
+        """Told when a program waits for a file's data."""
 
-    def open(self, entry: Entry) -> int:
-        """Return a descriptor, for reading, of a file with an entry's content.
+    def open(self, entry: Entry) -> tuple[int, Reader | None]:
+        """Return a descriptor, for reading, of a file with an entry's content; and how to read it if it is not whole.
 
         Raises:
-            CkptfsError: The data are damaged or cannot be had; names the file.
             OSError: No room on the local disk.
         """
         name = content_name(entry)
-        fd = self._open_kept(name)
-        if fd is not None:
-            return fd
         with self._lock:
-            lock = self._fetching.setdefault(name, threading.Lock())
-        try:
-            with lock:
-                fd = self._open_kept(name)
-                return fd if fd is not None else self._fetch(name, entry)
-        finally:
-            with self._lock:
-                self._fetching.pop(name, None)
-            self._shrink(name)
+            fd = self._open_kept(name)
+            if fd is not None:
+                return fd, None
+            filling = self._use(name, entry)
+            fd = os.open(f"/proc/self/fd/{filling.fd}", os.O_RDONLY | os.O_CLOEXEC)
+        return fd, Reader(filling, self._queue, lambda: self.on_wanted(entry))
 
-    def has(self, entry: Entry) -> bool:
-        """True if opening it needs no fetch."""
-        return (self._directory / content_name(entry)).exists()
+    def begin(self, entry: Entry) -> Filling | None:
+        """Return a file that is to be filled ahead, joined; None if it is whole.
+
+        Raises:
+            OSError: No room on the local disk.
+        """
+        name = content_name(entry)
+        with self._lock:
+            return None if (self._directory / name).exists() else self._use(name, entry)
+
+    def drop(self, name: str) -> bool:
+        """Remove a file; return False if it is in use and not whole."""
+        with self._lock:
+            if name.removesuffix(_PART) in self._filling:
+                return False
+            (self._directory / name).unlink(missing_ok=True)
+            return True
 
     def _open_kept(self, name: str) -> int | None:
-        path = self._directory / name
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = os.open(self._directory / name, os.O_RDONLY | _FLAGS)
         except FileNotFoundError:
             return None
         os.utime(fd)  # for the order of removal
         return fd
 
-    def _fetch(self, name: str, entry: Entry) -> int:
-        temporary = self._directory / f"{name}.{secrets.token_hex(4)}.tmp"
-        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    def _use(self, name: str, entry: Entry) -> Filling:
+        filling = self._filling.get(name)
+        if filling is not None and filling.join():
+            return filling
+        fd = os.open(self._directory / f"{name}{_PART}", os.O_RDWR | os.O_CREAT | _FLAGS, 0o600)
         try:
+            is_new = os.fstat(fd).st_size == 0
             os.ftruncate(fd, entry.size_bytes)
-            errors: list[CkptfsError | None] = []
-            self._fetcher.fetch([FetchJob(entry, writer(fd))], lambda _, error: errors.append(error))
-            if errors[0] is not None:
-                raise errors[0]
-            os.rename(temporary, self._directory / name)
+            filling = Filling(
+                entry,
+                suspect=not is_new,
+                whole=lambda filling: self._whole(name, filling),
+                idle=lambda filling: self._idle(name, filling),
+            )
         except BaseException:
             os.close(fd)
-            temporary.unlink(missing_ok=True)
             raise
-        return fd
+        filling.open(fd)
+        self._filling[name] = filling
+        if filling.is_filled:
+            # nothing but holes
+            self._keep(name, filling)
+        return filling
 
-    def _shrink(self, spared: str) -> None:
-        kept = []
-        for item in os.scandir(self._directory):
-            try:
-                status = item.stat()
-            except FileNotFoundError:
-                continue
-            kept.append((status.st_mtime_ns, status.st_blocks * 512, item.path, item.name))
-        excess_bytes = sum(row[1] for row in kept) - self._limit_bytes
-        for _, size_bytes, path, name in sorted(kept):
-            if excess_bytes <= 0:
-                return
-            if name != spared and not name.endswith(".tmp"):
-                Path(path).unlink(missing_ok=True)
-                excess_bytes -= size_bytes
+    def _idle(self, name: str, filling: Filling) -> None:
+        # not under the lock: its holder may be waiting for the filling's
+        if self._filling.get(name) is filling:
+            del self._filling[name]
 
+    def _whole(self, name: str, filling: Filling) -> None:
+        self._keep(name, filling)
+        filling.finished()
 
-def writer(fd: int) -> Callable[[int, bytes], None]:
-    """Return a function that writes bytes at offsets of a file, all of them."""
-
-    def write(offset_bytes: int, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            written = os.pwrite(fd, view, offset_bytes)
-            view = view[written:]
-            offset_bytes += written
-
-    return write
-
-
-def prefetch(contents: ContentCache, entries: Sequence[Entry], is_over: Callable[[], bool]) -> None:
-    """Fetch files ahead, in order, until all are here or it is over; what fails is left to an open."""
-    for entry in entries:
-        if is_over():
-            return
+    def _keep(self, name: str, filling: Filling) -> None:
+        """Give a whole file its name. By its descriptor: the name it had may be another process's file by now."""
         try:
-            os.close(contents.open(entry))
-        except (CkptfsError, OSError) as error:
-            log.warning("prefetch failed path=%r error=%r", os.fsdecode(entry.path), str(error))
+            source = f"/proc/self/fd/{filling.fd}"
+            os.link(source, name, dst_dir_fd=self._directory_fd, follow_symlinks=True)
+            (self._directory / f"{name}{_PART}").unlink(missing_ok=True)
+        except OSError:
+            pass  # removed meanwhile, or kept by another process: whoever has it open can use it all the same
+
+
+class MissingContents:
+    """The files of a version that are not here, for fetching ahead (prefetch.Missing); the key is the entry's path."""
+
+    def __init__(self, contents: ContentCache, entries: Sequence[Entry]) -> None:
+        self._contents = contents
+        self._entries = {entry.path: entry for entry in entries}
+
+    def waiting(self) -> Sequence[tuple[bytes, Hashable]]:
+        """Return path and key of each."""
+        return [(path, path) for path in self._entries]
+
+    def begin(self, key: Hashable) -> Filling | None:
+        """Return a file that is to be filled, joined; None if there is nothing to do."""
+        entry = self._entries.get(key) if isinstance(key, bytes) else None
+        try:
+            return self._contents.begin(entry) if entry is not None else None
+        except OSError:
+            return None

@@ -87,7 +87,7 @@ def _stub(path: bytes, status: os.stat_result, tree: Tree, state: JournalState, 
     if entry is None or entry.size_bytes != status.st_size:
         raise CacheError(f"{os.fsdecode(path)!r} has no data yet, and nothing says where they are")
     mtime_ns = status.st_mtime_ns if path in state.attributes else entry.mtime_ns
-    return Stub(status.st_ino, path, entry, mtime_ns, suspect=False)
+    return Stub(status.st_ino, path, entry, mtime_ns, suspect=True)
 
 
 def _entry(tree: Tree | None, path: bytes) -> Entry | None:

@@ -1,57 +1,60 @@
-"""Hydration: giving live files their data, on demand and ahead in the background.
+"""Hydration: giving live files their data, as programs read them and ahead in the background.
 
-A stub is a live file with its right size and attributes but without data. It becomes an ordinary file when its data
-have been fetched and verified, before the first open of it returns.
+A stub is a live file with its right size and attributes but without all of its data. Who opens it for reading waits for
+no more than the chunks that he reads (filling.py); who wants to change it waits for all. With the last chunk it becomes
+an ordinary file.
 
 Invariants:
-    H1  no handle is open on a stub
+    H1  a handle on a stub only reads, and waits for its chunks; the kernel does not go past us to a stub
     H2  a stub's bytes are unchanged since they were stored, so a capture refers to them and needs no data
     H3  a stub's mtime lives here, for filling the file changes the real one
-    H4  lock order: a stub's lock, then the gate; nobody inside the gate waits for a stub's lock
+    H4  nobody inside the gate waits for data; what is locked here is held while a chunk is written, at most
+    H5  a stub that has lost its last name stays one while handles read it
 """
 
-import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ckptfs.capture.change_times import ChangeTimes
-from ckptfs.capture.copying import data_ranges
 from ckptfs.capture.gate import Gate
 from ckptfs.capture.reach import reach
 from ckptfs.errors import CkptfsError
 from ckptfs.format.manifest import Chunk, Entry
-from ckptfs.fs.contents import writer
-from ckptfs.hashing import hash_bytes
-from ckptfs.transfer.fetch import Fetcher, FetchJob
+from ckptfs.fs.fetching import FetchQueue, Reader
+from ckptfs.fs.filling import Filling
+from ckptfs.fs.left_stubs import read_left, remove_left, write_left
+from ckptfs.fs.times import set_times
 
-# One background batch: small enough that an open which falls into it waits a second at most on a slow link of 64 MB/s,
-# large enough that neighbours in a pack come in one request.
-_BATCH_BYTES = 64 << 20
-_BATCH_FILES = 512
-
-log = logging.getLogger(__name__)
+_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Stub:
-    """A live file without data."""
+    """A live file without all of its data."""
 
     ino: int
     path: bytes
     entry: Entry
     mtime_ns: int
     suspect: bool
-    """The live file may hold the right data already; check before fetching."""
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    """Held while it is being filled."""
+    """The live file may hold right data already; each chunk is checked before it is fetched."""
+    is_nameless: bool = False
+    """It has lost its last name, and handles read it."""
+    filling: Filling | None = None
+    """Made when it is first needed."""
 
     @property
     def data_blocks(self) -> int:
         """512-byte blocks that its data will take."""
         return sum(-(-extent.size_bytes // 512) for extent in self.entry.extents if isinstance(extent, Chunk))
+
+    @property
+    def missing_bytes(self) -> int:
+        """Bytes that are not here yet."""
+        return self.filling.missing_bytes if self.filling is not None else self.entry.size_bytes
 
 
 class Hydrator:
@@ -59,25 +62,35 @@ class Hydrator:
 
     Args:
         root_fd: The live tree.
-        fetcher: Reads chunks.
-        gate: Entered to complete a stub.
+        spare_fd: Where what is needed of stubs without a name is written down for a server that takes over.
+        queue: Fetches chunks.
+        gate: Entered to open and to complete a stub.
         times: Told of every stub that is about to be filled.
-        completed: Called inside the gate with the inode of a file that is no stub any more.
+        completed: Called inside the gate with the inode of a file that is no stub any more, or has no name any more.
     """
 
     def __init__(
-        self, root_fd: int, fetcher: Fetcher, gate: Gate, times: ChangeTimes, completed: Callable[[int], None]
+        self,
+        root_fd: int,
+        spare_fd: int,
+        queue: FetchQueue,
+        gate: Gate,
+        times: ChangeTimes,
+        completed: Callable[[int], None],
     ) -> None:
         self._root_fd = root_fd
-        self._fetcher = fetcher
+        self._spare_fd = spare_fd
+        self._queue = queue
         self._gate = gate
         self._times = times
         self._completed = completed
         self._stubs: dict[int, Stub] = {}
-        self._demands = 0
-        self._idle = threading.Condition()
-        self._stopping = False
-        self._wanted = threading.Event()
+        self._lock = threading.Lock()
+        """Held while it is decided whether a stub is used."""
+        self.on_added: Callable[[], None] = lambda: None
+        """Told that there are more stubs."""
+        self.on_wanted: Callable[[int], None] = lambda ino: None
+        """Told of the inode when a program waits for a stub's data."""
 
     def __contains__(self, ino: int) -> bool:
         return ino in self._stubs
@@ -88,178 +101,222 @@ class Hydrator:
     @property
     def missing_bytes(self) -> int:
         """Bytes that are not here yet."""
-        return sum(stub.entry.size_bytes for stub in list(self._stubs.values()))
+        return sum(stub.missing_bytes for stub in list(self._stubs.values()))
 
     def get(self, ino: int) -> Stub | None:
         """Return a stub."""
         return self._stubs.get(ino)
 
     def inodes(self) -> set[int]:
-        """Return all stubs' inodes."""
-        return set(self._stubs)
+        """Return the inodes of all stubs that have a name."""
+        return {stub.ino for stub in list(self._stubs.values()) if not stub.is_nameless}
 
     def add(self, stubs: Iterable[Stub]) -> None:
         """Take further stubs in charge."""
         self._stubs.update((stub.ino, stub) for stub in stubs)
-        self._wanted.set()
+        self.on_added()
+
+    # what goes away
 
     @contextmanager
-    def held(self, ino: int) -> Iterator[None]:
-        """Keep an inode from being filled meanwhile, stub or not. Entered outside the gate; forget() may follow inside
-        both.
-        """
+    def truncating(self, ino: int) -> Iterator[None]:
+        """Let an inode be truncated to nothing: it needs its data no more. Entered inside the gate."""
         stub = self._stubs.get(ino)
         if stub is None:
             yield
             return
-        with stub.lock:
-            yield
-
-    def forget(self, ino: int) -> None:
-        """An inode needs its data no more: it is truncated to nothing or has lost its last name. Called inside the
-        gate.
-        """
-        if self._stubs.pop(ino, None) is not None:
+        if stub.filling is not None:
+            stub.filling.stop()
+        if not stub.is_nameless:
             self._completed(ino)
+        try:
+            yield
+        finally:
+            self._drop(stub)
+            if stub.filling is not None:
+                stub.filling.close()
+
+    def lost_name(self, ino: int) -> None:
+        """An inode has lost its last name. Called inside the gate."""
+        with self._lock:
+            stub = self._stubs.get(ino)
+            if stub is None:
+                return
+            # first, for whoever uses it may be just leaving
+            stub.is_nameless = True
+            if stub.filling is None or not stub.filling.users:
+                self._drop(stub)
+        self._completed(ino)
+
+    def _drop(self, stub: Stub) -> None:
+        if self._stubs.get(stub.ino) is stub:
+            del self._stubs[stub.ino]
+
+    def _idle(self, stub: Stub) -> None:
+        if stub.is_nameless:
+            self._drop(stub)
+
+    # who needs data
+
+    def reader(self, path: bytes, ino: int) -> Reader | None:
+        """Return how to read an inode that is a stub; None if its data are all there. Called inside the gate.
+
+        Args:
+            path: b"" for a file that was opened without one.
+
+        Raises:
+            OSError: The path is not the inode's, or it cannot be opened.
+        """
+        filling = self._use(path, ino)
+        return Reader(filling, self._queue, lambda: self.on_wanted(ino)) if filling is not None else None
 
     def ensure(self, ino: int, path: bytes) -> None:
-        """Return when a file has its data. Not to be called inside the gate.
+        """Return when a file has its data, or the path is not its any more. Not to be called inside the gate.
 
         Raises:
             ChunkCorruptError, CorruptObjectError: The stored data are damaged.
             StoreError: They cannot be had now.
+            InterruptedError: The program that waits is to end.
         """
-        stub = self._stubs.get(ino)
-        if stub is None:
+        if ino not in self._stubs:
             return
-        with self._idle:
-            self._demands += 1
         try:
-            with stub.lock:
-                if ino in self._stubs:
-                    self._fill([stub], {ino: path})
-        finally:
-            with self._idle:
-                self._demands -= 1
-                self._idle.notify_all()
+            with self._gate:
+                filling = self._use(path, ino, must_complete=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        if filling is not None:
+            reader = Reader(filling, self._queue, lambda: self.on_wanted(ino))
+            try:
+                reader.require_all()
+            finally:
+                reader.close()
 
-    def run(self) -> None:
-        """Fill stubs in the order of their paths until stop(); meant for a thread of its own."""
-        while not self._stopping:
-            self._wanted.wait()
-            self._wanted.clear()
-            failed: set[int] = set()
-            while not self._stopping and (batch := self._next_batch(failed)):
-                failed |= self._fill_batch(batch)
-                with self._idle:
-                    # on-demand reads go first
-                    while self._demands and not self._stopping:
-                        self._idle.wait()
+    def _use(self, path: bytes, ino: int, *, must_complete: bool = False) -> Filling | None:
+        """Return an inode's filling, joined; None if it needs none. Called inside the gate.
 
-    def stop(self) -> None:
-        """Make run() return after its current batch."""
-        self._stopping = True
-        self._wanted.set()
-        with self._idle:
-            self._idle.notify_all()
+        Args:
+            must_complete: Raise OSError if it is filled and cannot be made an ordinary file.
+        """
+        with self._lock:
+            stub = self._stubs.get(ino)
+            if stub is None:
+                return None
+            filling = stub.filling = stub.filling or self._make_filling(stub)
+            if not filling.join():
+                filling.open(self._open(path or stub.path, ino))
+        if filling.is_filled:
+            try:
+                self._complete(stub, filling)
+            except OSError:
+                if not must_complete:
+                    return filling  # it can be read all the same
+                filling.leave()
+                raise
+            filling.leave()
+            return None
+        return filling
 
-    def _next_batch(self, failed: set[int]) -> list[Stub]:
-        batch: list[Stub] = []
-        size_bytes = 0
-        for stub in sorted((s for s in list(self._stubs.values()) if s.ino not in failed), key=lambda stub: stub.path):
-            if batch and (size_bytes + stub.entry.size_bytes > _BATCH_BYTES or len(batch) == _BATCH_FILES):
-                break
-            batch.append(stub)
-            size_bytes += stub.entry.size_bytes
-        return batch
-
-    def _fill_batch(self, batch: list[Stub]) -> set[int]:
-        """Fill what nobody else is filling; return the inodes that are to be left to an open."""
-        held = [stub for stub in batch if stub.lock.acquire(blocking=False)]
-        try:
-            present = [stub for stub in held if stub.ino in self._stubs]
-            self._fill(present, {stub.ino: stub.path for stub in present})
-        except (CkptfsError, OSError) as error:
-            log.warning("prefetch failed files=%d error=%r", len(held), str(error))
-        finally:
-            for stub in held:
-                stub.lock.release()
-        return {stub.ino for stub in batch if stub.ino in self._stubs}
-
-    def _fill(self, stubs: list[Stub], paths: dict[int, bytes]) -> None:
-        """Fetch several stubs, whose locks are held; each is completed as it is whole. Raises the first error."""
-        errors: list[CkptfsError] = []
-        open_fds: dict[int, tuple[Stub, int]] = {}
-        jobs = []
-        try:
-            for stub in stubs:
-                fd = self._open(paths[stub.ino], stub.ino)
-                if fd < 0:
-                    continue
-                if self._holds_content(stub, fd):
-                    self._complete(stub, fd)
-                    os.close(fd)
-                    continue
-                job = FetchJob(stub.entry, writer(fd))
-                open_fds[id(job)] = (stub, fd)
-                jobs.append(job)
-
-            def done(job: FetchJob, error: CkptfsError | None) -> None:
-                stub, fd = open_fds[id(job)]
-                if error is None:
-                    self._complete(stub, fd)
-                else:
-                    errors.append(error)
-
-            if jobs:
-                self._fetcher.fetch(jobs, done)
-        finally:
-            for _, fd in open_fds.values():
-                os.close(fd)
-        if errors:
-            raise errors[0]
+    def _make_filling(self, stub: Stub) -> Filling:
+        return Filling(
+            stub.entry,
+            suspect=stub.suspect,
+            whole=lambda filling: self._whole(stub, filling),
+            idle=lambda filling: self._idle(stub),
+            # so that it has the right one if we are killed
+            wrote=lambda fd: set_times(fd, None, None, stub.mtime_ns),
+        )
 
     def _open(self, path: bytes, ino: int) -> int:
-        """Return a descriptor to fill an inode through, or -1 if the path is not its name any more."""
-        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-        with self._gate:
+        """Return a descriptor to fill an inode through. Raises FileNotFoundError if the path is not its name."""
+        status = os.stat(reach(self._root_fd, path), dir_fd=self._root_fd, follow_symlinks=False)
+        if status.st_ino != ino:
+            raise FileNotFoundError(2, os.strerror(2))
+        self._times.keep(status)
+        try:
+            fd = os.open(reach(self._root_fd, path), _FLAGS, dir_fd=self._root_fd)
+        except PermissionError:
+            # our own file with a mode that forbids it (we are not root)
+            os.chmod(reach(self._root_fd, path), status.st_mode & 0o7777 | 0o600, dir_fd=self._root_fd)
             try:
-                status = os.stat(reach(self._root_fd, path), dir_fd=self._root_fd, follow_symlinks=False)
-                if status.st_ino != ino:
-                    return -1
-                self._times.keep(status)
-                try:
-                    return os.open(reach(self._root_fd, path), flags, dir_fd=self._root_fd)
-                except PermissionError:
-                    # our own file with a mode that forbids it (we are not root)
-                    os.chmod(reach(self._root_fd, path), status.st_mode & 0o7777 | 0o600, dir_fd=self._root_fd)
-                    try:
-                        return os.open(reach(self._root_fd, path), flags, dir_fd=self._root_fd)
-                    finally:
-                        os.chmod(reach(self._root_fd, path), status.st_mode & 0o7777, dir_fd=self._root_fd)
-            except (FileNotFoundError, NotADirectoryError):
-                return -1
+                fd = os.open(reach(self._root_fd, path), _FLAGS, dir_fd=self._root_fd)
+            finally:
+                os.chmod(reach(self._root_fd, path), status.st_mode & 0o7777, dir_fd=self._root_fd)
+        if os.fstat(fd).st_ino != ino:
+            os.close(fd)
+            raise FileNotFoundError(2, os.strerror(2))
+        return fd
 
-    def _holds_content(self, stub: Stub, fd: int) -> bool:
-        """True if a suspect file's bytes are right already; a suspect file that is wrong is emptied."""
-        if not stub.suspect:
-            return False
-        offset = 0
-        for extent in stub.entry.extents:
-            if isinstance(extent, Chunk):
-                data = os.pread(fd, extent.size_bytes, offset)
-                is_right = len(data) == extent.size_bytes and hash_bytes(data) == extent.hash
-            else:
-                is_right = not data_ranges(fd, offset, offset + extent.size_bytes)
-            if not is_right:
-                os.ftruncate(fd, 0)
-                os.ftruncate(fd, stub.entry.size_bytes)
-                return False
-            offset += extent.size_bytes
-        return True
+    def _whole(self, stub: Stub, filling: Filling) -> None:
+        try:
+            with self._gate:
+                self._complete(stub, filling)
+        except OSError as error:
+            filling.fail(CkptfsError(f"could not be completed: {error.strerror or error}"))
 
-    def _complete(self, stub: Stub, fd: int) -> None:
-        with self._gate:
-            os.utime(fd, ns=(os.fstat(fd).st_atime_ns, stub.mtime_ns))
-            if self._stubs.pop(stub.ino, None) is not None:
+    def _complete(self, stub: Stub, filling: Filling) -> None:
+        """A stub has all its data. Called inside the gate. Raises OSError; it stays a stub then."""
+        with self._lock:
+            if self._stubs.get(stub.ino) is not stub:
+                return
+            set_times(filling.fd, None, None, stub.mtime_ns)
+            if not stub.is_nameless:
+                # first, for nobody may change it before that is written down
                 self._completed(stub.ino)
+            del self._stubs[stub.ino]
+        filling.finished()
+
+    # fetching ahead (prefetch.Missing)
+
+    def waiting(self) -> Sequence[tuple[bytes, Hashable]]:
+        """Return path and inode of every stub that has a name."""
+        return [(stub.path, stub.ino) for stub in list(self._stubs.values()) if not stub.is_nameless]
+
+    def begin(self, key: Hashable) -> Filling | None:
+        """Return a stub that is to be filled ahead, joined; None if there is nothing to do."""
+        stub = self._stubs.get(key) if isinstance(key, int) else None
+        if stub is None:
+            return None
+        try:
+            with self._gate:
+                return self._use(stub.path, stub.ino)
+        except OSError:
+            return None
+
+    # taking data away, and being taken over
+
+    def emptied(self, stub: Stub) -> None:
+        """A file's data were taken away; it was a stub that nobody used, or becomes one. Called with the gate closed.
+
+        It is not fetched ahead because of that: there was no room for it.
+        """
+        self._stubs[stub.ino] = stub
+        stub.suspect, stub.filling = False, None
+
+    def write_left(self, ino: int) -> None:
+        """Write down what a server that takes over needs of a stub that is about to lose its last name and is open.
+
+        Raises:
+            OSError: It could not be written.
+        """
+        stub = self._stubs.get(ino)
+        if stub is not None:
+            write_left(self._spare_fd, ino, stub.entry)
+
+    def remove_left(self, ino: int) -> None:
+        """It is not open any more."""
+        remove_left(self._spare_fd, ino)
+
+    def go_on_nameless(self, ino: int, fd: int) -> Reader | None:
+        """Return how to read an inode without a name that the server before this one had open; None if it is whole."""
+        entry = read_left(self._spare_fd, ino)
+        if entry is None:
+            return None
+        with self._lock:
+            stub = self._stubs.get(ino)
+            if stub is None:
+                stub = self._stubs[ino] = Stub(ino, b"", entry, os.fstat(fd).st_mtime_ns, True, is_nameless=True)
+            filling = stub.filling = stub.filling or self._make_filling(stub)
+            if not filling.join():
+                filling.open(os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC))
+        return Reader(filling, self._queue)

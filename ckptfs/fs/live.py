@@ -285,7 +285,7 @@ class LiveTree:
             self._known_as(status.st_ino, left)
             self._changed(left)
             return
-        self.hydrator.forget(status.st_ino)
+        self.hydrator.lost_name(status.st_ino)
         self.changes.forget_inode(status.st_ino)
         self.on_nameless(status.st_ino)
 
@@ -398,20 +398,24 @@ class LiveTree:
             ino = status.st_ino
             if size_bytes:
                 self.hydrator.ensure(ino, path)
-            with self.hydrator.held(ino), self.gate:
+            with self.gate:
                 if not self.is_still(path, ino, with_data=size_bytes > 0):
                     continue
-                self.before_truncate(path, ino, size_bytes)
-                os.truncate(descriptor_path(self.root_fd, path), size_bytes)
+                with self.truncating(path, ino, size_bytes):
+                    os.truncate(descriptor_path(self.root_fd, path), size_bytes)
                 return
 
     def is_still(self, path: bytes, ino: int, *, with_data: bool) -> bool:
         """True if a path is an inode's name, and has its data if it must. Inside the gate it stays so."""
         return self.lstat(path).st_ino == ino and not (with_data and ino in self.hydrator)
 
-    def before_truncate(self, path: bytes, ino: int, size_bytes: int) -> None:
-        """Mark and protect a file whose bytes from a size on are about to go. Called inside the gate."""
+    @contextmanager
+    def truncating(self, path: bytes, ino: int, size_bytes: int) -> Iterator[None]:
+        """Let a file's bytes from a size on go: marked and protected before. Entered inside the gate."""
         self.changes.mark_content(path, ino)
         self.guards.protect(ino, size_bytes)
-        if size_bytes == 0:
-            self.hydrator.forget(ino)
+        if size_bytes:
+            yield
+            return
+        with self.hydrator.truncating(ino):
+            yield

@@ -9,11 +9,14 @@ import errno
 import os
 import stat
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ckptfs.capture.scan import descriptor_path, inode_of, read_xattrs
+from ckptfs.errors import CkptfsError
 from ckptfs.fs.attributes import Attributes, Caller
+from ckptfs.fs.fetching import Reader
 from ckptfs.fs.live import LiveTree, parent_of
 from ckptfs.fs.times import NOW_NS, set_times
 
@@ -59,6 +62,8 @@ class FileHandle:
     flags: int
     unseen: bool = False
     """The kernel reads and writes the backing file itself."""
+    reader: Reader | None = None
+    """Of a file that was not whole when it was opened."""
 
     @property
     def is_writable(self) -> bool:
@@ -71,12 +76,18 @@ class OpenFiles:
 
     Args:
         keeps_nameless: Somebody may take over: an open file that loses its last name keeps one in the spare directory.
+        on_read: Told of the path of each file that is opened for reading.
     """
 
-    def __init__(self, live: LiveTree, *, keeps_nameless: bool = False) -> None:
+    def __init__(
+        self, live: LiveTree, *, keeps_nameless: bool = False, on_read: Callable[[bytes], None] = lambda path: None
+    ) -> None:
         self._live = live
+        self.on_read = on_read
         self._keeps_nameless = keeps_nameless
         self._inodes: dict[int, Inode] = {}
+        self.used_ns: dict[int, int] = {}
+        """Inode to when it was last closed, ns since 1970."""
         self._lock = threading.Lock()
         live.before_unlink = self._keep
         live.on_nameless = self._lost_name
@@ -101,52 +112,86 @@ class OpenFiles:
         return self.open(path, flags)
 
     def open(self, path: bytes, flags: int) -> FileHandle:
-        """Open a file; one that has no data yet gets them first."""
+        """Open a file; one that is to be changed and is not whole gets its data first."""
         live = self._live
         truncates = bool(flags & os.O_TRUNC)
+        needs_data = not truncates and flags & os.O_ACCMODE != os.O_RDONLY
         while True:
             ino = live.lstat(path).st_ino
-            if not truncates:
+            if needs_data:
                 live.hydrator.ensure(ino, path)
-            with live.hydrator.held(ino), live.gate:
-                if not live.is_still(path, ino, with_data=not truncates):
+            with live.gate:
+                if not live.is_still(path, ino, with_data=needs_data):
                     continue
                 if truncates and self._replace_if_shared(path, ino):
                     ino = live.lstat(path).st_ino
-                fd = os.open(live.at(path), flags & ~_NOT_PASSED_ON | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=live.root_fd)
+                handle = self._open_now(path, ino, flags)
+                if handle is None:
+                    continue
                 if truncates:
                     try:
-                        live.before_truncate(path, ino, 0)
-                        os.truncate(descriptor_path(fd), 0)  # it may be open for reading
+                        with live.truncating(path, ino, 0):
+                            os.truncate(descriptor_path(handle.fd), 0)  # it may be open for reading
                     except BaseException:
-                        os.close(fd)
+                        self.close(handle)
                         raise
-                return self._handle(fd, flags, path)
+                elif flags & os.O_ACCMODE != os.O_WRONLY:
+                    self.on_read(path)
+                return handle
+
+    def _open_now(self, path: bytes, ino: int, flags: int) -> FileHandle | None:
+        """Open a file inside the gate; return None if a path is not an inode's any more."""
+        live, kept = self._live, flags & ~_NOT_PASSED_ON | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            # before the file itself, for with its name it would lose what it is to be filled with
+            reader = live.hydrator.reader(path, ino) if not flags & os.O_TRUNC else None
+            try:
+                fd = os.open(live.at(path), kept, dir_fd=live.root_fd)
+            except BaseException:
+                _close_reader(reader)
+                raise
+        except FileNotFoundError:
+            return None
+        if os.fstat(fd).st_ino != ino:
+            os.close(fd)
+            _close_reader(reader)
+            return None
+        if reader is not None and flags & os.O_ACCMODE != os.O_RDONLY:
+            os.close(fd)
+            reader.close()
+            raise CkptfsError(f"{os.fsdecode(path)!r} is to be changed and has not got all its data")
+        return self._handle(fd, flags, path, reader)
 
     def open_hidden(self, name: bytes, flags: int) -> FileHandle:
         """Open a file in the spare directory once more, through /proc/PID/fd."""
         live = self._live
-        with live.gate:
-            fd = os.open(name, flags & ~_NOT_PASSED_ON | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=live.spare_fd)
-            return self._opened_again(fd, flags)
+        kept = flags & ~_NOT_PASSED_ON | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(name, kept, dir_fd=live.spare_fd)
+        return self._opened_again(fd, flags)
 
     def _opened_again(self, fd: int, flags: int) -> FileHandle:
-        handle = self._handle(fd, flags, None)
+        """Make a handle of a file without a name that is open already. Not to be called inside the gate."""
+        live, ino = self._live, os.fstat(fd).st_ino
+        try:
+            if flags & os.O_ACCMODE != os.O_RDONLY and not flags & os.O_TRUNC:
+                live.hydrator.ensure(ino, b"")
+            with live.gate:
+                handle = self._handle(fd, flags, None, live.hydrator.reader(b"", ino))
+        except BaseException:
+            os.close(fd)
+            raise
         if flags & os.O_TRUNC:
             try:
-                self._before_change(handle, 0)
-                os.truncate(descriptor_path(fd), 0)
+                self.truncate(handle, 0)
             except BaseException:
-                self._drop(handle)
-                os.close(fd)
+                self.close(handle)
                 raise
         return handle
 
     def reopen(self, handle: FileHandle, flags: int) -> FileHandle:
         """Open an open file that has no name once more, through /proc/PID/fd."""
-        with self._live.gate:
-            kept = flags & ~_NOT_PASSED_ON | os.O_CLOEXEC
-            return self._opened_again(os.open(descriptor_path(handle.fd), kept), flags)
+        kept = flags & ~_NOT_PASSED_ON | os.O_CLOEXEC
+        return self._opened_again(os.open(descriptor_path(handle.fd), kept), flags)
 
     def find(self, ino: int) -> Inode | None:
         """Return an inode with open handles."""
@@ -167,11 +212,13 @@ class OpenFiles:
                 self._drop(handle)
         else:
             self._drop(handle)
+        _close_reader(handle.reader)
         os.close(handle.fd)
 
     def _drop(self, handle: FileHandle) -> None:
         with self._lock:
             inode = handle.inode
+            self.used_ns[inode.ino] = time.time_ns()
             inode.handles -= 1
             inode.writers -= handle.is_writable
             if handle.unseen:
@@ -181,6 +228,7 @@ class OpenFiles:
             if inode.handles == 0:
                 if inode.is_kept:
                     inode.is_kept = False
+                    self._live.hydrator.remove_left(inode.ino)
                     os.unlink(_kept_name(inode.ino), dir_fd=self._live.spare_fd)
                 if not (inode.maybe_mapped and inode.has_name):
                     self._inodes.pop(inode.ino, None)
@@ -194,6 +242,7 @@ class OpenFiles:
             if inode is None or not inode.handles or inode.is_kept or self._live.links.count(ino) > 1:
                 return
             try:
+                self._live.hydrator.write_left(ino)
                 os.link(
                     self._live.at(path), _kept_name(ino), src_dir_fd=self._live.root_fd, dst_dir_fd=self._live.spare_fd,
                     follow_symlinks=False,
@@ -210,10 +259,15 @@ class OpenFiles:
             if path is not None:
                 fd = os.open(live.at(path), kept, dir_fd=live.root_fd)
                 if os.fstat(fd).st_ino == ino:
-                    return self._handle(fd, flags, path)
+                    return self._handle(fd, flags, path, live.hydrator.reader(path, ino))
                 os.close(fd)
             fd = os.open(_kept_name(ino), kept, dir_fd=live.spare_fd)
-            handle = self._handle(fd, flags, None)
+            try:
+                reader = live.hydrator.go_on_nameless(ino, fd)
+            except BaseException:
+                os.close(fd)
+                raise
+            handle = self._handle(fd, flags, None, reader)
             handle.inode.has_name, handle.inode.is_kept = False, True
             return handle
 
@@ -343,6 +397,9 @@ class OpenFiles:
             os.fchmod(handle.fd, mode)
         if times is not None:
             set_times(handle.fd, None, *times)
+            stub = self._live.hydrator.get(handle.inode.ino)
+            if stub is not None:
+                stub.mtime_ns = os.fstat(handle.fd).st_mtime_ns
 
     def copy_range(
         self, source_fd: int, target: FileHandle, source_bytes: int, target_bytes: int, size_bytes: int
@@ -370,10 +427,17 @@ class OpenFiles:
 
     def truncate(self, handle: FileHandle, size_bytes: int) -> None:
         """Set the size of an open file."""
+        if size_bytes and handle.reader is not None:
+            handle.reader.require_all()
         with self._live.gate:
             self._before_change(handle, size_bytes)
             # truncate(2) through /proc/PID/fd may come by a handle for reading
-            os.truncate(handle.fd if handle.is_writable else descriptor_path(handle.fd), size_bytes)
+            where = handle.fd if handle.is_writable else descriptor_path(handle.fd)
+            if size_bytes:
+                os.truncate(where, size_bytes)
+                return
+            with self._live.hydrator.truncating(handle.inode.ino):
+                os.truncate(where, size_bytes)
 
     def allocate(self, handle: FileHandle, mode: int, offset_bytes: int, size_bytes: int) -> None:
         """fallocate(2), in every mode that the backing filesystem has."""
@@ -393,6 +457,7 @@ class OpenFiles:
         return self._live.shown(os.fstat(handle.fd), None if handle.inode.has_name else 0)
 
     def _lost_name(self, ino: int) -> None:
+        self.used_ns.pop(ino, None)
         with self._lock:
             inode = self._inodes.get(ino)
             if inode is not None:
@@ -416,13 +481,13 @@ class OpenFiles:
         with self._lock:
             return [(inode.path, inode.ino) for inode in self._inodes.values() if inode.ino in inodes]
 
-    def _handle(self, fd: int, flags: int, path: bytes | None) -> FileHandle:
+    def _handle(self, fd: int, flags: int, path: bytes | None, reader: Reader | None = None) -> FileHandle:
         ino = os.fstat(fd).st_ino
         with self._lock:
             inode = self._inodes.setdefault(ino, Inode(ino, has_name=path is not None))
             if path is not None:
                 inode.path = path
-            handle = FileHandle(fd, inode, flags)
+            handle = FileHandle(fd, inode, flags, reader=reader)
             inode.handles += 1
             inode.writers += handle.is_writable
             inode.mappable += flags & os.O_ACCMODE == os.O_RDWR
@@ -458,7 +523,7 @@ class OpenFiles:
             with live.kept(path):
                 os.rename(fresh, live.at(path), src_dir_fd=live.spare_fd, dst_dir_fd=live.root_fd)
                 live.changes.forget_inode(ino)
-                live.hydrator.forget(ino)
+                live.hydrator.lost_name(ino)
         except OSError as error:
             os.unlink(fresh, dir_fd=live.spare_fd)
             if error.errno == errno.ENOSPC:
@@ -470,6 +535,11 @@ class OpenFiles:
         times = (above_status.st_atime_ns, above_status.st_mtime_ns)
         os.utime(live.at(above), ns=times, dir_fd=live.root_fd)
         return True
+
+
+def _close_reader(reader: Reader | None) -> None:
+    if reader is not None:
+        reader.close()
 
 
 def _kept_name(ino: int) -> bytes:

@@ -21,12 +21,13 @@ from ckptfs.errors import CkptfsError, ReadOnlyError
 from ckptfs.fs.attributes import Attributes, Caller, Listed, virtual_file
 from ckptfs.fs.control import Control, below_versions, control_of
 from ckptfs.fs.door import through_door
+from ckptfs.fs.fetching import Reader
 from ckptfs.fs.live import LiveTree
 from ckptfs.fs.marker import NOTE_LIMIT_BYTES, SaveMarker, Touch
 from ckptfs.fs.open_files import FileHandle, OpenFiles
 from ckptfs.fs.syscalls import groups_of, is_exclusive_create, process_of
 from ckptfs.fs.times import NOW_NS, birth_ns
-from ckptfs.fs.tree_view import TreeView
+from ckptfs.fs.tree_view import TreeView, version_of
 from ckptfs.fs.versions_directory import VersionsDirectory
 
 # Above what any local filesystem numbers its inodes, below the versions' (tree_view.py)
@@ -66,6 +67,8 @@ class ViewHandle:
 
     fd: int
     attributes: Attributes
+    reader: Reader | None = None
+    """Of a file that was not whole when it was opened."""
 
 
 Handle = FileHandle | ControlHandle | ViewHandle
@@ -292,14 +295,13 @@ class Operations:
         """Open a file."""
         below = below_versions(path)
         if below is not None:
-            return ViewHandle(self.versions.open(below, flags), self.versions.attributes(below))
+            return ViewHandle(*self.versions.open(below, flags))
         control = control_of(path)
         if control is not None:
             return self._open_control(path, control, flags, caller)
         if self.writable is not None:
             return self.writable.open_files.open(path, flags)
-        view = self._view()
-        return ViewHandle(view.open(path, flags), view.attributes(path))
+        return ViewHandle(*self._view().open(path, flags))
 
     @through_door
     def read_into(self, handle: Handle, buffer: memoryview, offset_bytes: int) -> int:
@@ -308,6 +310,8 @@ class Operations:
             piece = handle.text[offset_bytes : offset_bytes + len(buffer)]
             buffer[: len(piece)] = piece
             return len(piece)
+        if handle.reader is not None:
+            handle.reader.require(offset_bytes, offset_bytes + len(buffer))
         return os.preadv(handle.fd, [buffer], offset_bytes)
 
     @through_door
@@ -352,6 +356,8 @@ class Operations:
         if isinstance(handle, FileHandle):
             self._writable().open_files.close(handle)
         elif isinstance(handle, ViewHandle):
+            if handle.reader is not None:
+                handle.reader.close()
             os.close(handle.fd)
         elif handle.touch is not None:
             self._writable().marker.release(handle.touch)
@@ -434,13 +440,21 @@ class Operations:
         """lseek(2) with SEEK_DATA or SEEK_HOLE."""
         if isinstance(handle, ControlHandle):
             raise _error(errno.EINVAL)
-        return os.lseek(handle.fd, offset_bytes, whence)
+        filling = handle.reader.filling if handle.reader is not None else None
+        if filling is None or filling.is_filled or filling.is_closed:
+            return os.lseek(handle.fd, offset_bytes, whence)
+        found = filling.seek(offset_bytes, whence)
+        if found is None:
+            raise _error(errno.ENXIO)
+        return found
 
     @through_door
     def copy_range(self, source: Handle, target: Handle, source_bytes: int, target_bytes: int, size_bytes: int) -> int:
         """copy_file_range(2) between two open files; return how much was copied."""
         if isinstance(source, ControlHandle) or not isinstance(target, FileHandle):
             raise _error(errno.EOPNOTSUPP)
+        if source.reader is not None:
+            source.reader.require(source_bytes, source_bytes + size_bytes)
         return self._writable().open_files.copy_range(source.fd, target, source_bytes, target_bytes, size_bytes)
 
     # what only a server that takes over from another can ask for
@@ -453,6 +467,23 @@ class Operations:
     def go_on_file(self, path: bytes | None, ino: int, flags: int) -> FileHandle:
         """Return a handle for an open file that the kernel has; path is None when it has lost its name."""
         return self._writable().open_files.go_on(path, ino, flags)
+
+    @through_door
+    def go_on_view(self, path: bytes | None, ino: int, flags: int) -> ViewHandle:
+        """Return a handle for an open file of a version, which its path need not lead to any more."""
+        below = below_versions(path) if path is not None else None
+        tree = self.versions if below is not None or self.view is None else self._view()
+        where = path if below is None else below
+        try:
+            if where is not None and tree.attributes(where).ino == ino:
+                return ViewHandle(*tree.open(where, flags))
+        except FileNotFoundError:
+            pass
+        older = self.versions.view(version_of(ino))
+        found = older.path_of(ino)
+        if found is None:
+            raise _error(errno.ESTALE)
+        return ViewHandle(*older.open(found, flags))
 
     def go_on_mapped(self, ino: int, path: bytes) -> bool:
         """A file may be changed through a mapping; return False if there is no such file any more."""
@@ -576,14 +607,16 @@ class Operations:
             raise _error(errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.EINVAL)
         if status.st_size > NOTE_LIMIT_BYTES:
             raise _error(errno.EFBIG)
-        live.hydrator.ensure(status.st_ino, old)
+        spare = os.fsencode(_NOTE_PREFIX + secrets.token_hex(8))
+        # open until it has moved, so that it stays whole
         handle = writable.open_files.open(old, os.O_RDONLY)
         try:
+            if handle.reader is not None:
+                handle.reader.require_all()
             text = os.pread(handle.fd, NOTE_LIMIT_BYTES, 0)
+            live.move_out(old, spare, keep_name=False)
         finally:
             writable.open_files.close(handle)
-        spare = os.fsencode(_NOTE_PREFIX + secrets.token_hex(8))
-        live.move_out(old, spare, keep_name=False)
         try:
             writable.marker.put(text)
         except BaseException:

@@ -38,8 +38,9 @@ class MountOptions:
     max_pending_bytes: int | None = None
     """None: half of what the cache filesystem had free when mounting."""
     cache_size_bytes: int = 64 << 30
-    """How much of old versions' files, read through .versions/ or a read-only mount, is kept on local disk; and of what
-    the next version can be encoded against, but of that never more than there is free disk."""
+    """How much is kept on local disk of what the store has as well: live files that did not change since a durable
+    version, files of old versions, and what the next version can be encoded against; of the last never more than there
+    is free disk."""
     lease_s: float = 30.0
     unsafe_single_writer: bool = False
     prefetch: bool = True

@@ -10,10 +10,15 @@ from typing import Any
 from ckptfs.cache.directory import CacheDirectory, store_directory_name
 from ckptfs.errors import CkptfsError
 from ckptfs.format.commit import CommitRecord
-from ckptfs.fs.contents import ContentCache, prefetch
+from ckptfs.format.manifest import Entry
+from ckptfs.fs.contents import ContentCache, MissingContents
 from ckptfs.fs.control import Control, save_text, status_text, version_object
+from ckptfs.fs.eviction import Evictor
+from ckptfs.fs.fetching import FetchQueue
 from ckptfs.fs.operations import Operations
 from ckptfs.fs.options import MountOptions
+from ckptfs.fs.prefetch import Prefetch
+from ckptfs.fs.read_order import ReadOrder
 from ckptfs.fs.transport.choice import Transport
 from ckptfs.fs.transport.handover import Connection
 from ckptfs.fs.tree_view import TreeView
@@ -28,6 +33,7 @@ log = logging.getLogger(__name__)
 
 # one LIST of one key each time: cheap enough to be seconds behind a writer
 _FOLLOW_S = 1.0
+_SAVE_ORDER_S = 2.0
 
 
 class ReadingMount:
@@ -50,7 +56,13 @@ class ReadingMount:
         objects = self._cache.objects / store_id
         objects.mkdir(exist_ok=True, mode=0o700)
         self._history = History(CachingStore(self._store, objects), store_id)
-        self._contents = ContentCache(self._cache.contents, Fetcher(self._store), options.cache_size_bytes)
+        self._queue = FetchQueue(Fetcher(self._store, workers=1))
+        self._contents = ContentCache(self._cache.contents, self._queue)
+        self._contents.on_wanted = self._wanted_by_program
+        self._order = ReadOrder(self._cache.read_order)
+        self._evictor = Evictor(self._cache, options.cache_size_bytes, self._contents, self._queue)
+        self._queue.make_room = self._evictor.make_room
+        self._prefetching: Prefetch | None = None
         self._versions = VersionsDirectory(self._history, self._contents)
         self._over = threading.Event()
         self._transport: Transport | None = None
@@ -85,6 +97,8 @@ class ReadingMount:
 
     def began(self) -> None:
         """The mount is there: fetch ahead, and follow if asked."""
+        threading.Thread(target=self._evictor.run, name="evictor", daemon=True).start()
+        threading.Thread(target=self._tick, name="tick", daemon=True).start()
         if self._options.prefetch:
             self._prefetch()
         if self._options.follow:
@@ -93,6 +107,11 @@ class ReadingMount:
     def finish(self) -> None:
         """The mount is gone."""
         self._over.set()
+        if self._prefetching is not None:
+            self._prefetching.stop()
+        self._evictor.stop()
+        self._queue.stop()
+        self._order.save()
         self._store.close()
 
     def status(self) -> dict[str, Any]:
@@ -120,7 +139,8 @@ class ReadingMount:
         # the root of an empty store is an empty directory
         if self._connection is not None:
             self._connection.shows(record.version if record else 0)
-        return TreeView(self._history.tree(record) if record else {}, record.version if record else 0, self._contents)
+        tree, version = (self._history.tree(record), record.version) if record else ({}, 0)
+        return TreeView(tree, version, self._contents, on_read=self._order.read)
 
     def _state(self) -> VersionState | None:
         record = self._record
@@ -136,12 +156,20 @@ class ReadingMount:
         )
 
     def _prefetch(self) -> None:
-        view = self._view
+        if self._prefetching is not None:
+            self._prefetching.stop()
+        files = MissingContents(self._contents, self._view.files())
+        prefetching = Prefetch(files, self._queue, self._order.ranks, self._evictor.room_bytes)
+        self._prefetching = prefetching
+        threading.Thread(target=prefetching.run, name="prefetch", daemon=True).start()
 
-        def run() -> None:
-            prefetch(self._contents, view.files(), lambda: self._over.is_set() or self._view is not view)
+    def _wanted_by_program(self, entry: Entry) -> None:
+        if self._prefetching is not None:
+            self._prefetching.follow(entry.path)
 
-        threading.Thread(target=run, name="prefetch", daemon=True).start()
+    def _tick(self) -> None:
+        while not self._over.wait(_SAVE_ORDER_S):
+            self._order.save()
 
     def _follow(self) -> None:
         while not self._over.wait(_FOLLOW_S):

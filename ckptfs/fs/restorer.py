@@ -154,6 +154,7 @@ class LiveRestorer:
                 status = self._live.lstat(path)
             except OSError:
                 continue
+            self._live.before_unlink(status.st_ino, path)
             self._live.lost_name(status, path)
 
 

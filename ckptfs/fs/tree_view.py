@@ -3,10 +3,12 @@
 import errno
 import os
 import stat
+from collections.abc import Callable
 
 from ckptfs.format.manifest import Chunk, Entry, Kind, Tree
 from ckptfs.fs.attributes import Attributes, Listed
 from ckptfs.fs.contents import ContentCache
+from ckptfs.fs.fetching import Reader
 from ckptfs.transfer.attributes import kind_format
 
 # Inode numbers of versions begin where no local filesystem's do: 2^62 + version * 2^36 + index
@@ -23,13 +25,29 @@ def root_inode(version: int) -> int:
     return _FIRST_INODE + (version % (1 << 25)) * _INODES_OF_VERSION
 
 
-class TreeView:
-    """A version's names, attributes and files. Paths are relative to the version's root, which is b""."""
+def version_of(inode: int) -> int:
+    """Return the version whose tree has an inode number."""
+    return (inode - _FIRST_INODE) // _INODES_OF_VERSION
 
-    def __init__(self, tree: Tree, version: int, contents: ContentCache) -> None:
+
+class TreeView:
+    """A version's names, attributes and files. Paths are relative to the version's root, which is b"".
+
+    Args:
+        on_read: Told of the path of each file that is opened.
+    """
+
+    def __init__(
+        self,
+        tree: Tree,
+        version: int,
+        contents: ContentCache,
+        on_read: Callable[[bytes], None] = lambda path: None,
+    ) -> None:
         self.tree = tree
         self.version = version
         self._contents = contents
+        self._on_read = on_read
         self._children: dict[bytes, list[bytes]] = {path: [] for path, e in tree.items() if e.kind is Kind.DIRECTORY}
         self._children.setdefault(b"", [])
         self._inodes: dict[bytes, int] = {}
@@ -55,6 +73,10 @@ class TreeView:
             if path == b"":
                 return Entry(path=b"", kind=Kind.DIRECTORY, mode=0o755)
             raise _error(errno.ENOENT) from None
+
+    def path_of(self, inode: int) -> bytes | None:
+        """Return a path of an inode number, None if there is none."""
+        return next((path for path, ino in self._inodes.items() if ino == inode), None)
 
     def attributes(self, path: bytes) -> Attributes:
         """Return a path's attributes, write permission and all: the mount itself is what is read-only."""
@@ -100,19 +122,20 @@ class TreeView:
         """Return all extended attributes."""
         return dict(self.entry(path).xattrs)
 
-    def open(self, path: bytes, flags: int) -> int:
-        """Return a descriptor of a file's content, for reading.
+    def open(self, path: bytes, flags: int) -> tuple[int, Attributes, Reader | None]:
+        """Return a descriptor of a file's content, for reading, its attributes, and how to read it if it is not whole.
 
         Raises:
             OSError: EROFS if it is to be written, and what a file that is none gives.
-            CkptfsError: The data are damaged or cannot be had.
         """
         entry = self.entry(path)
         if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
             raise _error(errno.EROFS)
         if stat.S_ISDIR(kind_format(entry.kind)):
             raise _error(errno.EISDIR)
-        return self._contents.open(entry)
+        self._on_read(path)
+        fd, reader = self._contents.open(entry)
+        return fd, self.attributes(path), reader
 
     def files(self) -> list[Entry]:
         """Return the files that have data, in path order."""

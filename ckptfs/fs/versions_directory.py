@@ -15,6 +15,7 @@ from collections import OrderedDict
 from ckptfs.errors import CkptfsError
 from ckptfs.fs.attributes import Attributes, Listed
 from ckptfs.fs.contents import ContentCache
+from ckptfs.fs.fetching import Reader
 from ckptfs.fs.tree_view import TreeView, root_inode
 from ckptfs.versions.history import LATEST, History
 
@@ -91,8 +92,8 @@ class VersionsDirectory:
         view, below = self._find(path)
         return view.xattrs(below)
 
-    def open(self, path: bytes, flags: int) -> int:
-        """Return a descriptor of a file. See TreeView.open."""
+    def open(self, path: bytes, flags: int) -> tuple[int, Attributes, Reader | None]:
+        """Open a file. See TreeView.open."""
         view, below = self._find(path)
         return view.open(below, flags)
 

@@ -32,6 +32,9 @@ from ckptfs.format.manifest import Kind, LocalData
 from ckptfs.fs.align import Aligner, Alignment, Target
 from ckptfs.fs.contents import ContentCache
 from ckptfs.fs.control import Control, save_text, status_text, version_object
+from ckptfs.fs.evictable_files import EvictableLiveFiles
+from ckptfs.fs.eviction import Evictor
+from ckptfs.fs.fetching import FetchQueue
 from ckptfs.fs.going_on import know_again
 from ckptfs.fs.hydrate import Hydrator, Stub
 from ckptfs.fs.live import LiveTree
@@ -39,10 +42,12 @@ from ckptfs.fs.marker import SaveMarker
 from ckptfs.fs.open_files import OpenFiles
 from ckptfs.fs.operations import Operations, Writable
 from ckptfs.fs.options import MountOptions
+from ckptfs.fs.prefetch import Prefetch
+from ckptfs.fs.read_order import ReadOrder
 from ckptfs.fs.recovery import Taken, align_live_tree, claims_of, is_our_lineage, take_up
 from ckptfs.fs.restorer import LiveRestorer
 from ckptfs.fs.saver import LiveSaver
-from ckptfs.fs.transport.choice import Transport
+from ckptfs.fs.transport.choice import OVERLAYFS, Transport, filesystem_type
 from ckptfs.fs.transport.handover import Connection
 from ckptfs.fs.uploads import Uploads, VersionState
 from ckptfs.fs.versions_directory import VersionsDirectory
@@ -203,9 +208,11 @@ class WritingMount:
             raise CacheError(f"{cache.journal} is missing or not whole")
         self._journal = Journal(cache.journal)
         self._gate, self._links, self._guards = Gate(), LinkGroups(), Guards()
-        fetcher = Fetcher(self._store)
+        self._queue = FetchQueue(Fetcher(self._store, workers=1))
         changes = Changes(self._journal)
-        self._hydrator = Hydrator(self._root_fd, fetcher, self._gate, changes.times, self._journal.hydrated)
+        self._hydrator = Hydrator(
+            self._root_fd, spare_fd, self._queue, self._gate, changes.times, self._journal.hydrated
+        )
         self._live = LiveTree(
             self._root_fd,
             spare_fd,
@@ -238,11 +245,16 @@ class WritingMount:
             self._journal.rewrite(taken.version, taken.commit_id, self._boot, self._hydrator.inodes())
             if b"" not in taken.target.tree:
                 self._take_root_attributes()
-        self._contents = ContentCache(cache.contents, fetcher, options.cache_size_bytes)
-        self._versions = VersionsDirectory(self._history, self._contents)
-        self._open_files = OpenFiles(self._live, keeps_nameless=self._outlives)
+        contents = ContentCache(cache.contents, self._queue)
+        self._versions = VersionsDirectory(self._history, contents)
+        self._order = ReadOrder(cache.read_order)
+        self._open_files = OpenFiles(self._live, keeps_nameless=self._outlives, on_read=self._order.read)
         self._transport: Transport | None = None
-        self._uploads = Uploads(cache.root, self._guards, _durable(taken.head), lambda _: self._versions.changed())
+        self._uploads = Uploads(cache.root, self._guards, _durable(taken.head), lambda _: self._became_durable())
+        self._evictor = Evictor(cache, options.cache_size_bytes, contents, self._queue, self._make_evictable())
+        self._queue.make_room = self._evictor.make_room
+        self._prefetch = Prefetch(self._hydrator, self._queue, self._order.ranks, self._evictor.room_bytes)
+        self._hydrator.on_added, self._hydrator.on_wanted = self._prefetch.look_again, self._prefetch.follow
         self._take_pending(taken)
         self._saver = LiveSaver(
             gate=self._gate,
@@ -255,6 +267,27 @@ class WritingMount:
         )
         self._marker = SaveMarker(self._saver)
         self.operations = self._make_operations()
+
+    def _make_evictable(self) -> EvictableLiveFiles:
+        # on overlayfs a mapping is of the file below, and a lease on the one above does not tell
+        is_overlay = filesystem_type(self._cache.live) == OVERLAYFS
+        return EvictableLiveFiles(
+            self._live,
+            self._open_files,
+            self._capturer,
+            self._history,
+            self._cache.pending,
+            self._durable_version,
+            lambda: not is_overlay,
+        )
+
+    def _durable_version(self) -> int:
+        waiting = self._uploads.waiting()
+        return waiting[0].version - 1 if waiting else self._capturer.version
+
+    def _became_durable(self) -> None:
+        self._versions.changed()
+        self._evictor.look_again()
 
     def _align(self, taken: Taken, state: JournalState | None) -> Alignment:
         return align_live_tree(
@@ -329,7 +362,7 @@ class WritingMount:
                     self._links.link(ino, first, path)
             if ino in kept_stubs and ino not in new_inodes:
                 new_inodes.add(ino)
-                stubs.append(Stub(ino, path, entry, entry.mtime_ns, suspect=False))
+                stubs.append(Stub(ino, path, entry, entry.mtime_ns, suspect=True))
         self._hydrator.add(stubs)
 
     def _adopt_restored(self, target: Target, result: Alignment) -> None:
@@ -383,14 +416,16 @@ class WritingMount:
     def began(self) -> None:
         """The mount is there: start what runs beside it."""
         self._uploads.start()
+        threading.Thread(target=self._evictor.run, name="evictor", daemon=True).start()
         if self._options.prefetch:
-            threading.Thread(target=self._hydrator.run, name="prefetch", daemon=True).start()
+            threading.Thread(target=self._prefetch.run, name="prefetch", daemon=True).start()
         threading.Thread(target=self._tick, name="tick", daemon=True).start()
 
     def _tick(self) -> None:
         while True:
             time.sleep(_TICK_S)
             self._marker.end_lingering()
+            self._order.save()
 
     def status(self) -> dict[str, Any]:
         """Return the fields of `.status`."""
@@ -437,7 +472,9 @@ class WritingMount:
         """The kernel has let go of the mount: drain, and give the store back."""
         self.before_detach()
         reason = self._drain(stop_draining)
-        self._hydrator.stop()
+        for part in (self._prefetch, self._evictor, self._queue):
+            part.stop()
+        self._order.save()
         self._uploads.stop()
         left = take_left(self._cache)
         self._release()

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from ckptfs.fs.transport.choice import passthrough_obstacle
+from ckptfs.transfer.content_writer import CHUNK_BYTES
 from tests.mounting import Mount, MountFailedError, Mounts, touch, wait_until
 from tests.snapshot import assert_same, snapshot
 
@@ -224,6 +225,41 @@ def test_files_without_data_are_fetched_after_it(mount: Mounts) -> None:
     assert (root / "3").stat().st_mtime_ns == 5
     mounted.sync()
     assert_same(snapshot(root), snapshot(root / ".versions" / str(version)), "what was saved without data")
+
+
+def test_reading_goes_on_of_files_that_are_partly_here(mount: Mounts) -> None:
+    first = mount(name="first", cache="first-cache")
+    contents = {name: os.urandom(3 * CHUNK_BYTES) for name in ("named", "removed", "restored", "streamed")}
+    for name, content in contents.items():
+        (first.root / name).write_bytes(content)
+    first.save()
+    (first.root / "restored").write_bytes(b"two")
+    first.save()
+    first.sync()
+    assert first.unmount() == 0
+    mounted = mount(cache="second-cache")
+    mounted.restore(1)
+    fds = {name: os.open(mounted.root / name, os.O_RDONLY) for name in contents}
+    for name in ("named", "removed", "restored"):
+        assert os.pread(fds[name], 10, CHUNK_BYTES) == contents[name][CHUNK_BYTES:][:10]
+    (mounted.root / "removed").unlink()
+    mounted.restore(2)
+    mounted.save()
+    found: list[bytes] = []
+    reader = threading.Thread(target=lambda: found.extend(iter(lambda: os.read(fds["streamed"], 50_000), b"")))
+    reader.start()
+    for _ in range(2):
+        take_over(mounted)
+        assert os.pread(fds["removed"], 10, CHUNK_BYTES) == contents["removed"][CHUNK_BYTES:][:10]
+    reader.join(60)
+    assert b"".join(found) == contents["streamed"]
+    for name in ("named", "removed", "restored"):
+        assert os.pread(fds[name], 3 * CHUNK_BYTES, 0) == contents[name]
+        os.close(fds[name])
+    os.close(fds["streamed"])
+    assert (mounted.root / "restored").read_bytes() == b"two"
+    wait_until(lambda: not list((mounted.cache / "orphans").iterdir()), 10, "the spare directory is empty")
+    saved(mounted)
 
 
 def test_a_restored_tree_stays_restored(mount: Mounts) -> None:

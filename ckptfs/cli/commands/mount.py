@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     "--cache-size",
     type=size,
     metavar="SIZE",
-    help="Files of old versions, and bases of new ones, to keep in it.  [default: 64G]",
+    help="Most that it keeps of what the store has, too.  [default: 64G]",
 )
 @setting("--transport", type=click.Choice(["auto", "passthrough", "fusepy"]), help="How requests come from the kernel.")
 @setting("--allow-other", is_flag=True, help="Let other users in, as the permissions of the files allow.")

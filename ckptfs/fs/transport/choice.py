@@ -17,7 +17,7 @@ from ckptfs.mount_table import rows
 _CAP_SYS_ADMIN = 21
 # entry_timeout of libfuse, 1 s; its high-level interface cannot take back what the kernel was told
 _NAMES_REMEMBERED_S = 1.1
-_OVERLAYFS_MAGIC = "overlay"
+OVERLAYFS = "overlay"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +130,7 @@ class PassthroughTransport:
             name=plan.name,
             allow_other=plan.allow_other,
             read_only=plan.read_only,
-            stack_depth=2 if filesystem_type(plan.backing) == _OVERLAYFS_MAGIC else 1,
+            stack_depth=2 if filesystem_type(plan.backing) == OVERLAYFS else 1,
             made=made,
             ready=ready,
         )

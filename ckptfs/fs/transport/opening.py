@@ -7,12 +7,13 @@ a read-write descriptor can make one. Hence:
     already open as      read-only      write-only     read-write
     nothing              passthrough    passthrough    mediated
     nothing, but mapped  passthrough    passthrough    passthrough
+    nothing, not whole   mediated       -              -
     passthrough          joins          joins          joins, "may be mapped"
     mediated             mediated       mediated       mediated
 
 An inode is "already open" until the last release of its handles. It counts as mapped once it "may be mapped": such a
 mapping shares its pages with the backing file, and a mediated handle would read others. A file that could not be given
-a backing id is mediated.
+a backing id is mediated. A file is not whole while its data are being fetched; it can only be opened for reading then.
 
 Pure but for the two calls that are injected. Source: the kernel's fs/fuse/iomode.c and
 Documentation/filesystems/fuse/fuse-passthrough.rst; tests: every cell, with real opens.
@@ -45,7 +46,15 @@ class Openings:
         self._uses: dict[int, _Use] = {}
         self._lock = threading.Lock()
 
-    def open(self, ino: int, flags: int, backing_fd: Callable[[], int], *, maybe_mapped: bool = False) -> int:
+    def open(
+        self,
+        ino: int,
+        flags: int,
+        backing_fd: Callable[[], int],
+        *,
+        maybe_mapped: bool = False,
+        is_whole: bool = True,
+    ) -> int:
         """Count a new handle of an inode; return its backing id, 0 if it is mediated.
 
         Args:
@@ -53,12 +62,13 @@ class Openings:
             backing_fd: Opens the backing file for reading and writing, since who joins later may write; it is closed
             here.
             maybe_mapped: A program may have a mapping of the backing file that outlived its handle.
+            is_whole: False if the backing file had not got all its data when this handle was opened.
         """
         with self._lock:
             use = self._uses.get(ino)
             if use is None:
                 use = _Use()
-                if maybe_mapped or flags & os.O_ACCMODE != os.O_RDWR:
+                if is_whole and (maybe_mapped or flags & os.O_ACCMODE != os.O_RDWR):
                     use.backing_id = self._make_backing(backing_fd)
                 self._uses[ino] = use
             use.handles += 1

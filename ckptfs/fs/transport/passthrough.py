@@ -240,7 +240,7 @@ class PassthroughServer:
             if record.kind == OpenKind.FILE:
                 handle = self._fs.go_on_file(path, record.ino, record.flags)
             elif record.kind == OpenKind.VIEW:
-                handle = self._fs.open(path or b"", record.flags, wire.KERNEL)
+                handle = self._fs.go_on_view(path, record.ino, record.flags)
             else:
                 handle = self._fs.go_on_control(
                     path or b"",
@@ -775,7 +775,13 @@ class PassthroughServer:
                 record.process, record.began_ns = handle.touch.process, handle.touch.began_ns
         else:
             maybe_mapped = isinstance(handle, FileHandle) and handle.inode.maybe_mapped
-            backing_id = self._openings.open(_ino(handle), flags, lambda: _reopen(handle), maybe_mapped=maybe_mapped)
+            backing_id = self._openings.open(
+                _ino(handle),
+                flags,
+                lambda: _reopen(handle),
+                maybe_mapped=maybe_mapped,
+                is_whole=handle.reader is None,
+            )
             if backing_id:
                 open_flags = _GOES_PAST
             record.ino, record.backing_id = _ino(handle), backing_id
