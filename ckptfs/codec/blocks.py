@@ -4,7 +4,9 @@ Layout: docs/FORMAT.md section 5.2; change both in one commit. A decoder allocat
 raises CorruptObjectError for whatever is not laid out as there.
 
 Invariants:
-    B1  what zstd made of a block, or of a plane of it, is decoded and compared before the block is handed out
+    B1  before a block is handed out, all that zstd made of it is decoded and compared: zstd searches, guesses and keeps
+        state, and faults of it have cost others data; and for each way of making planes that a chunk has, one block's
+        numbers are made of them again
 """
 
 import struct
@@ -14,7 +16,16 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ckptfs.codec.coded_planes import SLACK_BYTES, CodedPlanes, Header, come_back, decode_planes, encode_planes, take
+from ckptfs.codec.coded_planes import (
+    SLACK_BYTES,
+    CodedPlanes,
+    Header,
+    decode_planes,
+    encode_planes,
+    numbers_come_back,
+    planes_come_back,
+    take,
+)
 from ckptfs.codec.planes import Prediction
 from ckptfs.codec.scratch import Buffer, borrow, is_same
 from ckptfs.codec.ways import (
@@ -85,12 +96,13 @@ def encode_blocks(plain: Buffer, base: Buffer | None, min_gain: float) -> Encode
     changed = [way for way in ways if not way.is_same]
     area = borrow("planes", len(chunk) + len(ways) * SLACK_BYTES)
     blocks: list[_EncodedBlock] = []
+    checked: set[bytes] = set()
     for index, (start, way) in enumerate(zip(block_starts(chunk), ways, strict=True)):
         block = chunk[start : start + BLOCK_BYTES]
         place = area[start + index * SLACK_BYTES :][: len(block) + SLACK_BYTES]
         before = block_of(base_chunk, start, len(block))
         encoded = _encode_block(block, before, way, place)
-        if not _comes_back(encoded, block, before):
+        if not _comes_back(encoded, block, before, checked):
             raise CorruptObjectError(f"a block of {len(block)} bytes does not decode to what was encoded")
         blocks.append(encoded)
     return EncodedBlocks(
@@ -128,10 +140,24 @@ def _encode_block(block: Bytes, base: Bytes | None, way: Way, area: Bytes) -> _E
     return best
 
 
-def _comes_back(encoded: _EncodedBlock, block: Bytes, base: Bytes | None) -> bool:
-    if encoded.planes is not None:
-        return come_back(encoded.planes, block, base)
-    return encoded.zstd is None or is_same(decompress(encoded.zstd, max_bytes=len(block)), block)
+def _comes_back(encoded: _EncodedBlock, block: Bytes, base: Bytes | None, checked: set[bytes]) -> bool:
+    """Tell whether a block decodes to what it was (B1).
+
+    Args:
+        encoded: What it became.
+        block: What it was.
+        base: Of the block.
+        checked: Headers of blocks whose numbers have come back; added to.
+    """
+    if encoded.zstd is not None:
+        return is_same(decompress(encoded.zstd, max_bytes=len(block)), block)
+    if encoded.planes is None:
+        return True
+    if encoded.header not in checked:
+        if not numbers_come_back(encoded.planes, block, base):
+            return False
+        checked.add(encoded.header)
+    return planes_come_back(encoded.planes)
 
 
 def decode_blocks(payload: memoryview, base: Buffer | None, out: Bytes) -> None:

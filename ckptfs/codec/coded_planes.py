@@ -61,7 +61,7 @@ class CodedPlanes(NamedTuple):
     header: Header
     pieces: list[Buffer]
     """Rows, head, planes and rest; they refer to the block, and to the area that was given for the planes."""
-    coded: list[tuple[Numbers, bytes]]
+    coded: list[tuple[Numbers, Buffer]]
     """The planes that zstd has coded, with what it made of them."""
     planes: list[Numbers]
     """All of them, as they were before."""
@@ -103,33 +103,34 @@ def encode_planes(block: Bytes, base: Bytes | None, plan: Plan, area: Bytes) -> 
         rows.append(_ROW.pack(width, coder, 0, len(data)))
         stored.append(data)
         if coder is Coder.ZSTD:
-            coded.append((plane, bytes(data)))
+            coded.append((plane, data))
     return CodedPlanes(header, [*rows, block[: plan.head].data, *stored, block[tail:].data], coded, planes)
 
 
-def come_back(encoded: CodedPlanes, block: Bytes, base: Bytes | None) -> bool:
-    """Tell whether what a block became decodes to the block. To be called before the area is used again.
-
-    All that zstd coded is decoded and compared: it searches, guesses and keeps state, and its faults have cost others
-    data. What lies between is copies, shifts and integer sums without a branch, each with its exact opposite for every
-    number alike (P1 and P2 of planes.py, tested over all kinds of numbers): some of the numbers tell whether the right
-    numbers, base and ratio were taken, and a second pass over all of them would cost as much as decoding. What goes
-    wrong later, a reader's hash tells.
+def planes_come_back(encoded: CodedPlanes) -> bool:
+    """Tell whether what zstd coded decodes to the planes. To be called before the area is used again.
 
     Raises:
         CorruptObjectError: What zstd made cannot be decoded.
     """
-    for plane, stored in encoded.coded:
-        if not is_same(decompress(stored, max_bytes=plane.nbytes), plane.view(np.uint8)):
-            return False
+    return all(
+        is_same(decompress(stored, max_bytes=plane.nbytes), plane.view(np.uint8)) for plane, stored in encoded.coded
+    )
+
+
+def numbers_come_back(encoded: CodedPlanes, block: Bytes, base: Bytes | None) -> bool:
+    """Tell whether the planes, as they were before they were coded, give the block's last numbers.
+
+    What lies between the two is copies, shifts and integer sums without a branch, each with its exact opposite for
+    every number alike (P1 and P2 of planes.py, tested over all kinds of numbers). Some numbers tell whether the right
+    ones, base and ratio were taken; all of them would take as long as decoding does.
+    """
     header = encoded.header
-    numbers = _numbers(block, header, "numbers")[-_CHECKED_NUMBERS:]
-    before = None
+    numbers, before = _numbers(block, header, "numbers")[-_CHECKED_NUMBERS:], None
     if base is not None and header.prediction.needs_base:
         before = _numbers(base, header, "before")[-_CHECKED_NUMBERS:]
-    planes = [plane[-_CHECKED_NUMBERS:] for plane in encoded.planes]
     found = borrow_as("checked", len(numbers), UNSIGNED[header.stride])
-    _join_numbers(planes, header, before, found)
+    _join_numbers([plane[-_CHECKED_NUMBERS:] for plane in encoded.planes], header, before, found)
     return found.tobytes() == numbers.tobytes()
 
 

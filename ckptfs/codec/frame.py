@@ -3,7 +3,7 @@
 Pure. Layout: docs/FORMAT.md section 5.1; change both in one commit.
 
 Invariants:
-    F1  a frame is decoded and compared before it is handed out
+    F1  what a compressor made is decoded and compared before a frame of it is handed out (of blocks: B1 of blocks.py)
     F2  nothing is handed out that does not hash to the chunk's hash
 """
 
@@ -70,12 +70,32 @@ def encode_frame(plain: Buffer, *, base: tuple[bytes, Buffer] | None = None, min
     Raises:
         CorruptObjectError: The length is out of bounds, or the frame did not decode to the same bytes (F1).
     """
-    if not 1 <= len(plain) <= MAX_CHUNK_BYTES:
-        raise CorruptObjectError(f"a chunk of {len(plain)} bytes: not from 1 to {MAX_CHUNK_BYTES}")
-    frame = _encode(plain, base, min_gain)
-    if not _holds(memoryview(frame), plain, None if base is None else base[1]):
-        raise CorruptObjectError(f"a chunk of {len(plain)} bytes does not decode to what was encoded")
-    return frame
+    return b"".join(_encode_checked(plain, base, min_gain))
+
+
+def encode_frame_into(
+    out: memoryview,
+    plain: Buffer,
+    *,
+    base: tuple[bytes, Buffer] | None = None,
+    min_gain: float = MIN_BASE_GAIN,
+) -> int:
+    """Write the frame of a chunk to the beginning of `out`, and return its length: as `encode_frame`, a copy less.
+
+    Args:
+        out: At least MAX_FRAME_EXTRA_BYTES more than the chunk has.
+        plain: As of `encode_frame`.
+        base: As of `encode_frame`.
+        min_gain: As of `encode_frame`.
+
+    Raises:
+        CorruptObjectError: As of `encode_frame`.
+    """
+    size = 0
+    for piece in _encode_checked(plain, base, min_gain):
+        out[size : size + len(piece)] = piece
+        size += len(piece)
+    return size
 
 
 def decode_frame(frame: Buffer, *, size_bytes: int, digest: bytes, base: Buffer | None = None) -> bytes:
@@ -110,30 +130,56 @@ def base_digest(frame: Buffer) -> bytes | None:
     return bytes(frame[HEADER.size : HEADER.size + _DIGEST_BYTES]) if header.flags else None
 
 
-def _encode(plain: Buffer, base: tuple[bytes, Buffer] | None, min_gain: float) -> bytes:
+def _encode_checked(plain: Buffer, base: tuple[bytes, Buffer] | None, min_gain: float) -> list[Buffer]:
+    """Return the pieces of a frame that decodes to the chunk; valid until this thread encodes again."""
+    if not 1 <= len(plain) <= MAX_CHUNK_BYTES:
+        raise CorruptObjectError(f"a chunk of {len(plain)} bytes: not from 1 to {MAX_CHUNK_BYTES}")
+    best = _encode(plain, base, min_gain)
+    # of blocks, each has been asked (B1 of blocks.py); what is raw is the chunk itself
+    if best.codec in (_ZSTD, _PREFIXED):
+        prefix = base[1] if base is not None and best.codec == _PREFIXED else None
+        (payload,) = best.payload
+        if not is_same(decompress(payload, max_bytes=len(plain), prefix=prefix), plain):
+            raise CorruptObjectError(f"a chunk of {len(plain)} bytes does not decode to what was encoded")
+    flags = _NEEDS_BASE if best.digest else 0
+    header = HEADER.pack(best.codec, flags, len(best.digest), len(plain), best.payload_bytes)
+    return [header, best.digest, *best.payload]
+
+
+class _Encoded(NamedTuple):
+    codec: int
+    digest: bytes
+    """Of the base, if it needs one."""
+    payload: Sequence[Buffer]
+
+    @property
+    def payload_bytes(self) -> int:
+        return sum(map(len, self.payload))
+
+
+def _encode(plain: Buffer, base: tuple[bytes, Buffer] | None, min_gain: float) -> _Encoded:
     size_bytes = len(plain)
-    most = int(size_bytes * (1 - _MIN_SAVING))
-    best = None
+    best, most = _Encoded(_RAW, b"", [plain]), int(size_bytes * (1 - _MIN_SAVING))
     blocks = encode_blocks(plain, None if base is None else base[1], min_gain)
     if blocks is not None:
         digest = base[0] if base is not None and blocks.uses_base else b""
-        if len(digest) + sum(map(len, blocks.pieces)) <= most:
-            best = _frame(_BLOCKS, digest, size_bytes, blocks.pieces)
-            most = len(best) - HEADER.size
+        of_blocks = _Encoded(_BLOCKS, digest, blocks.pieces)
+        if len(digest) + of_blocks.payload_bytes <= most:
+            best, most = of_blocks, len(digest) + of_blocks.payload_bytes
     are_floats = blocks is not None and blocks.float_share >= _FLOAT_SHARE
     may_shrink = not are_floats and _may_shrink(plain)
     if may_shrink or (blocks is not None and blocks.is_repeated):
         payload = compress(plain, _LEVEL)
         if len(payload) <= most:
-            best, most = _frame(_ZSTD, b"", size_bytes, [payload]), len(payload)
+            best, most = _Encoded(_ZSTD, b"", [payload]), len(payload)
     if base is not None and not are_floats and most > _SMALL_ENOUGH * size_bytes:
-        if best is None or base_digest(best) is None:
+        if not best.digest:
             most = int(most * (1 - min_gain))
         if _is_worth_prefixing(plain, base[1], most / size_bytes):
             payload = compress_with_prefix(plain, base[1])
             if len(payload) + _DIGEST_BYTES < most:
-                best = _frame(_PREFIXED, base[0], size_bytes, [payload])
-    return _frame(_RAW, b"", size_bytes, [plain]) if best is None else best
+                best = _Encoded(_PREFIXED, base[0], [payload])
+    return best
 
 
 def _is_worth_prefixing(plain: Buffer, base: Buffer, ratio: float) -> bool:
@@ -154,12 +200,6 @@ def _is_worth_prefixing(plain: Buffer, base: Buffer, ratio: float) -> bool:
         stored += len(compress_with_prefix(piece, around)) if around else len(piece)
         taken += len(piece)
     return stored < _PREFIX_SAVING * ratio * taken
-
-
-def _frame(codec: int, digest: bytes, raw_bytes: int, payload: Sequence[Buffer]) -> bytes:
-    flags = _NEEDS_BASE if digest else 0
-    header = HEADER.pack(codec, flags, len(digest), raw_bytes, sum(map(len, payload)))
-    return b"".join((header, digest, *payload))
 
 
 class _Header(NamedTuple):
@@ -203,14 +243,6 @@ def _decode(frame: memoryview, size_bytes: int, base: Buffer | None) -> bytes | 
     if len(plain) != size_bytes:
         raise CorruptObjectError(f"a frame that holds {len(plain)} bytes and says {size_bytes}")
     return plain
-
-
-def _holds(frame: memoryview, plain: Buffer, base: Buffer | None) -> bool:
-    """Tell whether a frame decodes to a chunk; of blocks, each has been asked (B1 of blocks.py)."""
-    header = _header(frame)
-    if header.codec == _BLOCKS:
-        return header.raw_bytes == len(plain)
-    return is_same(_decode(frame, len(plain), base), plain)
 
 
 def _payload(frame: memoryview, header: _Header) -> memoryview:

@@ -4,8 +4,8 @@ Sizes are estimated as the order-0 entropy of the byte planes, which is what the
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
@@ -14,10 +14,8 @@ from numpy.typing import NDArray
 from ckptfs.codec.planes import UNSIGNED, Numbers, Prediction, can_scale, predict
 
 Bytes = NDArray[np.uint8]
-Bits = tuple[float, ...]
-"""Entropy of each byte of a number, from the most significant."""
 
-STRIDES = (4, 2, 8)
+STRIDES = (2, 4, 8)
 
 # 16 pieces of 512 bytes: 2048 numbers of 4 bytes tell a plane's entropy to 0.05 bits in 0.03 ms
 _PIECES = 16
@@ -27,6 +25,8 @@ MIN_BLOCK_BYTES = 4 << 10
 
 RAW_BITS = 7.7
 """Above it a Huffman code saves under 4 % of a plane and costs as much time as one that saves half."""
+MOST_BLOCKS = 8
+"""At once."""
 _CODE_OVERHEAD_BITS = 0.04
 _PHASE_BITS = 1.0
 """How much lower than that of the last byte the entropy of another byte must be to be taken for the numbers' last."""
@@ -37,6 +37,8 @@ _BASE_SAVING = 0.98
 """A base that saves less than 2 % of what is left is not worth fetching it."""
 _WIDE_PENALTY = 1.005
 """Numbers of 4 bytes look as good in pairs, within what a sample tells, and take a third more time."""
+_NARROW_ENOUGH = 1.02
+"""The same before a base is looked at, for all pairs: what is really wider differs by more."""
 _STRIDE_MARGIN = 1.1
 """Planes that take more than those of another stride by this factor are not made smaller by a prediction."""
 _NO_STRIDE = 0.97
@@ -46,8 +48,16 @@ _MIN_MODE = 0.125
 _MODE_SPREAD = 1e-3
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Entropy(NamedTuple):
+    """Of the planes of some numbers."""
+
+    bits: tuple[float, ...]
+    """Of each byte of a number, from the most significant."""
+    ratio: float
+    """What coding makes of them."""
+
+
+class Plan(NamedTuple):
     """How to encode the numbers of a block."""
 
     stride: int
@@ -55,30 +65,27 @@ class Plan:
     """Bytes before the first number, below `stride`."""
     prediction: Prediction
     ratio: float
-    bits: Bits
+    bits: tuple[float, ...]
     """Estimated entropy of each byte of a number, from the most significant."""
     fresh_ratio: float
     """Estimated size as a fraction of the block without a base; `size_ratio` is never above it."""
-
-    @property
-    def size_ratio(self) -> float:
-        """Estimated size as a fraction of the block."""
-        return _size_ratio(self.bits)
+    size_ratio: float
+    """Estimated size as a fraction of the block."""
 
 
 def choose_plans(blocks: Bytes, bases: Bytes | None) -> list[Plan]:
     """Return the best plan for each of some blocks. Looking at several at once costs hardly more than at one.
 
     Args:
-        blocks: An array of (k, n): k blocks of n bytes, n at least MIN_BLOCK_BYTES.
+        blocks: An array of (k, n): k blocks of n bytes, k at most MOST_BLOCKS and n at least MIN_BLOCK_BYTES.
         bases: As many, where there are bases.
     """
     found: list[list[Plan]] = [[] for _ in blocks]
-    for (stride, head), bits_by_block in _strides_and_heads(blocks).items():
-        chosen = list(bits_by_block)
-        numbers = _samples(blocks, stride, head)[chosen]
-        before = None if bases is None else _samples(bases, stride, head)[chosen]
-        plans = _with_predictions(numbers, before, head, list(bits_by_block.values()))
+    for (stride, head), by_block in _strides_and_heads(blocks).items():
+        chosen = list(by_block)
+        numbers = _samples(blocks, stride, head, chosen)
+        before = None if bases is None else _samples(bases, stride, head, chosen)
+        plans = _with_predictions(numbers, before, head, by_block.values())
         for index, plan in zip(chosen, plans, strict=True):
             found[index].append(plan)
     return [
@@ -86,55 +93,62 @@ def choose_plans(blocks: Bytes, bases: Bytes | None) -> list[Plan]:
     ]
 
 
-def _strides_and_heads(blocks: Bytes) -> dict[tuple[int, int], dict[int, Bits]]:
+def _strides_and_heads(blocks: Bytes) -> dict[tuple[int, int], dict[int, Entropy]]:
     """Return, by stride and phase, the blocks that may have them, each with the entropy of its planes: numbers of 4
     bytes look as good in pairs, and those of 2 bytes in fours; what no stride tells apart may have any of them.
     """
     counts = _plane_counts(_samples(blocks, 8, 0))
     # a sample of numbers of 8 bytes has the same bytes as one of shorter numbers
-    of_strides = {stride: _entropies(counts.reshape(len(blocks), -1, stride, 256).sum(1)) for stride in sorted(STRIDES)}
-    found: dict[tuple[int, int], dict[int, Bits]] = {}
+    of_strides = {stride: _entropies(counts.reshape(len(blocks), -1, stride, 256).sum(1)) for stride in STRIDES}
+    found: dict[tuple[int, int], dict[int, Entropy]] = {}
     for index in range(len(blocks)):
-        ratios = {stride: _size_ratio(of_blocks[index]) for stride, of_blocks in of_strides.items()}
-        best = min(ratios.values())
+        best = min(of_blocks[index].ratio for of_blocks in of_strides.values())
+        narrower = math.inf
         for stride, of_blocks in of_strides.items():
-            is_pair = stride > 2 and ratios[stride // 2] < ratios[stride] * _WIDE_PENALTY
-            if best > _NO_STRIDE or (ratios[stride] < best * _STRIDE_MARGIN and not is_pair):
-                bits = of_blocks[index]
+            bits, ratio = of_blocks[index]
+            if best > _NO_STRIDE or (ratio < best * _STRIDE_MARGIN and narrower > ratio * _NARROW_ENOUGH):
                 head = _phase(bits)
-                found.setdefault((stride, head), {})[index] = bits[stride - head :] + bits[: stride - head]
+                rotated = bits[stride - head :] + bits[: stride - head]
+                found.setdefault((stride, head), {})[index] = Entropy(rotated, ratio)
+            narrower = ratio
     return found
 
 
-def _with_predictions(numbers: Numbers, before: Numbers | None, head: int, bits: Sequence[Bits]) -> list[Plan]:
+def _with_predictions(
+    numbers: Numbers, before: Numbers | None, head: int, as_they_are: Iterable[Entropy]
+) -> list[Plan]:
     """Return the best plan for each sample.
 
     Args:
         numbers: Samples: an array of (k, numbers).
         before: Those of the bases.
         head: Of the plans.
-        bits: The entropies that the planes of each sample have as they are.
+        as_they_are: The entropies of the planes of each.
     """
     plans = []
     stride = numbers.itemsize
-    for as_they_are, top in zip(bits, _entropies(_plane_counts(_sign_last(numbers))), strict=True):
-        prediction, best = Prediction.NOTHING, as_they_are
-        if sum(top) < sum(as_they_are[:2]) - _SIGN_BITS:
-            prediction, best = Prediction.SIGN_LAST, top + as_they_are[2:]
-        plans.append(Plan(stride, head, prediction, 0.0, best, _size_ratio(best)))
+    for (bits, ratio), (top, top_ratio) in zip(
+        as_they_are, _entropies(_plane_counts(_sign_last(numbers))), strict=True
+    ):
+        prediction = Prediction.NOTHING
+        if sum(top) < sum(bits[:2]) - _SIGN_BITS:
+            prediction = Prediction.SIGN_LAST
+            ratio += (top_ratio - _size_ratio(bits[:2])) * 2 / stride
+            bits = top + bits[2:]
+        plans.append(Plan(stride, head, prediction, 0.0, bits, ratio, ratio))
     if before is None:
         return plans
-    residuals = _residuals(numbers, Prediction.BASE, before, 0.0)
-    for index, with_base in enumerate(_entropies(_plane_counts(residuals))):
-        if _size_ratio(with_base) < plans[index].size_ratio * _BASE_SAVING:
-            plans[index] = replace(plans[index], prediction=Prediction.BASE, bits=with_base)
-    for index, ratio in _modes_of_ratios(numbers, before) if stride == 4 else ():
+    for index, (bits, ratio) in enumerate(_entropies(_plane_counts(_residuals(numbers, Prediction.BASE, before, 0.0)))):
+        if ratio < plans[index].size_ratio * _BASE_SAVING:
+            plans[index] = plans[index]._replace(prediction=Prediction.BASE, bits=bits, size_ratio=ratio)
+    for index, factor in _modes_of_ratios(numbers, before) if stride == 4 else ():
         if can_scale(before[index]):
             one = slice(index, index + 1)
-            (scaled,) = _entropies(_plane_counts(_residuals(numbers[one], Prediction.RATIO, before[one], ratio)))
-            saving = 1 if plans[index].prediction.needs_base else _BASE_SAVING
-            if _size_ratio(scaled) < plans[index].size_ratio * saving:
-                plans[index] = replace(plans[index], prediction=Prediction.RATIO, ratio=ratio, bits=scaled)
+            residuals = _residuals(numbers[one], Prediction.RATIO, before[one], factor)
+            ((bits, ratio),) = _entropies(_plane_counts(residuals))
+            plan = plans[index]
+            if ratio < plan.size_ratio * (1 if plan.prediction.needs_base else _BASE_SAVING):
+                plans[index] = plan._replace(prediction=Prediction.RATIO, ratio=factor, bits=bits, size_ratio=ratio)
     return plans
 
 
@@ -160,21 +174,25 @@ def _modes_of_ratios(numbers: Numbers, before: Numbers) -> Iterator[tuple[int, f
             yield index, float(ratios[index, first + width // 2])
 
 
-def _phase(bits: Bits) -> int:
+def _phase(bits: tuple[float, ...]) -> int:
     """Return how many bytes come before the first number: numbers of a pickle lie anywhere."""
     # constant bytes tell nothing: floats that were rounded end in zeros, integers begin with them
     lowest = int(np.argmin([bit if bit > _CONSTANT_BITS else 8.0 for bit in bits]))
     return len(bits) - lowest if lowest and bits[lowest] < bits[0] - _PHASE_BITS else 0
 
 
-def _samples(blocks: Bytes, stride: int, head: int) -> Numbers:
-    """Return numbers from all over each of k blocks, an array of (k, numbers)."""
+def _samples(blocks: Bytes, stride: int, head: int, chosen: list[int] | None = None) -> Numbers:
+    """Return numbers from all over some blocks, an array of (blocks, numbers)."""
     last = (blocks.shape[1] - head - _PIECE_BYTES) // (_PIECES - 1)
     step = last - last % stride
     pieces = as_strided(
         blocks[:, head:], shape=(len(blocks), _PIECES, _PIECE_BYTES), strides=(blocks.strides[0], step, 1)
     )
-    numbers: Numbers = np.ascontiguousarray(pieces).reshape(len(blocks), -1).view(UNSIGNED[stride])
+    if chosen is None or len(chosen) == len(blocks):
+        taken = np.ascontiguousarray(pieces)
+    else:
+        taken = pieces[chosen]
+    numbers: Numbers = taken.reshape(len(taken), -1).view(UNSIGNED[stride])
     return numbers
 
 
@@ -195,30 +213,34 @@ def _plane_counts(numbers: Numbers) -> NDArray[np.intp]:
     Returns:
         An array of (k, bytes of a number, 256).
     """
-    stride = numbers.itemsize
+    stride, count = numbers.itemsize, len(numbers)
     values = numbers.view(np.uint8)
-    places = values + _PLACES[stride][: values.shape[1]]
-    if len(numbers) > 1:
-        places += np.arange(len(numbers), dtype=np.intp)[:, np.newaxis] * (256 * stride)
-    counts = np.bincount(places.reshape(-1), minlength=256 * stride * len(numbers))
-    return counts.reshape(len(numbers), stride, 256)
+    places = values + _PLACES[stride][:count, : values.shape[1]]
+    counts = np.bincount(places.reshape(-1), minlength=256 * stride * count)
+    return counts.reshape(count, stride, 256)
 
 
-def _entropies(counts: NDArray[np.intp]) -> list[Bits]:
-    """Return the order-0 entropy of each byte, from the most significant."""
+def _entropies(counts: NDArray[np.intp]) -> list[Entropy]:
+    """Return the order-0 entropy of each byte of some samples."""
     total = int(counts[0, 0].sum())
     bits = math.log2(total) - (_INFORMATION.take(counts).sum(2) + _SEEN) / total
-    return [tuple(planes[::-1]) for planes in bits.tolist()]
+    coded = np.minimum(bits + _CODE_OVERHEAD_BITS, 8.0)
+    coded[bits > RAW_BITS] = 8.0
+    ratios = coded.mean(1) / 8
+    return [Entropy(tuple(planes[::-1]), ratio) for planes, ratio in zip(bits.tolist(), ratios.tolist(), strict=True)]
 
 
-def _size_ratio(bits: Bits) -> float:
+def _size_ratio(bits: Sequence[float]) -> float:
     return sum(8.0 if bit > RAW_BITS else min(bit + _CODE_OVERHEAD_BITS, 8.0) for bit in bits) / (8 * len(bits))
 
 
-_PLACES = {
-    stride: np.tile(np.arange(stride, dtype=np.intp) * 256, _PIECES * _PIECE_BYTES // stride) for stride in STRIDES
-}
-"""Where the counts of each byte of a sample begin."""
+def _places(stride: int) -> NDArray[np.uint16]:
+    """Return where the counts of each byte of each sample begin."""
+    byte = np.arange(_PIECES * _PIECE_BYTES) % stride
+    return ((byte + stride * np.arange(MOST_BLOCKS)[:, np.newaxis]) * 256).astype(np.uint16)
+
+
+_PLACES = {stride: _places(stride) for stride in STRIDES}
 _COUNTS = np.arange(_PIECES * _PIECE_BYTES + 1, dtype=np.float64)
 _SEEN = 1 / (2 * math.log(2))
 """A sample has too few values to show all of the entropy: Miller and Madow add this for each but one that it has."""

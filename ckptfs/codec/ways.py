@@ -1,14 +1,13 @@
 """What is tried for each block of a chunk: planes, zstd, both or nothing, told from samples. Pure."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ckptfs.codec.coded_planes import SLACK_BYTES, encode_planes
-from ckptfs.codec.plan import MIN_BLOCK_BYTES, Plan, choose_plans
+from ckptfs.codec.plan import MIN_BLOCK_BYTES, MOST_BLOCKS, Plan, choose_plans
 from ckptfs.codec.planes import UNSIGNED, Prediction
 from ckptfs.codec.scratch import borrow, is_same
 from ckptfs.codec.zstd import compress
@@ -19,9 +18,6 @@ BLOCK_BYTES = 1 << 20
 MIN_SAVING = 0.03
 """A block that saves less is stored as it is."""
 ZSTD_LEVEL = 3
-
-_LOOKED_AT = 8
-"""Blocks whose plans are chosen at once."""
 
 # repetition of a tensor is seen if it takes 16 KiB; as often as that costs a tenth of comparing all numbers with one
 _PROBE_STEP = 2048
@@ -123,7 +119,7 @@ def _plans_from(chunk: Bytes, base_chunk: Bytes | None, index: int) -> list[Plan
     """Return plans for the blocks from an index on: for as many as are whole, and so is their base, or for one."""
     start = index * BLOCK_BYTES
     whole = (len(chunk) if base_chunk is None else min(len(chunk), len(base_chunk))) // BLOCK_BYTES
-    where = slice(start, min(whole, index + _LOOKED_AT) * BLOCK_BYTES)
+    where = slice(start, min(whole, index + MOST_BLOCKS) * BLOCK_BYTES)
     blocks = chunk[where].reshape(-1, BLOCK_BYTES)
     if len(blocks):
         return choose_plans(blocks, None if base_chunk is None else base_chunk[where].reshape(-1, BLOCK_BYTES))
@@ -144,7 +140,7 @@ def _way_of(block: Bytes, base: Bytes | None, plan: Plan) -> Way:
     # runs of zeros, which are repetition, make planes smaller than their entropy says: both are tried on a sample
     sample = _pieces_of(block, _LONG_PIECE_BYTES)
     zstd_ratio = _zstd_ratio(sample)
-    fresh_ratio = planes_ratio = _planes_ratio(sample, None, replace(plan, prediction=Prediction.NOTHING))
+    fresh_ratio = planes_ratio = _planes_ratio(sample, None, plan._replace(prediction=Prediction.NOTHING))
     if base is not None and plan.prediction.needs_base:
         planes_ratio = _planes_ratio(sample, _pieces_of(base, _LONG_PIECE_BYTES), plan)
     is_float = min(fresh_ratio, planes_ratio) < zstd_ratio * _BELOW
