@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ckptfs.codec.blocks import decode_blocks, encode_blocks
-from ckptfs.codec.scratch import Buffer, borrow, is_same
+from ckptfs.codec.scratch import Buffer, build_bytes, is_same
 from ckptfs.codec.zstd import compress, compress_with_prefix, decompress
 from ckptfs.errors import ChunkCorruptError, CorruptObjectError
 from ckptfs.hashing import hash_bytes
@@ -225,7 +225,7 @@ def _header(frame: memoryview) -> _Header:
 
 
 def _decode(frame: memoryview, size_bytes: int, base: Buffer | None) -> bytes | memoryview:
-    """Return the plain bytes, perhaps in a buffer that this thread's next call overwrites."""
+    """Return the plain bytes, perhaps as a part of the frame."""
     header = _header(frame)
     if header.raw_bytes != size_bytes:
         raise CorruptObjectError(f"a frame of {header.raw_bytes} plain bytes, where {size_bytes} are expected")
@@ -235,9 +235,7 @@ def _decode(frame: memoryview, size_bytes: int, base: Buffer | None) -> bytes | 
     if header.codec == _RAW:
         plain: bytes | memoryview = payload
     elif header.codec == _BLOCKS:
-        out = borrow("decoded", size_bytes)
-        decode_blocks(payload, base if header.flags else None, out)
-        plain = out.data
+        plain = build_bytes(size_bytes, lambda out: decode_blocks(payload, base if header.flags else None, out))
     else:
         plain = decompress(payload, max_bytes=size_bytes, prefix=base if header.flags else None)
     if len(plain) != size_bytes:

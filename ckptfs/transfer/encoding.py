@@ -25,7 +25,7 @@ from multiprocessing.connection import Connection
 from typing import NamedTuple
 
 from ckptfs.cache.anchors import AnchorPlace, read_anchor
-from ckptfs.codec.frame import base_digest, encode_frame
+from ckptfs.codec.frame import base_digest, encode_frame_into
 from ckptfs.errors import ChunkCorruptError, CorruptObjectError
 from ckptfs.format.pack import MAX_FRAME_EXTRA_BYTES
 
@@ -168,9 +168,8 @@ def encode(slot: Slot, work: Work) -> Encoded:
             base = (work.base.digest, read_anchor(work.base))
         except (OSError, ChunkCorruptError) as cause:
             error = str(cause)
-    frame = encode_frame(slot.plain[: work.size_bytes], base=base, min_gain=work.min_gain)
-    slot.frame[: len(frame)] = frame
-    return Encoded(len(frame), base_digest(frame) is not None, error)
+    size = encode_frame_into(slot.frame, slot.plain[: work.size_bytes], base=base, min_gain=work.min_gain)
+    return Encoded(size, base_digest(slot.frame[:size]) is not None, error)
 
 
 def _fork_encoder(slots: SlotPool, others: Sequence[Connection]) -> Connection:

@@ -9,10 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckptfs.codec import coded_planes, frame
-from ckptfs.codec.frame import base_digest, decode_frame, encode_frame
-from ckptfs.codec.zstd import compress
+from ckptfs.codec import blocks, coded_planes, frame
+from ckptfs.codec.frame import base_digest, decode_frame, encode_frame, encode_frame_into
+from ckptfs.codec.planes import Numbers, Prediction, predict
+from ckptfs.codec.ways import is_repeated
+from ckptfs.codec.zstd import compress, compress_plane
 from ckptfs.errors import ChunkCorruptError, CorruptObjectError
+from ckptfs.format.pack import MAX_FRAME_EXTRA_BYTES
 from ckptfs.hashing import hash_bytes
 
 MIB = 1 << 20
@@ -228,6 +231,97 @@ def test_a_frame_that_decodes_to_something_else_is_not_handed_out(monkeypatch: p
     monkeypatch.setattr(coded_planes, "compress_plane", lambda data, is_sparse: compress(bytes(len(data))))
     with pytest.raises(CorruptObjectError):
         encode_frame(WEIGHTS.tobytes())
+
+
+@pytest.mark.parametrize("place", [0, 1, MIB // 8, MIB // 4 - 1])
+def test_one_wrong_byte_of_a_coded_plane_is_not_handed_out(place: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def damaging(data: memoryview, *, is_sparse: bool) -> bytes:
+        plane = bytearray(data)
+        plane[place] ^= 1
+        return compress_plane(plane, is_sparse=is_sparse)
+
+    monkeypatch.setattr(coded_planes, "compress_plane", damaging)
+    with pytest.raises(CorruptObjectError):
+        encode_frame(WEIGHTS.tobytes())
+    with pytest.raises(CorruptObjectError):
+        encode_frame(LATER.tobytes(), base=(bytes(32), WEIGHTS.tobytes()))
+
+
+def test_wrong_arithmetic_is_not_handed_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = (bytes(32), WEIGHTS.tobytes())
+
+    def wrong(numbers: Numbers, prediction: Prediction, before: Numbers | None, ratio: float, out: Numbers) -> Numbers:
+        residuals = predict(numbers, prediction, before, ratio, out)
+        return np.add(residuals, residuals.dtype.type(2), out=out) if prediction is Prediction.BASE else residuals
+
+    with monkeypatch.context() as patch:
+        patch.setattr(coded_planes, "predict", wrong)
+        with pytest.raises(CorruptObjectError):
+            encode_frame(LATER.tobytes(), base=base)
+    assert decode(encode_frame(LATER.tobytes(), base=base), LATER.tobytes(), base[1]) == LATER.tobytes()
+
+
+def test_a_block_that_zstd_got_wrong_is_not_handed_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = WEIGHTS.tobytes() + (TEXT * 3)[:MIB]
+    assert encode_frame(plain)[0] == 2
+    monkeypatch.setattr(blocks, "compress", lambda data, level: compress(bytes(len(data)), level))
+    with pytest.raises(CorruptObjectError):
+        encode_frame(plain)
+
+
+@pytest.mark.parametrize("name", ["fp32", "text", "noise", "zeros", "fp32 off by 3", "one byte", "compressed"])
+@pytest.mark.parametrize("base_name", [None, "fp32 later", "text"])
+def test_a_frame_is_the_same_wherever_it_is_written(name: str, base_name: str | None) -> None:
+    plain = CHUNKS[name]
+    base = None if base_name is None else (hash_bytes(CHUNKS[base_name]), CHUNKS[base_name])
+    room = memoryview(bytearray(b"?" * (len(plain) + MAX_FRAME_EXTRA_BYTES)))
+    size = encode_frame_into(room, plain, base=base)
+    assert bytes(room[:size]) == encode_frame(plain, base=base)
+    assert not bytes(room[size:]).strip(b"?")
+
+
+SEGMENTS = {
+    "weights": WEIGHTS.tobytes(),
+    "later": LATER.tobytes(),
+    "bf16": as_bf16(WEIGHTS),
+    "specials": specials("<f4"),
+    "denormals": (GENERATOR.standard_normal(60_000) * 1e-40).astype("<f4").tobytes(),
+    "noise": NOISE,
+    "zeros": bytes(MIB),
+    "text": TEXT,
+    "compressed": compress(TEXT * 3, 19),
+    "ids": np.arange(50_000, dtype="<i8").tobytes(),
+}
+segments = st.lists(
+    st.tuples(st.sampled_from(sorted(SEGMENTS)), st.integers(0, 9), st.integers(1, 400_000)), min_size=1, max_size=8
+).map(lambda parts: b"".join(SEGMENTS[name][skip : skip + size] for name, skip, size in parts))
+
+
+@settings(max_examples=40, deadline=None)
+@given(segments, st.one_of(st.none(), segments), st.booleans(), st.integers(0, 9))
+def test_any_mixture_comes_back_at_any_alignment(plain: bytes, base: bytes | None, is_like: bool, skip: int) -> None:
+    if base is not None and is_like:
+        base = plain[skip:] + base[:1000]
+    stored = encode_frame(memoryview(b"?" * skip + plain)[skip:], base=None if base is None else (bytes(32), base))
+    assert decode(stored, plain, base) == plain
+    assert len(stored) <= len(plain) + 12
+
+
+def test_planes_are_found_where_zeros_and_numbers_are_mixed() -> None:
+    rows = WEIGHTS.reshape(-1, 1024).copy()
+    rows[np.random.default_rng(1).random(len(rows)) < 0.6] = 0
+    # 60 % zeros, and the others as they are alone
+    assert ratio_of(rows.tobytes()) < 0.4 * 0.86
+    assert zstd_or_raw(rows.tobytes()) > 0.4 * 0.9 * MIB
+
+
+def test_a_tensor_that_is_twice_in_a_chunk_is_stored_once() -> None:
+    tensor = WEIGHTS.tobytes()
+    for plain in (tensor * 2, tensor + NOISE[:1000] + tensor):
+        assert is_repeated(np.frombuffer(plain, np.uint8))
+        assert ratio_of(plain) < 0.5
+    for plain in (WEIGHTS.tobytes() + LATER.tobytes(), NOISE, bytes(MIB), b"x" * 9, b""):
+        assert not is_repeated(np.frombuffer(plain, np.uint8))
 
 
 SMALL = {

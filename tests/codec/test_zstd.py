@@ -5,12 +5,14 @@ import threading
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckptfs.codec.zstd import compress, decompress
+from ckptfs.codec import zstd
+from ckptfs.codec.zstd import compress, compress_plane, decompress
 from ckptfs.errors import CorruptObjectError
 
 MAGIC = bytes.fromhex("28b52ffd")
@@ -116,3 +118,43 @@ def test_threads_do_not_disturb_each_other() -> None:
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(work, data))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.one_of(st.binary(min_size=1, max_size=3000), st.binary(min_size=1, max_size=5).map(lambda piece: piece * 999))
+)
+@pytest.mark.parametrize("is_sparse", [False, True])
+@pytest.mark.parametrize("has_native", [False, True])
+def test_any_plane_comes_back(has_native: bool, is_sparse: bool, data: bytes) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        if not has_native:
+            patch.setattr(zstd, "_native", None)
+        patch.setattr(zstd, "_codecs", zstd._Codecs())
+        frame = compress_plane(data, is_sparse=is_sparse)
+    assert decompress(frame, max_bytes=len(data)) == data
+
+
+def test_a_plane_takes_its_entropy_and_runs_take_nothing() -> None:
+    generator = np.random.default_rng(0)
+    exponents = (np.abs(generator.standard_normal(1 << 18)).view("<u8") >> 52 & 0xFF).astype(np.uint8)
+    counts = np.bincount(exponents)
+    shares = counts[counts > 0] / len(exponents)
+    entropy = -(shares * np.log2(shares)).sum() / 8
+    assert zstd._native is not None, "cffi, or the binding of zstandard that it makes, is missing"
+    assert len(compress_plane(exponents.data)) < (entropy + 0.02) * len(exponents) < len(compress(exponents.data, 1))
+    half = exponents.copy()
+    half[: len(half) // 2] = 7
+    assert len(compress_plane(half.data)) < (entropy / 2 + 0.02) * len(half)
+    rare = np.where(generator.random(1 << 18) < 0.001, exponents, 0).astype(np.uint8)
+    assert len(compress_plane(rare.data, is_sparse=True)) < 0.01 * len(rare)
+
+
+def test_planes_of_several_threads_come_back() -> None:
+    planes = [np.random.default_rng(seed).integers(0, 20, 300_000).astype(np.uint8).tobytes() for seed in range(6)]
+
+    def work(plane: bytes) -> bool:
+        return all(decompress(compress_plane(plane), max_bytes=len(plane)) == plane for _ in range(10))
+
+    with ThreadPoolExecutor(6) as pool:
+        assert all(pool.map(work, planes))
