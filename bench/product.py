@@ -124,6 +124,19 @@ class Mounted:
         self.sync()
         return stall_s, time.perf_counter() - started_s
 
+    def settle(self) -> None:
+        """Make one version durable, and wait until all files of the mount are here: neither asks for more then.
+
+        Raises:
+            TimeoutError: Some are not after two minutes.
+        """
+        self.save()
+        deadline_s = time.monotonic() + _END_S
+        while json.loads((self.top / ".status").read_bytes())["not_fetched_files"]:
+            if time.monotonic() > deadline_s:
+                raise TimeoutError(f"{self.top} has files that are not fetched")
+            time.sleep(0.1)
+
     def newest(self) -> dict[str, Any]:
         """Return what `ckptfs log` says of the newest version."""
         found: list[dict[str, Any]] = read_ckptfs("log", self.store, "-n", "1", env=self.env)

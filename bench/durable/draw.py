@@ -26,6 +26,6 @@ def draw_ratios(figures: Sequence[Figure], title: str, path: Path) -> None:
     axes.set_yticks(range(len(rows)), [f"{figure.name} / {peer}" for figure, peer in rows])
     axes.set_xscale("log", base=2)
     axes.set_xlabel("ckptfs / peer, same round (dot: median, line: range, red: target)")
-    axes.set_title(title)
+    chart.suptitle(title, fontsize="medium")
     chart.savefig(path)
     plt.close(chart)

@@ -27,18 +27,17 @@ def measure_unchanged(place: Place, sequence: Sequence, rounds: int) -> Iterator
     sent = Figure(name="unchanged save: sent to the store", unit="KB", target=10.0)
     requests = Figure(name="unchanged save: requests", unit="requests")
     with place.bucket("ours") as bucket, place.directory("unchanged") as root:
-        for env in (place.env, place.counted_env):
-            with mounted(root, f"s3://{bucket}/store", env) as mount:
-                sequence.write(0, mount.run)
-                mount.save()
-                asked: list[Request] = []
-                for _ in range(rounds):
-                    if env is place.env:
-                        durable.ours.append(mount.save()[1])
-                        continue
-                    asked = _requests_of(place.proxy, mount.save)
-                    requests.ours.append(len(asked))
-                    sent.ours.append(sum(request.body_bytes for request in asked) / 1e3)
+        store = f"s3://{bucket}/store"
+        with mounted(root, store, place.env) as mount:
+            sequence.write(0, mount.run)
+            mount.save()
+            durable.ours += [mount.save()[1] for _ in range(rounds)]
+        with mounted(root, store, place.counted_env) as mount:
+            mount.settle()
+            for _ in range(rounds):
+                asked = _requests_of(place.proxy, mount.save)
+                requests.ours.append(len(asked))
+                sent.ours.append(sum(request.body_bytes for request in asked) / 1e3)
     requests.note = _kinds(asked)
     yield from (durable, sent, requests)
 
@@ -62,12 +61,11 @@ def measure_mixed(place: Place, rounds: int) -> Iterator[Figure]:
                 if number:
                     durable.add(walls(times))
         with mounted(root, f"s3://{bucket}/store", place.counted_env) as mount:
-            # with the first one come the files of the version before, which this mount fetches
-            for number in range(rounds + 1):
+            mount.settle()
+            for _ in range(rounds):
                 _write_mixed(mount.run)
                 asked = _requests_of(place.proxy, mount.save)
-                if number:
-                    requests.ours.append(len(asked))
+                requests.ours.append(len(asked))
     requests.note = _kinds(asked)
     yield from (durable, requests)
 

@@ -14,6 +14,7 @@ from bench.sequences import Sequence as Trained
 from bench.versions import coders, restic
 from bench.versions.dedup import METHODS, Dedup
 from bench.versions.draw import draw_growth, draw_percents
+from bench.versions.entropy import floor_bytes
 from bench.versions.product import store_in_ckptfs
 from bench.versions.stored import Stored
 
@@ -31,6 +32,7 @@ _TARGETS = {
 _QUICK = ("xgboost-ubj", "xgboost-json", "sqlite")
 _MEAN_TARGET = 4.0
 """By how many points the mean over all versions may be above that of the second."""
+_FLOOR = "entropy floor"
 _FEW_BYTES = 64 << 20
 """A coder that knows one version only makes the same of all; larger sequences are coded at two versions."""
 
@@ -79,6 +81,8 @@ def _measure(sequence: Trained, arguments: argparse.Namespace, skipped: set[str]
         rows.append(_by_version(method, ours, numbers, sequence, partial(coders.coded_bytes, coder)))
     for method, cut in METHODS.items():
         rows.append(_by_version(method, ours, range(last + 1), sequence, Dedup(cut).add))
+    floor = floor_bytes(sequence.files(1), sequence.files(0))
+    rows.append(Stored(_FLOOR, ours.raw_bytes, {1: floor}))
     if restic.is_installed():
         rows.append(Stored("restic", ours.raw_bytes, restic.store_in_restic(sequence, arguments.directory)))
     else:
