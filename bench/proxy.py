@@ -30,6 +30,8 @@ class Request:
     """Wall clock, s since the epoch: its header was here."""
     ended_s: float = 0.0
     """The last piece of its answer was here."""
+    answer_bytes: int = 0
+    """Header and body of its answer."""
 
     @property
     def is_lease(self) -> bool:
@@ -163,6 +165,7 @@ class _Connection:
             while piece := self._server.recv(_PIECE_BYTES):
                 if self._current is not None:
                     self._current.ended_s = time.time()
+                    self._current.answer_bytes += len(piece)
                 self._client.sendall(piece)
         except OSError:
             pass

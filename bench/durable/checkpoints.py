@@ -29,6 +29,8 @@ class _Figures:
         self.added = Figure(name=f"{name}: added to the store", unit="% of raw")
         self.restore = Figure(name=f"{name}: full restore", unit="s", against="s5cmd", target=_RESTORE_TARGET)
         self.restore_processor = Figure(name=f"{name}: processor time of a restore", unit="s")
+        self.fetched = Figure(name=f"{name}: fetched by a restore", unit="% of raw")
+        self.restore_requests = Figure(name=f"{name}: requests of a restore", unit="requests")
         self.memory = Figure(name=f"{name}: peak memory of a save", unit="MiB", target=_MEMORY_TARGET_MIB)
         self.restore_memory = Figure(name=f"{name}: peak memory of a restore", unit="MiB", target=_MEMORY_TARGET_MIB)
 
@@ -43,53 +45,65 @@ def measure_checkpoints(place: Place, sequence: Sequence, rounds: int) -> Iterat
         rounds: At most as many as there are versions after the first.
     """
     figures = _Figures(sequence.name)
-    s5cmd, boto3 = S5cmd(place.env), Boto3(place.env)
-    with place.bucket("ours") as ours, place.bucket("s5cmd") as theirs, place.bucket("boto3") as also:
-        store = f"s3://{ours}/store"
-        with place.directory("checkpoints") as root:
-            source = root / "source"
-            source.mkdir()
-            with mounted(root, store, place.env) as mount:
-                with MemoryWatch(mount.keeper) as watch:
-                    sequence.write(0, mount.run)
-                    mount.save()
-                figures.memory.ours.append(watch.peak_bytes / _MIB)
-                sequence.write(0, source)
-                s5cmd.upload(source, theirs, "run")
-                boto3.upload(source, also, "run")
-                for number in range(1, rounds + 1):
-                    size = sequence.write(number, mount.run)
-                    sequence.write(number, source)
-                    _save_in_turns(
-                        mount,
-                        figures,
-                        {
-                            "s5cmd": lambda: s5cmd.upload(source, theirs, "run"),
-                            "boto3": lambda: boto3.upload(source, also, "run"),
-                        },
-                        number,
-                    )
-                    figures.added.ours.append(100 * int(mount.newest()["bytes_added"]) / size)
-            # of files that an earlier version had nothing is to be downloaded
-            with place.bucket("last") as last:
-                s5cmd.upload(source, last, "run")
-                target = root / "target"
-                for number in range(rounds):
-                    _restore_in_turns(
-                        figures,
-                        target,
-                        {
-                            "ckptfs": lambda: run_ckptfs("restore", store, str(target), env=place.env),
-                            "s5cmd": lambda: s5cmd.download(last, "run", target / "run"),
-                            "boto3": lambda: boto3.download(last, "run", target / "run"),
-                        },
-                        number,
-                        sequence.files(rounds),
-                    )
-                _empty(target)
-                peak_bytes = run_watched("restore", store, str(target), env=place.env)
-                figures.restore_memory.ours.append(peak_bytes / _MIB)
+    with place.bucket("ours") as bucket, place.directory("checkpoints") as root:
+        store = f"s3://{bucket}/store"
+        (root / "source").mkdir()
+        _measure_saves(place, sequence, rounds, store, root, figures)
+        _measure_restores(place, sequence.files(rounds), rounds, store, root, figures)
     yield from figures.all()
+
+
+def _measure_saves(place: Place, sequence: Sequence, rounds: int, store: str, root: Path, figures: _Figures) -> None:
+    """Save version after version; the last is left in the directory `source`."""
+    s5cmd, boto3 = S5cmd(place.env), Boto3(place.env)
+    source = root / "source"
+    with (
+        place.bucket("s5cmd") as theirs,
+        place.bucket("boto3") as others,
+        mounted(root, store, place.env) as mount,
+    ):
+        peers: dict[str, Callable[[], Timed]] = {
+            "s5cmd": lambda: s5cmd.upload(source, theirs, "run"),
+            "boto3": lambda: boto3.upload(source, others, "run"),
+        }
+        with MemoryWatch(mount.keeper) as watch:
+            sequence.write(0, mount.run)
+            mount.save()
+        figures.memory.ours.append(watch.peak_bytes / _MIB)
+        sequence.write(0, source)
+        for upload in peers.values():
+            upload()
+        for number in range(1, rounds + 1):
+            size_bytes = sequence.write(number, mount.run)
+            sequence.write(number, source)
+            _save_in_turns(mount, figures, peers, number)
+            figures.added.ours.append(100 * int(mount.newest()["bytes_added"]) / size_bytes)
+
+
+def _measure_restores(
+    place: Place, files: dict[str, bytes], rounds: int, store: str, root: Path, figures: _Figures
+) -> None:
+    """Restore the newest version again and again."""
+    s5cmd, boto3 = S5cmd(place.env), Boto3(place.env)
+    target = root / "target"
+    # a bucket of its own: files that only earlier versions had are not to be downloaded
+    with place.bucket("last") as last:
+        s5cmd.upload(root / "source", last, "run")
+        sides: dict[str, Callable[[], Timed]] = {
+            "ckptfs": lambda: run_ckptfs("restore", store, str(target), env=place.env),
+            "s5cmd": lambda: s5cmd.download(last, "run", target / "run"),
+            "boto3": lambda: boto3.download(last, "run", target / "run"),
+        }
+        for number in range(rounds):
+            _restore_in_turns(figures, target, sides, number, files)
+    _empty(target)
+    figures.restore_memory.ours.append(run_watched("restore", store, str(target), env=place.env) / _MIB)
+    _empty(target)
+    with place.proxy.recording() as recording:
+        run_ckptfs("restore", store, str(target), env=place.counted_env)
+    figures.restore_requests.ours.append(len(recording.counted))
+    fetched_bytes = sum(request.answer_bytes for request in recording.counted)
+    figures.fetched.ours.append(100 * fetched_bytes / sum(map(len, files.values())))
 
 
 def _save_in_turns(mount: Mounted, figures: _Figures, peers: dict[str, Callable[[], Timed]], number: int) -> None:

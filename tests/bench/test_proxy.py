@@ -62,6 +62,7 @@ def test_requests_of_one_connection_are_counted_each(proxy: CountingProxy) -> No
         ("PUT", "/store/c/3", 22),
     ]
     assert all(request.began_s <= request.ended_s for request in recording.requests)
+    assert len(body) < recording.requests[0].answer_bytes < len(body) + 500
 
 
 def test_what_begins_outside_a_recording_and_signs_of_life_are_not_counted(proxy: CountingProxy) -> None:
