@@ -233,7 +233,8 @@ def doubts_of_unknown(
     """
     tree = target.tree
     named = state.content | state.names
-    alike = {path for path in present - named if _looks_like(path, tree.get(path), root_fd, state.stubs)}
+    stubs = state.stubs if journal_is_whole else ()
+    alike = {path for path in present - named if _looks_like(path, tree.get(path), root_fd, stubs)}
     # what a pending version holds is placed anew, as there are no hashes yet to check it by; and what shares its inode
     # with a version that is pending or aside must not be changed when it turns out to be wrong
     suspect = {

@@ -91,7 +91,7 @@ class EvictableLiveFiles:
                 continue
             seen.add(status.st_ino)
             total_bytes += size_bytes
-            if self._is_unused(status):
+            if self._may_go(entry) and self._is_unused(status):
                 used_ns = self._open_files.used_ns.get(status.st_ino, status.st_atime_ns)
                 candidates.append(Candidate(used_ns, size_bytes, path))
         return total_bytes, candidates
@@ -103,6 +103,8 @@ class EvictableLiveFiles:
             with live.gate.exclusive():
                 entry = self._tree.get(path)
                 if entry is None or live.changes.epoch != self._epoch or not self._is_clean(path, entry):
+                    return False
+                if not self._may_go(entry):
                     return False
                 status = live.lstat(path)
                 if not stat.S_ISREG(status.st_mode) or status.st_size != entry.size_bytes:
@@ -129,9 +131,14 @@ class EvictableLiveFiles:
             self._tree_version = number
 
     def _is_clean(self, path: bytes, entry: Entry) -> bool:
-        if path in self._pending or path in self._live.changes.current.paths or entry.torn or entry.link_id:
+        """E1, as far as the path tells."""
+        if path in self._pending or path in self._live.changes.current.paths:
             return False
         return all(isinstance(extent, Chunk | Hole) for extent in entry.extents)
+
+    def _may_go(self, entry: Entry) -> bool:
+        # with several names, what changed it may be marked by another
+        return not entry.torn and not entry.link_id
 
     def _is_unused(self, status: os.stat_result) -> bool:
         """E2, but for mappings; and no other name, of this tree or of a pending version, leads to it."""
@@ -153,10 +160,9 @@ class EvictableLiveFiles:
                 live.changes.journal.stubs([status.st_ino])
                 stub = Stub(status.st_ino, path, entry, status.st_mtime_ns, suspect=False)
             live.changes.times.keep(status)
-            try:
-                punch(fd, 0, status.st_size)
-            finally:
-                live.hydrator.emptied(stub)
+            # first, for whoever asks for its times is not held back by the gate
+            live.hydrator.emptied(stub)
+            punch(fd, 0, status.st_size)
             set_times(fd, None, None, stub.mtime_ns)
         finally:
             os.close(fd)

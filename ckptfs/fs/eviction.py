@@ -9,6 +9,7 @@ import functools
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -19,6 +20,10 @@ from ckptfs.fs.fetching import FetchQueue
 
 # what came since the last look is looked at in this time
 _LOOK_S = 0.5
+# a look asks for the status of every file: no more than a tenth of a processor for that
+_REST = 10
+# where nothing more can go now, something may have been closed
+_FULL_S = 5.0
 
 log = logging.getLogger(__name__)
 
@@ -76,31 +81,38 @@ class Evictor:
         self._live = live
         self._lock = threading.Lock()
         self._used_bytes = limit_bytes
-        self._fetched_bytes = -1
+        self._fetched_bytes = 0
         """Of the queue, when `_used_bytes` was right."""
+        self._is_stale = True
+        """It never was, or something has grown since that was not fetched."""
         self._wake = threading.Event()
         self._stopping = False
 
     def look_again(self) -> None:
         """Something may have grown that was not fetched."""
-        self._fetched_bytes = -1
+        self._is_stale = True
         self._wake.set()
 
     def room_bytes(self) -> int:
         """Return how much may come without anything having to go."""
-        if self._fetched_bytes < 0:
+        if self._is_stale:
             self.look()
         return self._limit_bytes - self._used_bytes - self._came_bytes()
 
     def run(self) -> None:
         """Look until stop()."""
         while not self._stopping:
-            if self._fetched_bytes < 0 or self._used_bytes + self._came_bytes() > self._limit_bytes:
+            pause_s = _LOOK_S
+            if self._is_stale or self._used_bytes + self._came_bytes() > self._limit_bytes:
+                began_s = time.monotonic()
                 try:
                     self.look()
                 except Exception:
                     log.exception("could not look at what is cached")
-            self._wake.wait(_LOOK_S)
+                pause_s = max(pause_s, _REST * (time.monotonic() - began_s))
+                if self._used_bytes > self._limit_bytes:
+                    pause_s = max(pause_s, _FULL_S)
+            self._wake.wait(pause_s)
             self._wake.clear()
 
     def stop(self) -> None:
@@ -122,7 +134,7 @@ class Evictor:
             How many bytes went.
         """
         with self._lock:
-            fetched_bytes = self._queue.fetched_bytes
+            self._is_stale, fetched_bytes = False, self._queue.fetched_bytes
             contents = list(_files(self._contents_directory))
             fixed_bytes = sum(row.size_bytes for other in self._others for row in _files(other))
             used_bytes = fixed_bytes + sum(row.size_bytes for row in contents)
@@ -149,9 +161,12 @@ class Evictor:
         for candidate, evict in sorted(rows, key=lambda row: row[0]):
             if used_bytes <= limit_bytes or self._stopping:
                 break
+            began_s = time.monotonic()
             if evict():
                 used_bytes -= candidate.size_bytes
                 count += 1
+                # the gate was closed: half of the time it is to be open
+                time.sleep(time.monotonic() - began_s)
         if count:
             log.info("evicted files=%d bytes=%d cached_bytes=%d", count, before_bytes - used_bytes, used_bytes)
         return used_bytes

@@ -87,6 +87,8 @@ class Hydrator:
         self._stubs: dict[int, Stub] = {}
         self._lock = threading.Lock()
         """Held while it is decided whether a stub is used."""
+        self.completions = 0
+        """How many stubs have become ordinary files."""
         self.on_added: Callable[[], None] = lambda: None
         """Told that there are more stubs."""
         self.on_wanted: Callable[[int], None] = lambda ino: None
@@ -263,6 +265,7 @@ class Hydrator:
             if not stub.is_nameless:
                 # first, for nobody may change it before that is written down
                 self._completed(stub.ino)
+            self.completions += 1
             del self._stubs[stub.ino]
         filling.finished()
 
@@ -286,12 +289,13 @@ class Hydrator:
     # taking data away, and being taken over
 
     def emptied(self, stub: Stub) -> None:
-        """A file's data were taken away; it was a stub that nobody used, or becomes one. Called with the gate closed.
+        """A file's data are about to be taken away; it is a stub that nobody uses, or becomes one. Called with the gate
+        closed.
 
         It is not fetched ahead because of that: there was no room for it.
         """
         self._stubs[stub.ino] = stub
-        stub.suspect, stub.filling = False, None
+        stub.suspect, stub.filling = True, None
 
     def write_left(self, ino: int) -> None:
         """Write down what a server that takes over needs of a stub that is about to lose its last name and is open.

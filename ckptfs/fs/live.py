@@ -90,7 +90,21 @@ class LiveTree:
 
     def attributes(self, path: bytes) -> Attributes:
         """Return a path's attributes as the mount shows them."""
-        return self.shown(self.lstat(path))
+        return self.looked_at(lambda: self.lstat(path))
+
+    def looked_at(self, look: Callable[[], os.stat_result], nlink: int | None = None) -> Attributes:
+        """Return the attributes of a backing file that can be looked at.
+
+        Args:
+            nlink: See shown().
+        """
+        while True:
+            completions = self.hydrator.completions
+            status = look()
+            attributes = self.shown(status, nlink)
+            # one that was a stub when it was looked at and is none now had a time of its own
+            if completions == self.hydrator.completions or status.st_ino in self.hydrator:
+                return attributes
 
     def shown(self, status: os.stat_result, nlink: int | None = None) -> Attributes:
         """Return attributes of a backing file with what is ours to say: link count, ctime, a stub's mtime."""

@@ -454,7 +454,7 @@ class OpenFiles:
 
     def attributes(self, handle: FileHandle) -> Attributes:
         """Return an open file's attributes, also when it has no name any more."""
-        return self._live.shown(os.fstat(handle.fd), None if handle.inode.has_name else 0)
+        return self._live.looked_at(lambda: os.fstat(handle.fd), None if handle.inode.has_name else 0)
 
     def _lost_name(self, ino: int) -> None:
         self.used_ns.pop(ino, None)

@@ -4,6 +4,7 @@ import mmap
 import os
 import shutil
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -64,9 +65,22 @@ def test_the_longest_unused_goes_and_comes_back_as_it_was(small: Callable[..., M
     mounted = small()
     root = mounted.root
     looks = {name: (root / name).stat() for name in NAMES}
-    for name in [*NAMES, NAMES[0], NAMES[5]]:
-        assert (root / name).read_bytes() == CONTENTS[name]
-        wait_until(lambda: evicted(mounted), 10, "there is no more than may be")
+    over, seen = threading.Event(), set()
+
+    def watch() -> None:
+        while not over.is_set():
+            seen.update((name, (root / name).stat().st_mtime_ns) for name in NAMES)
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    try:
+        for name in [*NAMES, NAMES[0], NAMES[5]]:
+            assert (root / name).read_bytes() == CONTENTS[name]
+            wait_until(lambda: evicted(mounted), 10, "there is no more than may be")
+    finally:
+        over.set()
+        watching.join(10)
+    assert seen == {(name, look.st_mtime_ns) for name, look in looks.items()}
     assert {NAMES[0], NAMES[5]} <= here(mounted)
     # of an older version as well
     for name in NAMES[:4]:
