@@ -1,8 +1,9 @@
 """`python -m bench.memory`: the most memory that all processes together have while one large file and very many small
 ones are saved to an S3 server and restored; write JSON.
 
-The file is written in full and compresses to 2 % (its blocks differ, but each is mostly one piece of 16 KiB repeated),
-so that a store of it fits on the disk: at the defaults 25 GB are needed, most of it for the file itself.
+The file is written in full and compresses to 2 % (its blocks of 1 MiB differ, but each is one piece repeated), so that
+a store of it fits on the disk: at the defaults 25 GB are needed, most of it for the file itself. What compresses less
+fills packs faster than they can be sent: --percent 100 shows the memory that this takes, at a size that fits.
 """
 
 import argparse
@@ -21,7 +22,6 @@ from demo.seaweedfs import SeaweedFS
 
 _MIB = 1 << 20
 _TARGET_MIB = 512.0
-_PIECE_BYTES = 16 << 10
 _FILES_PER_DIRECTORY = 1_000
 _SMALL_BYTES = 1 << 10
 
@@ -31,29 +31,32 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.memory", description=__doc__)
     parser.add_argument("--size", type=parse_size, default=parse_size("20G"), help="of the large file (20G)")
     parser.add_argument("--files", type=int, default=100_000, help="how many small ones (100000)")
+    parser.add_argument("--percent", type=int, default=2, help="of the large file, what it compresses to (2)")
     parser.add_argument("--directory", type=Path, default=Path(tempfile.gettempdir()), help="where all of it happens")
     arguments = parser.parse_args()
     figures = []
     with tempfile.TemporaryDirectory(prefix="ckptfs-memory-", dir=arguments.directory) as scratch:
         with SeaweedFS(Path(scratch, "server")) as server:
             server.create_bucket("memory")
-            for figure in _measure(server.env, Path(scratch), arguments.size, arguments.files):
+            for figure in _measure(server.env, Path(scratch), arguments):
                 figures.append(figure)
                 print(figure.line(), flush=True)
-    more = {"size_bytes": arguments.size, "files": arguments.files}
+    more = {"size_bytes": arguments.size, "files": arguments.files, "percent": arguments.percent}
     write_figures(RESULTS / f"memory-{stamp()}.json", figures, more)
     return 0
 
 
-def _measure(env: dict[str, str], root: Path, size_bytes: int, files: int) -> list[Figure]:
-    work = f"{size_bytes / (1 << 30):.3g} GiB and {files} files"
+def _measure(env: dict[str, str], root: Path, arguments: argparse.Namespace) -> list[Figure]:
+    size_bytes: int = arguments.size
+    files: int = arguments.files
+    work = f"{size_bytes / (1 << 30):.3g} GiB ({arguments.percent} %) and {files} files"
     saving = Figure(name=f"{work}: peak memory while saving", unit="MiB", target=_TARGET_MIB)
     restoring = Figure(name=f"{work}: peak memory while restoring", unit="MiB", target=_TARGET_MIB)
     durable = Figure(name=f"{work}: time to durable", unit="s")
     restored = Figure(name=f"{work}: full restore", unit="s")
     store = "s3://memory/store"
     with mounted(root, store, env) as mount:
-        _write_large(mount.run / "large", size_bytes)
+        _write_large(mount.run / "large", size_bytes, arguments.percent)
         _write_small(mount.run / "small", files)
         with MemoryWatch(mount.keeper) as watch:
             durable.ours.append(mount.save()[1])
@@ -71,12 +74,13 @@ def _measure(env: dict[str, str], root: Path, size_bytes: int, files: int) -> li
     return [saving, restoring, durable, restored]
 
 
-def _write_large(path: Path, size_bytes: int) -> None:
+def _write_large(path: Path, size_bytes: int, percent: int) -> None:
     with path.open("wb", buffering=0) as file:
         left = size_bytes
         while left:
-            block = memoryview(os.urandom(_PIECE_BYTES) * (_MIB // _PIECE_BYTES))[: min(_MIB, left)]
-            left -= file.write(block)
+            piece = os.urandom(_MIB * percent // 100)
+            block = piece * -(-_MIB // len(piece))
+            left -= file.write(block[: min(_MIB, left)])
 
 
 def _write_small(top: Path, files: int) -> None:
