@@ -251,7 +251,8 @@ class Reader:
         filling = self.filling
         errors = filling.errors
         self._wanted()
-        self._queue.ask(((filling, index) for index in filling.missing()), Priority.DEMAND)
+        # who wants all of a large file does not keep others waiting who want a little
+        self._queue.ask(((filling, index) for index in filling.missing()), Priority.AHEAD)
         filling.wait_finished(errors)
 
     def close(self) -> None:

@@ -200,6 +200,8 @@ class Hydrator:
         Args:
             must_complete: Raise OSError if it is filled and cannot be made an ordinary file.
         """
+        if ino not in self._stubs:
+            return None
         with self._lock:
             stub = self._stubs.get(ino)
             if stub is None:

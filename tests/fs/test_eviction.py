@@ -15,7 +15,7 @@ from tests.mounting import Mount, Mounts, touch, wait_until
 
 pytestmark = pytest.mark.fuse
 
-SIZE = 6 << 20
+SIZE = 2 << 20
 NAMES = [f"file-{number}" for number in range(6)]
 CONTENTS = {name: os.urandom(SIZE) for name in NAMES}
 ROOM = 3 * SIZE + (SIZE >> 1)

@@ -74,7 +74,8 @@ _LONG_S = 3600
 _SHIFTS = 0x08 | 0x20
 # each may need a thread of its own
 _MOST_AGAIN = 512
-_MAX_THREADS = 64
+# the kernel reads ahead with 64 requests at most, which may all wait for the store; others are to find a thread
+_MAX_THREADS = 128
 _FIRST_THREADS = 3
 
 
