@@ -38,7 +38,8 @@ class EvictableLiveFiles:
 
     Args:
         durable: Returns the number of the newest version that is durable, with all before it; 0 if there is none.
-        sees_mappings: False if a mapping may be unseen even by a lease: then whole files stay.
+        leases_tell: False where a mapping may be unseen even by a lease.
+        goes_past: Tells whether the kernel reads files past us; if not, a mapping keeps its handle open.
     """
 
     def __init__(
@@ -49,7 +50,8 @@ class EvictableLiveFiles:
         history: History,
         pending_root: Path,
         durable: Callable[[], int],
-        sees_mappings: Callable[[], bool],
+        leases_tell: bool,
+        goes_past: Callable[[], bool],
     ) -> None:
         self._live = live
         self._open_files = open_files
@@ -57,7 +59,8 @@ class EvictableLiveFiles:
         self._history = history
         self._pending_root = pending_root
         self._durable = durable
-        self._sees_mappings = sees_mappings
+        self._leases_tell = leases_tell
+        self._goes_past = goes_past
         self._tree: Tree = {}
         self._tree_version = 0
         self._epoch = 0
@@ -169,16 +172,15 @@ class EvictableLiveFiles:
         return True
 
     def _is_alone(self, fd: int) -> bool:
-        """True if nobody but us has a file open or mapped."""
-        if not self._sees_mappings():
+        """True if nobody but us has a file open or mapped (E2)."""
+        if not self._leases_tell and self._goes_past():
             return False
         try:
-            # to whoever opens it meanwhile it is gone before he notices; the signal for that is to end nobody
+            # whoever opens it meanwhile breaks the lease; the signal for that is to end nobody
             fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
             fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
             fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
         except OSError as error:
-            if error.errno != errno.EAGAIN:
-                log.warning("could not tell whether a file is mapped error=%r", str(error))
-            return False
+            # a filesystem without leases
+            return error.errno != errno.EAGAIN and not self._goes_past()
         return True

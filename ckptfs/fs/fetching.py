@@ -163,8 +163,9 @@ class FetchQueue:
             # a base that no file of these has is here only for others
             for filling, index in claims.places.pop(chunk, ()):
                 filling.deliver(index, result, make_room)
-            if not isinstance(result, CkptfsError):
-                self.fetched_bytes += len(result)
+                if not isinstance(result, CkptfsError):
+                    with self._changed:
+                        self.fetched_bytes += len(result)
 
         return deliver
 

@@ -270,7 +270,6 @@ class WritingMount:
 
     def _make_evictable(self) -> EvictableLiveFiles:
         # on overlayfs a mapping is of the file below, and a lease on the one above does not tell
-        is_overlay = filesystem_type(self._cache.live) == OVERLAYFS
         return EvictableLiveFiles(
             self._live,
             self._open_files,
@@ -278,7 +277,8 @@ class WritingMount:
             self._history,
             self._cache.pending,
             self._durable_version,
-            lambda: not is_overlay,
+            leases_tell=filesystem_type(self._cache.live) != OVERLAYFS,
+            goes_past=lambda: self._transport is None or self._transport.name == "passthrough",
         )
 
     def _durable_version(self) -> int:
