@@ -17,7 +17,7 @@ from ckptfs.errors import CkptfsError
 from ckptfs.format.manifest import Chunk
 from ckptfs.fs.filling import Filling
 from ckptfs.transfer.fetch import Fetcher
-from ckptfs.transfer.pack_ranges import plan_reads
+from ckptfs.transfer.pack_ranges import ReadGroup, plan_reads
 
 Place = tuple[Filling, int]
 """A chunk of a file, by its index there."""
@@ -93,7 +93,7 @@ class FetchQueue:
         for filling, index in places:
             by_chunk.setdefault(filling.chunks[index], []).append((filling, index))
         tasks = [
-            _Task({chunk: by_chunk[chunk] for span in group.ranges for chunk in span.chunks}, priority, done)
+            _Task({chunk: by_chunk[chunk] for chunk in _chunks(group) if chunk in by_chunk}, priority, done)
             for group in plan_reads(by_chunk)
         ]
         with self._changed:
@@ -168,6 +168,12 @@ class FetchQueue:
                         self.fetched_bytes += len(result)
 
         return deliver
+
+
+def _chunks(group: ReadGroup) -> Iterator[Chunk]:
+    """Yield all chunks that a group brings; what others are encoded against may be wanted, too."""
+    for span in (*((group.bases,) if group.bases is not None else ()), *group.ranges):
+        yield from span.chunks
 
 
 class _Claims:

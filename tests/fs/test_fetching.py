@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ckptfs.errors import ChunkCorruptError, CkptfsError, CorruptObjectError
-from ckptfs.format.manifest import Entry
+from ckptfs.format.manifest import Chunk, Entry
 from ckptfs.fs.contents import ContentCache
 from ckptfs.fs.fetching import FetchQueue, Priority, Reader
 from ckptfs.fs.filling import Filling
@@ -175,6 +176,20 @@ def test_a_chunk_that_is_damaged_fails_those_who_read_it_until_it_is_right_again
     bench.store.objects[pack] = whole
     reader.require_all()
     assert scene.target.read_bytes() == scene.content
+
+
+def test_a_chunk_that_another_one_of_the_request_is_encoded_against_comes_as_well(bench: Bench) -> None:
+    values = np.random.default_rng(1).normal(size=CHUNK_BYTES // 16).astype(np.float32)
+    drifted = (values * np.float32(1.0001)).tobytes()
+    scene = Scene(bench, values.tobytes())
+    (bench.source / "file").write_bytes(drifted)
+    base, extent = scene.tree[b"file"].extents[0], bench.history().tree(bench.save())[b"file"].extents[0]
+    assert isinstance(extent, Chunk)
+    assert extent.base == base
+    entry = replace(scene.tree[b"file"], extents=(extent, base), size_bytes=2 * len(drifted))
+    scene.filling = scene.make(entry)
+    scene.reader().require_all()
+    assert scene.target.read_bytes() == drifted + values.tobytes()
 
 
 def test_a_full_disk_is_said_to_the_reader(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
