@@ -23,7 +23,7 @@ _LOOK_S = 0.5
 # a look asks for the status of every file: no more than a tenth of a processor for that
 _REST = 10
 # where nothing more can go now, something may have been closed
-_FULL_S = 5.0
+_FULL_S = 1.0
 
 log = logging.getLogger(__name__)
 

@@ -74,8 +74,9 @@ def test_the_longest_unused_goes_and_comes_back_as_it_was(small: Callable[..., M
     watching = threading.Thread(target=watch)
     watching.start()
     try:
-        for name in [*NAMES, NAMES[0], NAMES[5]]:
-            assert (root / name).read_bytes() == CONTENTS[name]
+        for names in (NAMES, [NAMES[0], NAMES[5]]):
+            for name in names:
+                assert (root / name).read_bytes() == CONTENTS[name]
             wait_until(lambda: evicted(mounted), 10, "there is no more than may be")
     finally:
         over.set()
@@ -110,8 +111,9 @@ def test_what_is_changed_open_mapped_or_pending_stays(small: Callable[..., Mount
     with (root / opened).open("rb") as reader:
         assert reader.read(10) == CONTENTS[opened][:10]
         assert mapping[:10] == CONTENTS[mapped][:10]
-        for name in NAMES[3:] * 2:
-            assert (root / name).read_bytes() == CONTENTS[name]
+        for _ in range(2):
+            for name in NAMES[3:]:
+                assert (root / name).read_bytes() == CONTENTS[name]
             wait_until(lambda: evicted(mounted, changed), 10, "the others go")
         assert {changed, opened, mapped} <= here(mounted)
         assert mapping[:] == CONTENTS[mapped]
@@ -128,7 +130,7 @@ def test_what_is_changed_open_mapped_or_pending_stays(small: Callable[..., Mount
     assert {changed, "new"} <= here(mounted)
     os.kill(upload_pid, signal.SIGCONT)
     mounted.sync()
-    for name in NAMES[3:] * 2:
+    for name in NAMES[3:]:
         assert (root / name).read_bytes() == CONTENTS[name]
     wait_until(lambda: evicted(mounted, "new"), 10, "the pending one goes, too, when it is stored")
     assert (root / changed).read_bytes() == b"changed" + CONTENTS[changed][7:]
