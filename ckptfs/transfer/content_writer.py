@@ -17,13 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from ckptfs.cache.anchors import MIN_ANCHOR_BYTES, AnchorCache
+from ckptfs.cache.anchors import MIN_ANCHOR_BYTES, AnchorCache, anchor_of, read_anchor
 from ckptfs.codec.frame import MIN_BASE_GAIN
-from ckptfs.errors import CorruptObjectError
-from ckptfs.format.manifest import Chunk, Extent, Hole
+from ckptfs.errors import ChunkCorruptError, CorruptObjectError
+from ckptfs.format.manifest import Chunk, Entry, Extent, Hole
 from ckptfs.hashing import hash_bytes
 from ckptfs.store.base import Store
 from ckptfs.transfer.bases import Bases
+from ckptfs.transfer.cuts import Cuts, Ends, ends_of
 from ckptfs.transfer.data_file import DataFile
 from ckptfs.transfer.effort import EffortControl
 from ckptfs.transfer.encoding import Effort, Encoded, EncoderPool, Slot, Work, encode
@@ -63,8 +64,8 @@ class Source(NamedTuple):
     path: Path
     size_bytes: int
     """As captured."""
-    bases: Bases
-    """What its ranges may be encoded against."""
+    before: Entry | None
+    """The file of the version before that it continues; None: there is none."""
 
 
 class ContentWriter:
@@ -135,7 +136,7 @@ class ContentWriter:
                     content = _Content()
                     contents.append(content)
                     with DataFile(source.path, source.size_bytes) as file:
-                        self._read(file, source.bases, content, threads)
+                        self._read(file, source, content, threads)
                 while self._window:
                     self._take_result()
             self._packs.finish()
@@ -145,11 +146,13 @@ class ContentWriter:
             self._packs.close()
         return [tuple(self._place(size, digest) for size, digest in content.rows) for content in contents]
 
-    def _read(self, file: DataFile, bases: Bases, content: "_Content", threads: ThreadPoolExecutor) -> None:
+    def _read(self, file: DataFile, source: Source, content: "_Content", threads: ThreadPoolExecutor) -> None:
+        bases = Bases(source.before)
+        cuts = Cuts(source.before, source.size_bytes, self._slots.size_bytes, self._known, self._ends_of)
         offset = 0
-        for size, slot in file.extents(self._slots):
+        for size, slot in file.extents(self._slots, cuts):
             content.rows.append((size, None))
-            anchor = bases.at(offset) if slot is not None and size >= MIN_ANCHOR_BYTES else None
+            anchor = bases.at(offset - cuts.shift_bytes) if slot is not None and size >= MIN_ANCHOR_BYTES else None
             offset += size
             if slot is None:
                 self._add_done(size)
@@ -163,6 +166,15 @@ class ContentWriter:
             # one slot is left, for what is read next
             if len(self._window) == self._slots.count:
                 self._take_result()
+
+    def _ends_of(self, chunk: Chunk) -> Ends | None:
+        """Return the ends of a chunk of the version before, or of its base, which was at the same place."""
+        anchor = anchor_of(chunk)
+        place = self._anchors.place(anchor) if self._anchors is not None and anchor is not None else None
+        try:
+            return ends_of(read_anchor(place)) if place is not None else None
+        except (OSError, ChunkCorruptError):
+            return None
 
     def _encode(self, pending: "_Pending", size: int, anchor: Chunk | None, encoder: "_Encode") -> None:
         try:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ckptfs.cache.quiet import leave_atime
 from ckptfs.errors import CorruptObjectError
+from ckptfs.transfer.cuts import Cuts
 from ckptfs.transfer.encoding import Slot, SlotPool
 from ckptfs.transfer.owned import open_owned
 
@@ -53,17 +54,17 @@ class DataFile:
     def __exit__(self, *_: object) -> None:
         os.close(self._fd)
 
-    def extents(self, slots: SlotPool) -> Iterator[tuple[int, Slot | None]]:
+    def extents(self, slots: SlotPool, cuts: Cuts | None = None) -> Iterator[tuple[int, Slot | None]]:
         """Yield the file's extents in order: (size, slot that begins with its bytes), or (size, None) for a hole.
-
-        Extents of data end at multiples of the slots' size, so that they are cut alike in every version.
 
         Args:
             slots: Where slots come from; whoever receives one gives it back.
+            cuts: Where extents of data end besides; None: at multiples of the slots' size.
 
         Raises:
             PendingDataError, OSError: As the constructor.
         """
+        cuts = cuts or Cuts(None, self._size_bytes, slots.size_bytes, (), lambda _: None)
         offset = 0
         slot: Slot | None = None
         try:
@@ -71,7 +72,7 @@ class DataFile:
                 is_data, size = self._look(offset)
                 if is_data:
                     slot = slot or slots.take()
-                    size = min(size, slots.size_bytes - offset % slots.size_bytes)
+                    size = min(size, cuts.end(offset) - offset)
                     is_whole = self._read(offset, slot.plain[:size])
                 else:
                     is_whole = os.fstat(self._fd).st_size >= self._size_bytes
@@ -79,6 +80,8 @@ class DataFile:
                     continue
                 if not is_whole:
                     raise self._too_short()
+                if is_data and slot is not None:
+                    size = cuts.keep(offset, slot.plain[:size])
                 offset += size
                 if is_data:
                     filled, slot = slot, None

@@ -19,7 +19,7 @@ from ckptfs.format.keys import new_segment_key
 from ckptfs.format.manifest import Entry, Extent, Kind, LocalData, ParentFile, Part, Tree, merge
 from ckptfs.format.rules import check_tree
 from ckptfs.store.base import Store
-from ckptfs.transfer.bases import Bases, Predecessors
+from ckptfs.transfer.bases import Predecessors
 from ckptfs.transfer.content_writer import CHUNK_BYTES, ContentWriter, Progress, Source, Stored
 from ckptfs.transfer.data_file import PendingDataError
 from ckptfs.transfer.effort import EffortControl
@@ -163,7 +163,7 @@ class VersionUploader:
             Source(
                 pending.data_path(file.index),
                 file.size_bytes,
-                Bases(predecessors.of(entry.path, file.size_bytes) if self._anchors is not None else None),
+                predecessors.of(entry.path, file.size_bytes),
             )
             for file, entry in files.items()
         )
