@@ -5,6 +5,7 @@
 # make bench  speed and bytes beside the native filesystem and other tools, paired (docs/BENCHMARKS.md; BENCH_ARGS=--quick)
 # make bench-memory  the most memory while 20 GiB and 100,000 files are saved and restored (BENCH_ARGS=--size=2G)
 # make bench-codec  what floats take, and the codec's speed, on checkpoints that it trains (minutes; once)
+# make install-mount-helper  links mount.ckptfs and umount.ckptfs into /sbin, for mount(8) and /etc/fstab (docs/FSTAB.md)
 # Each makes .venv and installs what it needs; a second run finds it done and is quick.
 
 VENV    := .venv
@@ -13,8 +14,9 @@ SOURCES := ckptfs daemon demo bench tests conftest.py
 PYTEST_ARGS ?=
 FSX_ARGS ?=
 BENCH_ARGS ?=
+SBIN    ?= /sbin
 
-.PHONY: demo test fsx bench bench-codec bench-memory check format picture install-deps clean
+.PHONY: demo test fsx bench bench-codec bench-memory check format picture install-deps install-mount-helper clean
 
 demo: $(VENV)/.demo
 	@scripts/system-packages demo
@@ -55,6 +57,12 @@ picture: $(VENV)/.demo
 
 install-deps: $(VENV)/.test
 	@scripts/system-packages test
+
+# the kernel's table calls the type fuse.ckptfs: umount(8) asks for a helper by that name
+install-mount-helper: $(VENV)/.demo
+	@mkdir -p $(DESTDIR)$(SBIN)
+	@for type in ckptfs fuse.ckptfs; do for what in mount umount; do \
+	    ln -sfn $(abspath $(BIN))/$$what.ckptfs $(DESTDIR)$(SBIN)/$$what.$$type && echo "$(DESTDIR)$(SBIN)/$$what.$$type"; done; done
 
 # pip is asked again only when the list of dependencies changed
 $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python

@@ -68,7 +68,7 @@ def _check(path: Path, table: str, tables: dict[str, Any], ctx: click.Context) -
     for name, value in tables.items():
         if name not in commands or not isinstance(value, dict):
             raise InvalidInputError(
-                f"{path}: {name!r} is not a table named after a command", hint=_nearest(name, commands)
+                f"{path}: {name!r} is not a table named after a command", hint=nearest(name, commands)
             )
     values: dict[str, Any] = {}
     options = {param.name: param for param in ctx.command.params if isinstance(param, click.Option) and param.name}
@@ -78,7 +78,7 @@ def _check(path: Path, table: str, tables: dict[str, Any], ctx: click.Context) -
             values[str(option.name)] = _convert(f"{path}: {table}.{key}", option, value, ctx)
         elif table == ctx.info_name:
             names = [str(name).replace("_", "-") for name, param in options.items() if param.expose_value]
-            raise InvalidInputError(f"{path}: {table} has no setting {key!r}", hint=_nearest(key, names))
+            raise InvalidInputError(f"{path}: {table} has no setting {key!r}", hint=nearest(key, names))
     return values
 
 
@@ -99,6 +99,7 @@ def _command_names(ctx: click.Context) -> list[str]:
     return root.command.list_commands(root) if isinstance(root.command, click.Group) else [ctx.info_name or ""]
 
 
-def _nearest(word: str, words: list[str]) -> str:
+def nearest(word: str, words: list[str]) -> str:
+    """Return a hint for a word that is none of those that are known."""
     near = difflib.get_close_matches(word, words, n=1)
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(words))}"

@@ -12,6 +12,7 @@ from ckptfs.errors import MountError
 from ckptfs.mount_table import FILESYSTEM_TYPE, rows
 
 _MNT_DETACH = 2
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REMOUNT, _MS_BIND = 1, 2, 4, 8, 32, 4096
 # a mount whose process is gone answers at once (ENOTCONN); one that does not answer in 5 s hangs
 _PROBE_TIMEOUT_S = 5.0
 
@@ -59,6 +60,17 @@ def unmount(mountpoint: Path) -> None:
 def detach(mountpoint: Path) -> None:
     """Take a mount out of the tree at once; who has files open there keeps them. Raises MountError."""
     _unmount(mountpoint, _MNT_DETACH, "-uz")
+
+
+def forbid_execution(mountpoint: Path) -> None:
+    """Make a mount of ours noexec. Raises MountError: it takes root."""
+    # a remount sets all flags anew
+    flags = _MS_REMOUNT | _MS_BIND | _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
+    if os.statvfs(mountpoint).f_flag & os.ST_RDONLY:
+        flags |= _MS_RDONLY
+    if _libc.mount(None, os.fsencode(mountpoint), None, flags, None) != 0:
+        why = os.strerror(ctypes.get_errno())
+        raise MountError(f"could not make {mountpoint} noexec: {why}")
 
 
 def _unmount(mountpoint: Path, flags: int, option: str) -> None:
