@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ckptfs.fs.options import MountOptions
-from ckptfs.mount_table import FILESYSTEM_TYPE
+from ckptfs.mount_table import mounts
 
 TRANSPORT = os.environ.get("CKPTFS_TEST_TRANSPORT", "auto")
 """Of every mount that a test does not choose one for."""
@@ -312,9 +312,8 @@ def wait_until(is_so: Callable[[], bool], timeout_s: float, what: str) -> None:
 
 def clear_away(mountpoint: Path) -> None:
     """Take away every mount of ours at a path."""
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        before, _, after = line.partition(" - ")
-        if before.split(" ")[4] == str(mountpoint) and after.startswith(FILESYSTEM_TYPE):
+    for mount in mounts():
+        if mount.mountpoint == mountpoint:
             subprocess.run(["umount", "-l", str(mountpoint)], check=False, timeout=30)
 
 

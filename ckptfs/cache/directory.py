@@ -27,8 +27,9 @@ from typing import Any
 
 from ckptfs.errors import CacheError
 from ckptfs.hashing import hash_bytes
+from ckptfs.private import exchangeable_part, make_private, write_private
 
-_SUBDIRECTORIES = ("live", "pending", "aside", "unsaved", "orphans", "objects", "contents", "anchors")
+_SUBDIRECTORIES = ("pending", "aside", "unsaved", "orphans", "objects", "contents", "anchors")
 
 
 def boot_id() -> str:
@@ -83,20 +84,28 @@ class CacheDirectory:
         self._lock_fd = -1
 
     def prepare(self) -> None:
-        """Create what is missing. Raises CacheError."""
+        """Create what is missing, and make sure that it is this user's alone. Raises CacheError."""
         try:
             for parent in reversed(self.root.parents):
                 # with its mode: a mount has no umask, and nobody else is to have a say above the live tree
                 parent.mkdir(exist_ok=True, mode=0o755)
-            # 0700: the live tree holds files of all users of the mount under the daemon's account
-            self.root.mkdir(exist_ok=True, mode=0o700)
+            # the live tree holds files of all users of the mount under the daemon's account
+            make_private(self.root)
             for name in _SUBDIRECTORIES:
-                (self.root / name).mkdir(exist_ok=True, mode=0o700)
+                make_private(self.root / name)
+            # its owner and mode are those of the mount's root
+            self.live.mkdir(exist_ok=True, mode=0o700)
+            exchangeable = exchangeable_part(self.root)
         except OSError as error:
             raise CacheError(
                 f"cannot use {self.root} as the cache directory: {error.strerror}",
                 hint="choose another with --cache-dir",
             ) from error
+        if exchangeable is not None:
+            raise CacheError(
+                f"cannot use {self.root} as the cache directory: any user may put another {exchangeable} in its place",
+                hint="choose another with --cache-dir, or take the right to write there from others",
+            )
 
     def lock(self) -> None:
         """Take the directory for this process until it ends. Raises CacheInUseError."""
@@ -166,7 +175,7 @@ class CacheDirectory:
     def write_session(self, session: dict[str, Any]) -> None:
         """Replace the session's identity atomically."""
         temporary = self.session.with_suffix(".tmp")
-        temporary.write_text(json.dumps(session))
+        write_private(temporary, json.dumps(session).encode())
         temporary.rename(self.session)
 
 

@@ -23,6 +23,7 @@ from ckptfs.errors import CkptfsError, CorruptObjectError
 from ckptfs.format.manifest import Part
 from ckptfs.format.part import decode_part, encode_part
 from ckptfs.format.pending import PendingHeader, decode_pending, encode_pending
+from ckptfs.private import write_private
 
 _NAME = re.compile(r"(\d{10})\.(\d{4})(\.open)?")
 
@@ -64,8 +65,8 @@ def write_pending(
     Raises:
         OSError: The disk is full or failing; the draft is left to the caller.
     """
-    (draft / "manifest").write_bytes(encode_part(part, local=True))
-    (draft / "version.json").write_bytes(encode_pending(header))
+    write_private(draft / "manifest", encode_part(part, local=True))
+    write_private(draft / "version.json", encode_pending(header))
     directory = pending_root / f"{header.version:010d}.{generation:04d}.open"
     draft.rename(directory)
     return PendingVersion(directory, generation, header)

@@ -117,7 +117,8 @@ class Capturer:
             self.mtime_ns,
         )
         try:
-            (directory / "data").mkdir(parents=True, mode=0o700)
+            directory.mkdir(0o700)
+            (directory / "data").mkdir(0o700)
             part = draft.describe()
             undo = self._resize(part)
             try:

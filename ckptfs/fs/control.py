@@ -68,4 +68,5 @@ def status_text(fields: Callable[[], dict[str, Any]]) -> bytes:
 
 
 def _line(value: dict[str, Any]) -> bytes:
-    return json.dumps(value, ensure_ascii=False).encode() + b"\n"
+    # a name that is no UTF-8 is shown as os.fsdecode has it: with lone surrogates, which JSON writes as escapes
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"

@@ -172,6 +172,7 @@ class Keeper:
 
     def _be_server(self, keeper: socket.socket) -> NoReturn:
         code = _ENDED_BADLY
+        is_ready = False
         try:
             # Ctrl-C is for the keeper, which passes it on
             os.setpgid(0, 0)
@@ -179,6 +180,8 @@ class Keeper:
                 signal.signal(number, signal.SIG_DFL)
 
             def ready(cache: CacheDirectory) -> None:
+                nonlocal is_ready
+                is_ready = True
                 _say(keeper, {"log": os.fspath(cache.log)}, cache.lock_fd)
                 keeper.close()
                 if self._in_background:
@@ -189,7 +192,9 @@ class Keeper:
             can_wait = isinstance(error, StoreUnavailableError)
             _say(keeper, {"error": error.fact, "hint": error.hint, "errno": error.errno, "can_wait": can_wait})
         except BaseException as error:
-            traceback.print_exc()
+            if is_ready or self._options.verbose:
+                # until then what is said goes to a person
+                traceback.print_exc()
             _say(keeper, {"error": f"{type(error).__name__}: {error}", "hint": None, "errno": 5, "can_wait": False})
         finally:
             logging.shutdown()

@@ -10,6 +10,7 @@ import gc
 import json
 import logging
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -35,6 +36,8 @@ log = logging.getLogger("ckptfs")
 # after a detach: a mount that nobody uses ends its loop at once
 _LOOP_END_S = 2.0
 _FILE = "file://"
+# 1,048,576: what Linux allows by default (fs.nr_open); where it is more, programs that close every number take minutes
+_MOST_FILES = 1 << 20
 
 
 def start(options: MountOptions) -> int:
@@ -44,7 +47,8 @@ def start(options: MountOptions) -> int:
         CkptfsError: What kept it from mounting, as its process said it.
     """
     _check(options)
-    command = [sys.executable, "-m", "ckptfs.fs.launch", json.dumps(_to_json(options))]
+    # -P: the user's directory may be one where others put modules
+    command = [sys.executable, "-P", "-m", "ckptfs.fs.launch", json.dumps(_to_json(options))]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True)
     if process.stdout is None:
         raise MountError("the mount process has no standard output")
@@ -76,6 +80,7 @@ def keep(options: MountOptions, ready: Callable[[], None], *, in_background: boo
         CkptfsError: What keeps it from mounting.
     """
     _check(options)
+    _set_limits()
     return Keeper(options, serve, in_background=in_background).run(ready)
 
 
@@ -211,8 +216,16 @@ class _Service:
                 ending.reason,
                 self._mount.cache.root,
             )
-        else:
+        elif self._is_mounted.is_set():
             log.info("unmounted mountpoint=%s", self._options.mountpoint)
+
+
+def _set_limits() -> None:
+    """Take a descriptor for each file that programs may have open; and leave no core, which would hold keys."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, _MOST_FILES), most))
+    _, most = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, most))
 
 
 def _check(options: MountOptions) -> None:
@@ -255,6 +268,8 @@ def main(argument: str) -> int:
     """The keeper of one mount, started by `start`."""
     options = _from_json(json.loads(argument))
     configure_logging(options.verbose)
+    # not to keep the filesystem busy where the user happened to be
+    os.chdir("/")
 
     try:
         return keep(options, lambda: _answer({"ready": True}), in_background=True)

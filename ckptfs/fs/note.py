@@ -22,9 +22,11 @@ def parse_note(text: bytes) -> Note:
         return None
     note = _metadata(message)
     try:
+        json.dumps(note, ensure_ascii=False).encode()
         return check_note(note, "the note")
-    except CorruptObjectError:
-        return message  # nested deeper, or with larger numbers, than a commit record holds
+    except (CorruptObjectError, UnicodeEncodeError, RecursionError):
+        # nested deeper, or with larger numbers, than a commit record holds; or no text: half of a surrogate pair
+        return message
 
 
 def _metadata(message: str) -> Note:

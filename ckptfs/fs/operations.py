@@ -565,8 +565,8 @@ class Operations:
         owner = self._tree().attributes(directory)
         if not stat.S_ISDIR(owner.mode):
             raise _error(errno.ENOTDIR)
-        # who may make files in the directory may save
-        mode = 0o444 if control is Control.STATUS else 0o444 | owner.mode & 0o222
+        # who may make files in the directory may save, and who may list it may know what was
+        mode = owner.mode & (0o444 if control is Control.STATUS else 0o666)
         # room for what reading gives: some programs read no further than the size
         size_bytes = len(self.texts[control]()) if control in self.texts else 0
         return virtual_file(_CONTROL_INODE + list(Control).index(control), mode, owner, size_bytes)

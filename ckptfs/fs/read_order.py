@@ -9,6 +9,8 @@ import os
 import threading
 from pathlib import Path
 
+from ckptfs.private import write_private
+
 # 20,000 paths of 80 bytes, 1.6 MB; of more files the others come in path order
 _MOST_PATHS = 20_000
 
@@ -51,7 +53,7 @@ class ReadOrder:
             paths = list(dict.fromkeys([*self._now, *self._before]))[:_MOST_PATHS]
         temporary = self._path.with_name(f"{self._path.name}.{os.getpid()}.tmp")
         try:
-            temporary.write_bytes(b"".join(path + b"\0" for path in paths))
+            write_private(temporary, b"".join(path + b"\0" for path in paths))
             temporary.rename(self._path)
         except OSError as error:
             temporary.unlink(missing_ok=True)

@@ -225,7 +225,7 @@ class Uploads:
     def _run_once(self) -> int:
         session = self._cache.read_session()
         whose = f"{session.get('epoch')}.{session.get('pid')}"
-        command = [sys.executable, "-m", "ckptfs.transfer.process", os.fspath(self._cache.root), whose]
+        command = [sys.executable, "-P", "-m", "ckptfs.transfer.process", os.fspath(self._cache.root), whose]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
             self._process = process
             if self._stopping:

@@ -121,6 +121,10 @@ class VersionsDirectory:
         if b"/" in path or path.isdigit():
             return None
         self._refresh()
+        if path not in self._links:
+            # it may have been given a moment ago; who asks for a name that is none is seldom
+            self._listed_s = float("-inf")
+            self._refresh()
         return self._links.get(path)
 
     def _find(self, path: bytes) -> tuple[TreeView, bytes]:

@@ -201,7 +201,7 @@ class WritingMount:
         cache, options = self._cache, self._options
         if not self._goes_on:
             _empty(cache.orphans)
-        self._root_fd = os.open(cache.live, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._root_fd = os.open(cache.live, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         spare_fd = os.open(cache.orphans, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         state = read_journal(cache.journal)
         if self._goes_on and (state is None or state.boot != self._boot):

@@ -16,6 +16,7 @@ import ctypes
 import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterable
 
 from ckptfs.mount_table import rows
@@ -31,11 +32,16 @@ _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
 
 
-def write_temporary(directory: str, pieces: Iterable[bytes | memoryview]) -> str:
-    """Write a new file of a temporary name, fsync it, and return its path. On an OSError nothing is left."""
+def write_temporary(directory: str, pieces: Iterable[bytes | memoryview], mode: int) -> str:
+    """Write a new file of a temporary name, fsync it, and return its path. On an OSError nothing is left.
+
+    Args:
+        mode: Its permissions, whatever the umask.
+    """
     path = os.path.join(directory, f"{_TEMPORARY_PREFIX}{secrets.token_hex(16)}")
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
+        _permit(descriptor, mode)
         for piece in pieces:
             rest = memoryview(piece)
             while rest:
@@ -105,16 +111,37 @@ def discard(path: str) -> None:
         pass
 
 
-def make_directories(path: str) -> None:
-    """Make a directory and those above it that are missing; they survive a power cut."""
+def make_directories(path: str, mode: int) -> None:
+    """Make a directory and those above it that are missing; they survive a power cut.
+
+    Args:
+        mode: Their permissions, whatever the umask.
+    """
     parent = os.path.dirname(path)
     if not os.path.isdir(parent):
-        make_directories(parent)
+        make_directories(parent, mode)
     try:
-        os.mkdir(path)
+        os.mkdir(path, mode)
     except FileExistsError:
         return
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        _permit(descriptor, mode)
+    finally:
+        os.close(descriptor)
     sync_directory(parent)
+
+
+def _permit(descriptor: int, mode: int) -> None:
+    """Give a new file or directory what the umask took from its permissions."""
+    if stat.S_IMODE(os.fstat(descriptor).st_mode) & mode == mode:
+        return
+    try:
+        os.fchmod(descriptor, mode)
+    except OSError as error:
+        # FAT and SMB have one mode for all files, which their mount options give
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
 
 
 def sync_directory(path: str) -> None:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ckptfs.private import write_private
 from ckptfs.store.base import ObjectInfo, Store
 
 _KEPT_PREFIXES = ("c/", "m/")
@@ -44,7 +45,7 @@ class CachingStore:
     def _keep(self, path: Path, body: bytes) -> None:
         temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         try:
-            temporary.write_bytes(body)
+            write_private(temporary, body)
             temporary.rename(path)
         except OSError:
             # a full disk must not make reading fail

@@ -3,6 +3,9 @@
 An object appears whole and on disk, and create has one winner, as store/atomic.py tells. A name that begins with a
 dot is no object: it is a temporary file, or the filesystem's own (`.nfs...` of NFS, `.snapshot`).
 
+Who may read and write the directory may read and write the objects: they have its permissions, whatever the umask of
+the process that makes them. A directory that is made here is its owner's alone.
+
 On NFS another machine may list a new object late, by the attribute cache of directories (acdirmax, 60 s by default).
 create is right all the same: the server decides it.
 """
@@ -35,6 +38,10 @@ _READ_TRIES = 3
 # Linux reads at most 2 GiB less a page at once
 _READ_BYTES = 1 << 30
 
+_PRIVATE = 0o700
+_SHARED = 0o2775
+"""What objects take of their directory's permissions: all but that everybody may write, as to /tmp."""
+
 _HINT_SPACE = "free space there, or raise the quota; what could not be stored is tried again"
 _HINT_DIRECTORY = "is the filesystem that holds it mounted?"
 
@@ -58,8 +65,8 @@ class FileStore:
         self._swept: set[str] = set()
         with self._errors("open"):
             if create:
-                atomic.make_directories(self._root)
-            self._require_root()
+                atomic.make_directories(self._root, _PRIVATE)
+            self._mode = _SHARED & self._require_root()
 
     @property
     def url(self) -> str:
@@ -116,8 +123,9 @@ class FileStore:
             if not os.path.isdir(directory):
                 # the root itself is not made: it may be unmounted
                 self._require_root()
-                atomic.make_directories(directory)
-            temporary = atomic.write_temporary(directory, self._pace.pieces(body) if self._pace else [body])
+                atomic.make_directories(directory, self._mode | stat.S_IRWXU)
+            pieces = self._pace.pieces(body) if self._pace else [body]
+            temporary = atomic.write_temporary(directory, pieces, (self._mode | stat.S_IRUSR | stat.S_IWUSR) & 0o666)
             try:
                 self._sweep_once(directory, temporary)
                 publish(temporary, path)
@@ -220,9 +228,12 @@ class FileStore:
     def _name(self, key: str) -> str:
         return os.path.join(self._root, key) if key else self._root
 
-    def _require_root(self) -> None:
-        if not stat.S_ISDIR(os.stat(self._root).st_mode):
+    def _require_root(self) -> int:
+        """Return the permissions of the store's directory, which must be there."""
+        status = os.stat(self._root)
+        if not stat.S_ISDIR(status.st_mode):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), self._root)
+        return stat.S_IMODE(status.st_mode)
 
     @contextmanager
     def _errors(self, operation: str, key: str = "") -> Iterator[None]:

@@ -66,7 +66,7 @@ def _open_s3(rest: str, pace: Pace | None) -> Store:
 
 
 def _open_file(rest: str, pace: Pace | None, *, create: bool) -> Store:
-    path = os.fsdecode(unquote_to_bytes(rest.removeprefix("localhost")))
+    path = os.fsdecode(unquote_to_bytes(os.fsencode(rest.removeprefix("localhost"))))
     if not path.startswith("/") or "\0" in path or os.path.normpath(path) in ("/", "//"):
         raise InvalidInputError(f"file://{rest} names no directory by its absolute path", hint=_FORMS)
     return FileStore(Path(os.path.normpath(path)), create=create, pace=pace)

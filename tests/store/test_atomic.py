@@ -79,9 +79,9 @@ def test_what_a_killed_writer_left_is_never_an_object_and_is_swept_up_in_a_day(t
     directory = tmp_path / "p"
     directory.mkdir()
     # as a writer leaves it that is killed between these two lines
-    old = Path(atomic.write_temporary(str(directory), [b"left"]))
-    new = Path(atomic.write_temporary(str(directory), [b"being written"]))
-    linked = Path(atomic.write_temporary(str(directory), [b"an object"]))
+    old = Path(atomic.write_temporary(str(directory), [b"left"], 0o600))
+    new = Path(atomic.write_temporary(str(directory), [b"being written"], 0o600))
+    linked = Path(atomic.write_temporary(str(directory), [b"an object"], 0o600))
     atomic.link(str(linked), str(directory / "linked"))
     two_days_ago_s = time.time() - 2 * 86400
     for path in (old, linked):
@@ -130,11 +130,24 @@ def test_a_filesystem_that_syncs_no_directories_will_do(
     assert store.get("c/1") == b"mine"
 
 
-def test_an_object_can_be_read_by_whom_the_umask_allows(store: FileStore, tmp_path: Path) -> None:
-    before = os.umask(0o027)
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+def test_objects_have_the_permissions_of_their_store_whatever_the_umask(tmp_path: Path, umask: int) -> None:
+    shared, common = tmp_path / "shared", tmp_path / "common"
+    for path, mode in ((shared, 0o2770), (common, 0o1777)):
+        path.mkdir()
+        path.chmod(mode)
+    before = os.umask(umask)
     try:
-        store.put("p/one", b"")
+        for path in (shared, common, tmp_path / "new" / "made"):
+            FileStore(path, create=True).put("p/one", b"")
     finally:
         os.umask(before)
-    assert (tmp_path / "p" / "one").stat().st_mode & 0o777 == 0o640
-    assert (tmp_path / "p").stat().st_mode & 0o777 == 0o750
+    assert modes(shared / "p" / "one") == (0o2770, 0o2770, 0o660)
+    assert modes(common / "p" / "one") == (0o1777, 0o775, 0o664)
+    assert modes(tmp_path / "new" / "made" / "p" / "one") == (0o700, 0o700, 0o600)
+    assert (tmp_path / "new").stat().st_mode & 0o7777 == 0o700
+
+
+def modes(path: Path) -> tuple[int, ...]:
+    """Return the permissions of an object, and before it those of the two directories above."""
+    return tuple(each.stat().st_mode & 0o7777 for each in (path.parent.parent, path.parent, path))

@@ -40,6 +40,6 @@ def command(store: str, target: Path, paths: tuple[str, ...], spec: str) -> None
     size_bytes = sum(entry.size_bytes for entry in entries.values() if entry.kind.name == "FILE")
     files = sum(entry.kind.name == "FILE" for entry in entries.values())
     click.echo(
-        f"restored version {record.version} to {target}: {files} files, {format_size(size_bytes)}, "
+        f"restored version {record.version} to {printable(bytes(target))}: {files} files, {format_size(size_bytes)}, "
         f"{time.monotonic() - started:.1f} s"
     )

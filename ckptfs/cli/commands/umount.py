@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ckptfs.cli.mounts import DeadMountError, read_control, require_mount
+from ckptfs.cli.output import printable
 from ckptfs.cli.parameters import PATH, Command
 from ckptfs.cli.progress import progress
 from ckptfs.errors import InvalidInputError, NotDurableError
@@ -36,7 +37,7 @@ def command(mountpoint: Path) -> None:
         status = read_control(place, ".status")
     except DeadMountError:
         detach(place)
-        click.echo(f"cleared away the dead mount at {place}")
+        click.echo(f"cleared away the dead mount at {printable(bytes(place))}")
         return
     # a read-only mount shares its cache directory, and what is pending there is another's
     cache = None if status["read_only"] else Path(status["cache"])
@@ -52,7 +53,7 @@ def command(mountpoint: Path) -> None:
             f"unmounted {place}, but {len(left)} version{'s' if len(left) != 1 else ''} ({size}) are not durable",
             hint=f"they stay in {cache}; the next mount with this cache directory finishes them",
         )
-    click.echo(f"unmounted {place}")
+    click.echo(f"unmounted {printable(bytes(place))}")
 
 
 def _open_process(pid: int) -> int | None:

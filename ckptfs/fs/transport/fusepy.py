@@ -26,6 +26,9 @@ from ckptfs.fs.transport.hidden import HiddenFiles
 
 _UTIME_NOW, _UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
 
+# has a character for every byte: fusepy encodes only what it passes on to libfuse, and a mount point need not be UTF-8
+_ENCODING = "latin-1"
+
 _FILE_INFO = ctypes.POINTER(fuse.fuse_file_info)
 
 
@@ -92,7 +95,7 @@ class FusepyServer(fuse.FUSE):  # type: ignore[misc]  # fusepy has no types
         self._stale: dict[bytes, set[int]] = {}
         """Path to the handles of files that had it before the tree was replaced."""
         self._numbers = itertools.count(1)
-        super().__init__(_Implemented(_NAMES), mountpoint, raw_fi=True, encoding="utf-8", **options)
+        super().__init__(_Implemented(_NAMES), mountpoint, raw_fi=True, encoding=_ENCODING, **options)
 
     def init(self, _: object) -> None:
         self._ready(self)
@@ -335,7 +338,7 @@ def serve(
         MountError: libfuse could not mount; it has said why on standard error.
     """
     options: dict[str, Any] = {
-        "fsname": name.replace(",", "\\,"),
+        "fsname": name.encode().decode(_ENCODING).replace(",", "\\,"),
         "subtype": "ckptfs",
         "default_permissions": True,
         "use_ino": True,
@@ -354,7 +357,8 @@ def serve(
         ready(server)
 
     try:
-        FusepyServer(operations, os.fspath(mountpoint), started, flusher_pid, foreground=True, **options)
+        place = os.fsencode(mountpoint).decode(_ENCODING)
+        FusepyServer(operations, place, started, flusher_pid, foreground=True, **options)
     except RuntimeError as error:
         if is_ready.is_set():
             return
