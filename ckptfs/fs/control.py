@@ -4,6 +4,7 @@ They are looked up by name, and are listed nowhere (PRODUCT.md 1).
 """
 
 import json
+import re
 import time
 from collections.abc import Callable
 from enum import Enum
@@ -28,11 +29,21 @@ _SAVE, _VERSIONS = Control.SAVE.value, Control.VERSIONS.value
 _BELOW_VERSIONS = _VERSIONS + b"/"
 
 
+# `041` is no name of version 41
+_MARKER_OF_VERSION = re.compile(rb"\.versions/([1-9][0-9]{0,18})/\.save")
+
+
 def control_of(path: bytes) -> Control | None:
     """Return what reserved name a path is (not below `.versions`), None if it is none."""
     if path.endswith(_SAVE) and path[-len(_SAVE) - 1 : -len(_SAVE)] in (b"", b"/"):
-        return Control.SAVE
+        return None if path.startswith(_BELOW_VERSIONS) else Control.SAVE
     return _IN_ROOT.get(path)
+
+
+def version_of_marker(path: bytes) -> int | None:
+    """Return the version whose `.versions/41/.save` a path is, None if it is no such name."""
+    match = _MARKER_OF_VERSION.fullmatch(path) if path.endswith(_SAVE) else None
+    return int(match[1]) if match else None
 
 
 def below_versions(path: bytes) -> bytes | None:

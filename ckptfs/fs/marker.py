@@ -82,6 +82,9 @@ class Touch:
     """Wall clock."""
     text: bytearray = field(default_factory=bytearray)
     captured: Captured | None = None
+    """Its version, while the touch goes on."""
+    saved: Captured | None = None
+    """Its version, also when the touch has ended."""
     captured_text: bytes | None = None
     """The text of its last capture; None before the first."""
     first_captured_at: float = 0.0
@@ -194,7 +197,7 @@ class SaveMarker:
             touch.refused = True
             if touch.captured is not None:
                 self._saver.withdraw(touch.captured)
-                touch.captured = None
+                touch.captured = touch.saved = None
             raise NoteTooLargeError(f"a note of {size_bytes} bytes was written to the save marker")
 
     def _settle(self, touch: Touch, *, ends: bool = False) -> None:
@@ -218,7 +221,7 @@ class SaveMarker:
 
     def _capture(self, touch: Touch) -> None:
         text = bytes(touch.text)
-        touch.captured = self._saver.capture(parse_note(text), touch.captured)
+        touch.captured = touch.saved = self._saver.capture(parse_note(text), touch.captured)
         touch.captured_at = self._clock()
         if touch.captured_text is None:
             touch.first_captured_at = touch.captured_at

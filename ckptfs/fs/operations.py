@@ -19,7 +19,7 @@ from typing import Protocol
 
 from ckptfs.errors import CkptfsError, ReadOnlyError
 from ckptfs.fs.attributes import Attributes, Caller, Listed, virtual_file
-from ckptfs.fs.control import Control, below_versions, control_of
+from ckptfs.fs.control import Control, below_versions, control_of, save_text, version_of_marker
 from ckptfs.fs.door import through_door
 from ckptfs.fs.fetching import Reader
 from ckptfs.fs.live import LiveTree
@@ -27,7 +27,8 @@ from ckptfs.fs.marker import NOTE_LIMIT_BYTES, SaveMarker, Touch
 from ckptfs.fs.open_files import FileHandle, OpenFiles
 from ckptfs.fs.syscalls import groups_of, is_exclusive_create, process_of
 from ckptfs.fs.times import NOW_NS, birth_ns
-from ckptfs.fs.tree_view import TreeView, version_of
+from ckptfs.fs.tree_view import TreeView, marker_inode, version_of
+from ckptfs.fs.uploads import VersionState
 from ckptfs.fs.versions_directory import VersionsDirectory
 
 # Above what any local filesystem numbers its inodes, below the versions' (tree_view.py)
@@ -52,7 +53,8 @@ class ControlHandle:
 
     control: Control
     text: bytes
-    """What reading it gives: fixed when it was opened, so that one reader sees one state."""
+    """What reading it gives: fixed when it was opened, so that one reader sees one state. Of a touch, from when it
+    captured: its own version, whatever others have saved meanwhile."""
     touch: Touch | None = None
     """Of `.save` open for writing."""
     maker: int = 0
@@ -121,7 +123,8 @@ class Operations:
             return handle.attributes
         below = below_versions(path)
         if below is not None:
-            return self.versions.attributes(below)
+            number = version_of_marker(path)
+            return self.versions.attributes(below) if number is None else self._marker_attributes(number)
         control = control_of(path)
         if control is None:
             return self._tree().attributes(path)
@@ -295,7 +298,12 @@ class Operations:
         """Open a file."""
         below = below_versions(path)
         if below is not None:
-            return ViewHandle(*self.versions.open(below, flags))
+            number = version_of_marker(path)
+            if number is None:
+                return ViewHandle(*self.versions.open(below, flags))
+            if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
+                raise _error(errno.EROFS)
+            return ControlHandle(Control.SAVE, self._text_of_version(number))
         control = control_of(path)
         if control is not None:
             return self._open_control(path, control, flags, caller)
@@ -345,6 +353,7 @@ class Operations:
         self._makers.discard(handle.maker)
         if handle.touch is not None:
             self._writable().marker.flush(handle.touch)
+            _show_saved(handle, handle.touch, "captured")
         elif handle.written:
             spec = _spec(handle)
             handle.written.clear()
@@ -369,6 +378,8 @@ class Operations:
             self._writable().open_files.sync(handle, data_only)
         elif isinstance(handle, ControlHandle) and handle.control is Control.SAVE and self.writable is not None:
             self.writable.marker.sync(handle.touch)
+            if handle.touch is not None:
+                _show_saved(handle, handle.touch, "durable")
 
     # what only a transport that knows inodes and handles can ask for
 
@@ -500,7 +511,7 @@ class Operations:
             text: What has been written to it.
             process, began_ns, captured: Of `.save`, see marker.Touch.
         """
-        control = control_of(path)
+        control = Control.SAVE if version_of_marker(path) is not None else control_of(path)
         if control is None:
             raise _error(errno.ENOENT)
         handle = ControlHandle(control, shown)
@@ -571,6 +582,13 @@ class Operations:
         size_bytes = len(self.texts[control]()) if control in self.texts else 0
         return virtual_file(_CONTROL_INODE + list(Control).index(control), mode, owner, size_bytes)
 
+    def _marker_attributes(self, number: int) -> Attributes:
+        owner = self.versions.attributes(b"%d" % number)
+        return virtual_file(marker_inode(number), 0o444, owner, len(self._text_of_version(number)))
+
+    def _text_of_version(self, number: int) -> bytes:
+        return save_text(VersionState.of_record(self.versions.record(number)))
+
     def _open_control(self, path: bytes, control: Control, flags: int, caller: Caller) -> ControlHandle:
         self._control_attributes(path, control)  # the directory must be there
         handle = ControlHandle(control, self.texts[control]())
@@ -623,6 +641,12 @@ class Operations:
             live.move_in(spare, old)
             raise
         os.unlink(spare, dir_fd=live.spare_fd)
+
+
+def _show_saved(handle: ControlHandle, touch: Touch, state: str) -> None:
+    """Have reading the handle of a touch give the version that the touch made, if it has made one."""
+    if touch.saved is not None:
+        handle.text = save_text(VersionState.of_header(touch.saved.pending.header, state))
 
 
 def _spec(handle: ControlHandle) -> str:

@@ -144,16 +144,7 @@ class ReadingMount:
 
     def _state(self) -> VersionState | None:
         record = self._record
-        if record is None:
-            return None
-        return VersionState(
-            record.version,
-            "durable",
-            note=record.note,
-            files=record.files,
-            bytes=record.bytes,
-            bytes_uploaded=record.bytes_added,
-        )
+        return VersionState.of_record(record) if record is not None else None
 
     def _prefetch(self) -> None:
         if self._prefetching is not None:

@@ -62,7 +62,7 @@ class LiveRestorer:
         if not spec:
             return
         with self._lock:
-            if spec == LATEST or self._is_pending(spec):
+            if self._is_pending(spec):
                 self._wait_durable()
             record = self._history.resolve(spec)
             wanted = self._history.tree(record)
@@ -72,7 +72,9 @@ class LiveRestorer:
             log.info("restored version=%d base_version=%d", record.version, self._capturer.version)
 
     def _is_pending(self, spec: str) -> bool:
-        return spec.isdigit() and any(state.version == int(spec) for state in self._uploads.waiting())
+        """True of a version that is captured and not durable yet; the newest may be one."""
+        waiting = {state.version for state in self._uploads.waiting()}
+        return bool(waiting) if spec == LATEST else spec.isdigit() and int(spec) in waiting
 
     def _wait_durable(self) -> None:
         try:

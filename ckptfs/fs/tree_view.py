@@ -25,6 +25,11 @@ def root_inode(version: int) -> int:
     return _FIRST_INODE + (version % (1 << 25)) * _INODES_OF_VERSION
 
 
+def marker_inode(version: int) -> int:
+    """Return the inode number of a version's `.save`: the last of its range."""
+    return root_inode(version) + _INODES_OF_VERSION - 1
+
+
 def version_of(inode: int) -> int:
     """Return the version whose tree has an inode number."""
     return (inode - _FIRST_INODE) // _INODES_OF_VERSION

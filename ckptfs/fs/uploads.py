@@ -21,7 +21,8 @@ from ckptfs.cache.directory import CacheDirectory
 from ckptfs.cache.pending import PendingVersion, commit_ids, pending_numbers
 from ckptfs.capture.guards import Guards, Slot
 from ckptfs.errors import FencedError, NotDurableError
-from ckptfs.format.pending import Note
+from ckptfs.format.commit import CommitRecord
+from ckptfs.format.pending import Note, PendingHeader
 from ckptfs.fs.interrupts import POLL_S, give_up_if_interrupted
 
 FENCED_EXIT = 3
@@ -46,6 +47,30 @@ class VersionState:
     """Local disk that it keeps while it is pending."""
     slot: Slot | None = None
     commit_id: str = ""
+
+    @classmethod
+    def of_record(cls, record: CommitRecord) -> "VersionState":
+        """Return the state of a version that is in the store."""
+        return cls(
+            record.version,
+            "durable",
+            note=record.note,
+            files=record.files,
+            bytes=record.bytes,
+            bytes_uploaded=record.bytes_added,
+        )
+
+    @classmethod
+    def of_header(cls, header: PendingHeader, state: str) -> "VersionState":
+        """Return the state of a version that was captured a moment ago."""
+        return cls(
+            header.version,
+            state,
+            note=header.note,
+            files=header.files,
+            bytes=header.bytes,
+            commit_id=header.commit_id,
+        )
 
 
 class Uploads:
@@ -82,21 +107,12 @@ class Uploads:
 
     def captured(self, pending: PendingVersion, slot: Slot, kept_bytes: int) -> None:
         """A version was captured, or captured again under the same number."""
-        header = pending.header
-        state = VersionState(
-            header.version,
-            "captured",
-            note=header.note,
-            files=header.files,
-            bytes=header.bytes,
-            kept_bytes=kept_bytes,
-            slot=slot,
-            commit_id=header.commit_id,
-        )
+        state = VersionState.of_header(pending.header, "captured")
+        state.kept_bytes, state.slot = kept_bytes, slot
         with self._changed:
-            if header.version not in self._waiting:
+            if state.version not in self._waiting:
                 self._before = self._newest
-            self._waiting[header.version] = self._newest = state
+            self._waiting[state.version] = self._newest = state
             self._changed.notify_all()
 
     def withdrawn(self, version: int) -> None:

@@ -13,6 +13,7 @@ import zlib
 from collections import OrderedDict
 
 from ckptfs.errors import CkptfsError
+from ckptfs.format.commit import CommitRecord
 from ckptfs.fs.attributes import Attributes, Listed
 from ckptfs.fs.contents import ContentCache
 from ckptfs.fs.fetching import Reader
@@ -111,6 +112,10 @@ class VersionsDirectory:
             while len(self._trees) > _KEPT_TREES:
                 self._trees.popitem(last=False)
         return view
+
+    def record(self, number: int) -> CommitRecord:
+        """Return a version's save record. Raises NoSuchVersionError, CorruptObjectError, StoreError."""
+        return self._history.version(number)
 
     def changed(self) -> None:
         """A version has become durable: list again, also if a listing is under way."""

@@ -99,12 +99,12 @@ class HandleBook:
             self.note(("resized", number, size_bytes))
             self._resize(number, size_bytes)
 
-    def captured(self, number: int) -> None:
-        """A version was captured with what has been written to a control file so far."""
+    def captured(self, number: int, shown: bytes) -> None:
+        """A version was captured with what has been written to a control file so far; reading it gives `shown` now."""
         with self.lock:
             text = bytes(self.handles[number].text)
-            self._captured(number, self.handles[number].captures + 1, text)
-            self.note(("captured", number, self.handles[number].captures, text))
+            self._captured(number, self.handles[number].captures + 1, text, shown)
+            self.note(("captured", number, self.handles[number].captures, text, shown))
 
     def intends(self, unique: int, *values: int) -> None:
         """A request that must not be done twice is about to be done."""
@@ -129,7 +129,7 @@ class HandleBook:
             rows: list[Record] = [("open", number, *_fields(record)) for number, record in self.handles.items()]
             rows += [("wrote", number, 0, bytes(record.text)) for number, record in self.handles.items() if record.text]
             rows += [
-                ("captured", number, record.captures, record.captured)
+                ("captured", number, record.captures, record.captured, record.shown)
                 for number, record in self.handles.items()
                 if record.captured is not None
             ]
@@ -149,8 +149,8 @@ class HandleBook:
                 self._write(number, offset_bytes, data)
             case "resized", (number, size_bytes):
                 self._resize(number, size_bytes)
-            case "captured", (number, captures, text):
-                self._captured(number, captures, text)
+            case "captured", (number, captures, text, shown):
+                self._captured(number, captures, text, shown)
             case "intends", (unique, *values):
                 self.intents[unique] = tuple(values)
             case "first", (number,):
@@ -161,8 +161,9 @@ class HandleBook:
                 return False
         return True
 
-    def _captured(self, number: int, captures: int, text: bytes) -> None:
-        self.handles[number].captures, self.handles[number].captured = captures, text
+    def _captured(self, number: int, captures: int, text: bytes, shown: bytes) -> None:
+        record = self.handles[number]
+        record.captures, record.captured, record.shown = captures, text, shown
 
     def _write(self, number: int, offset_bytes: int, data: bytes) -> None:
         text = self.handles[number].text

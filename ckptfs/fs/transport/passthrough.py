@@ -863,7 +863,7 @@ class PassthroughServer:
         before = touch.captured_at
         yield
         if touch.captured_at != before:
-            self._book.captured(number)
+            self._book.captured(number, handle.text)
 
     def _intend_version(self, request: Request, captures: int = 0) -> None:
         self._book.intends(request.unique & ~wire.UNIQUE_RESEND, self._fs.newest_version() + 1, captures)

@@ -121,7 +121,9 @@ class Resent:
         if record.captures == captures:
             if captures or self.operations.newest_version() < version:
                 return False
-            self.book.captured(number)
+            # nobody has saved since: the newest version is that of this touch
+            handle.text = self.operations.texts[Control.SAVE]()
+            self.book.captured(number, handle.text)
             handle.touch.captured_text = bytes(handle.touch.text)
         handle.touch.synced = request.opcode == Opcode.FSYNC
         return not handle.touch.synced

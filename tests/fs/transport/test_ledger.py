@@ -151,7 +151,7 @@ def test_a_book_that_is_made_again_is_the_same() -> None:
     book.wrote(2, 3, b"abc")
     book.wrote(2, -1, b"def")
     book.resized(2, 7)
-    book.captured(2)
+    book.captured(2, b"{1}")
     book.wrote(2, 0, b"later")
     book.intends(104, 12, 1)
     book.may_be_mapped(77, b"path")
@@ -164,7 +164,7 @@ def test_a_book_that_is_made_again_is_the_same() -> None:
             assert again.replay(record)
         assert again.handles == book.handles
         assert (again.intents, again.mapped, again.first_number) == ({104: (12, 1)}, {77: b"path"}, first)
-        assert again.handles[2].captured == b"\0\0\0abcd"
+        assert (again.handles[2].captured, again.handles[2].shown) == (b"\0\0\0abcd", b"{1}")
         assert again.handles[2].text == b"laterbcd"[:5] + b"cd"
         ledger.rewrite(book.records())
 

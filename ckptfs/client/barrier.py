@@ -1,0 +1,118 @@
+"""Saving together with the ranks on the same machine.
+
+Ranks meet at a socket in the directory itself, which containers that share the mount but neither network nor /tmp have
+in common. The local rank 0 listens and saves; the others come, wait, and are told the outcome. The socket has lost its
+name before the marker is touched, so that it is in no version. Who dies is noticed by the others at once.
+"""
+
+import json
+import os
+import socket
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from ckptfs.client.rank import Rank
+from ckptfs.errors import CkptfsError
+
+BARRIER_TIMEOUT_S = 1800.0
+"""As long as torch.distributed waits for a collective operation; a rank may be writing its part of a large model."""
+
+_NAME = ".ckptfs-ranks"
+_LOOK_S = 0.02
+
+
+class BarrierError(CkptfsError):
+    """The ranks did not meet, or the one that saves for all failed."""
+
+    hint = "every local rank calls save(barrier=True), as often as the others"
+
+
+def together(directory: Path, rank: Rank, save: Callable[[], int], timeout_s: float = BARRIER_TIMEOUT_S) -> int:
+    """Wait until all local ranks are here, have the first of them save, and return its version's number in all of them.
+
+    Raises:
+        BarrierError: Not all came in time, or the first one died or failed; in itself, what `save` raises.
+    """
+    if rank.local_world == 1:
+        return save()
+    deadline_s = time.monotonic() + timeout_s
+    # a socket's path is at most 108 bytes long, a directory's 4096
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        place = f"/proc/self/fd/{fd}/{_NAME}"
+        if rank.local_rank == 0:
+            return _lead(place, rank.local_world - 1, save, deadline_s)
+        return _follow(place, rank.local_rank, deadline_s)
+    finally:
+        os.close(fd)
+
+
+def _lead(place: str, others: int, save: Callable[[], int], deadline_s: float) -> int:
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC))
+        _unlink(place)  # of a run that was killed here
+        listener.bind(place)
+        try:
+            listener.listen(others)
+            followers = [stack.enter_context(_accept(listener, deadline_s, others)) for _ in range(others)]
+        finally:
+            _unlink(place)
+        try:
+            version = save()
+        except BaseException as error:
+            _tell(followers, {"error": str(error) or type(error).__name__})
+            raise
+        _tell(followers, {"version": version})
+        return version
+
+
+def _accept(listener: socket.socket, deadline_s: float, others: int) -> socket.socket:
+    listener.settimeout(max(0.0, deadline_s - time.monotonic()))
+    try:
+        return listener.accept()[0]
+    except (TimeoutError, BlockingIOError) as error:
+        raise BarrierError(f"not all of the {others} other local ranks came to save") from error
+
+
+def _tell(followers: list[socket.socket], answer: dict[str, Any]) -> None:
+    for follower in followers:
+        try:
+            follower.send(json.dumps(answer).encode())
+        except OSError:
+            pass  # it is dead
+
+
+def _follow(place: str, local_rank: int, deadline_s: float) -> int:
+    while True:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as leader:
+            leader.settimeout(max(_LOOK_S, deadline_s - time.monotonic()))
+            try:
+                leader.connect(place)
+            except (FileNotFoundError, ConnectionRefusedError) as error:
+                # it has not come yet, or the name is left from one that was killed
+                if time.monotonic() > deadline_s:
+                    raise BarrierError(f"local rank 0 did not come to save with local rank {local_rank}") from error
+                time.sleep(_LOOK_S)
+                continue
+            try:
+                text = leader.recv(1 << 16)
+            except TimeoutError as error:
+                raise BarrierError("not all local ranks came to save, or saving took too long") from error
+            except OSError:
+                text = b""
+        if not text:
+            raise BarrierError("local rank 0 ended before it had saved")
+        answer = json.loads(text)
+        if "error" in answer:
+            raise BarrierError(f"local rank 0 could not save: {answer['error']}")
+        return int(answer["version"])
+
+
+def _unlink(place: str) -> None:
+    try:
+        os.unlink(place)
+    except FileNotFoundError:
+        pass

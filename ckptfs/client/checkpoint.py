@@ -1,0 +1,203 @@
+"""A directory whose versions are saved and loaded."""
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+from ckptfs.client import marker
+from ckptfs.client.place import find_place
+from ckptfs.client.rank import current_rank
+from ckptfs.client.version import SKIPPED, Version
+from ckptfs.errors import CkptfsError, InvalidInputError, MountError, NoSuchVersionError, ReadOnlyError
+
+LATEST = "latest"
+RANKS = ("all", "zero")
+
+
+def checkpoint(directory: str | os.PathLike[str] | None = None, *, ranks: str | None = None) -> "Checkpoint":
+    """Return the Checkpoint of a directory in a mount.
+
+    Args:
+        directory: Made if it is missing; None takes $CKPTFS_DIR.
+        ranks: Which ranks of a distributed job save: `all` or `zero`. None takes $CKPTFS_RANKS, else `all`.
+
+    Raises:
+        InvalidInputError: None was given, or it is in no mount.
+        MountError: Nobody serves the mount.
+    """
+    given = directory if directory is not None else os.environ.get("CKPTFS_DIR")
+    if not given:
+        raise InvalidInputError(
+            "no directory was given, and $CKPTFS_DIR is not set", hint="name a directory of a mount"
+        )
+    return Checkpoint(Path(given), ranks=ranks or os.environ.get("CKPTFS_RANKS") or RANKS[0])
+
+
+class Checkpoint:
+    """Saves and loads versions of the mount that a directory is in.
+
+    Attributes:
+        directory: Where a program reads and writes its files.
+        is_loaded: True if there was a version to go on from when this object was made, or one was loaded since.
+    """
+
+    def __init__(self, directory: Path, *, ranks: str) -> None:
+        if ranks not in RANKS:
+            raise InvalidInputError(f"ranks is {ranks!r}, expected one of {', '.join(RANKS)}")
+        self._ranks = ranks
+        self._place = find_place(directory)
+        self.directory = self._place.directory
+        status = self._place.status()
+        is_there = self.directory.is_dir()
+        self.is_loaded = bool(status["version"]) and is_there
+        if not is_there and not status.get("read_only"):
+            self.directory.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def latest(self) -> Version | None:
+        """The newest version that was captured, by whomever; None if there is none yet."""
+        number = self._place.status()["version"]
+        return Version(self._place, number) if number else None
+
+    def save(
+        self,
+        note: marker.Note = None,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        wait: bool = False,
+        barrier: bool = False,
+    ) -> Version:
+        """Capture the whole mount as one version, and return it at once; it is uploaded in the background.
+
+        Args:
+            note: What is said of it: a dict (step, metrics) or a message.
+            path: A file or directory from elsewhere that is copied into the directory first, under its own name.
+            wait: Return only when the version is durable in the store.
+            barrier: Wait until all ranks on this machine have come here, so that what each has written is in the one
+                version that all return. Every one of them must call it.
+
+        Returns:
+            The version that this call made. Where `ranks` is `zero` and this is another rank, nothing is saved, and
+            its state is `skipped`.
+
+        Raises:
+            ReadOnlyError: The mount is read-only, or another writer took the store over.
+            CacheError: The cache directory's disk is full.
+            NotDurableError: With `wait`, it could not be made durable; an earlier version never will be.
+            NoteTooLargeError: The note is over 64 KiB.
+            BarrierError: With `barrier`, not all ranks came.
+            InvalidInputError: The note or the path is none.
+        """
+        text = marker.encode_note(note)
+        rank = current_rank()
+        is_mine = self._ranks == "all" or rank.rank == 0
+        if path is not None and (is_mine or barrier):
+            from ckptfs.client.incoming import bring
+
+            bring(Path(path), self.directory, self._place.root)
+        number = 0
+        if barrier:
+            from ckptfs.client.barrier import together
+
+            # the first rank of a machine saves for all that are on it
+            number = together(self._place.root, rank, lambda: self._touch(text) if is_mine else 0)
+        elif is_mine:
+            number = self._touch(text)
+        if not number:
+            _say_skipped(rank.rank)
+        version = Version(self._place, number)
+        return version.wait() if wait else version
+
+    def list(self) -> list[Version]:
+        """Return all versions, newest first, those included that are not durable yet."""
+        status = self._place.status()
+        numbers = {each["version"] for each in status["pending"]}
+        numbers |= {int(name) for name in os.listdir(self._place.root / ".versions") if name.isdigit()}
+        return [Version(self._place, number) for number in sorted(numbers, reverse=True)]
+
+    def load(self, version: Version | int | str = LATEST) -> Path:
+        """Make the directory, and all the rest of the mount, what it is in a version; return the directory.
+
+        History is not rewritten: a later save makes a new version. What was not saved is set aside, where
+        `ckptfs recover` finds it. The newest version costs nothing to load where nothing has changed since. To look
+        at a version without loading it, read `Version.path`.
+
+        Args:
+            version: A Version, its number, a tag, or `latest`.
+
+        Raises:
+            NoSuchVersionError: There is none.
+            ReadOnlyError: The mount is read-only.
+        """
+        wanted = version.number if isinstance(version, Version) else version
+        status = self._place.status()
+        if not status["version"]:
+            raise NoSuchVersionError(f"{self._place.root} has no version yet", hint="save one first")
+        if wanted == LATEST:
+            # captured, if not durable yet
+            wanted = status["version"]
+        if not (wanted == status["version"] and status.get("changed_paths", 0) == 0):
+            self._restore(str(wanted))
+        self.is_loaded = True
+        self.directory.mkdir(parents=True, exist_ok=True)
+        return self.directory
+
+    def info(self) -> dict[str, Any]:
+        """Return the state of the mount, as reading `.status` gives it."""
+        return self._place.status()
+
+    def __repr__(self) -> str:
+        return f"<Checkpoint {self.directory}>"
+
+    def _touch(self, text: bytes) -> int:
+        try:
+            return int(marker.touch(self.directory, text)["version"])
+        except OSError as error:
+            raise marker.explained(error, self._place.root) or self._not_saved(error) from error
+
+    def _not_saved(self, error: OSError) -> CkptfsError:
+        if error.errno == errno.EIO:
+            why = self._place.status().get("error")
+            return MountError(f"nothing was saved at {self._place.root}" + (f": {why}" if why else ""))
+        return self._place.explained(error, "save")
+
+    def _restore(self, spec: str) -> None:
+        path = self._place.root / ".restore"
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(fd, f"{spec}\n".encode())
+            except BaseException:
+                os.close(fd)
+                raise
+            os.close(fd)  # here it is restored
+        except OSError as error:
+            raise self._not_restored(error, spec) from error
+
+    def _not_restored(self, error: OSError, spec: str) -> CkptfsError:
+        if error.errno == errno.ENOENT:
+            return NoSuchVersionError(f"{self._place.root} has no version {spec}")
+        if error.errno == errno.EINVAL:
+            return InvalidInputError(f"{spec!r} is neither a version number, nor a tag, nor {LATEST!r}")
+        if error.errno in (errno.EROFS, errno.EACCES):
+            return ReadOnlyError(
+                f"no version can be loaded at {self._place.root}: it is read-only",
+                hint="read the files of a version in .versions/, or mount with --version",
+            )
+        error.filename = error.filename or os.fspath(self._place.root)
+        return self._place.explained(error, "load a version at")
+
+
+def _say_skipped(rank: int) -> None:
+    """Say once in a process that this rank does not save."""
+    import logging
+
+    log = logging.getLogger("ckptfs")
+    if _said_by.get(os.getpid()) is None:
+        _said_by[os.getpid()] = rank
+        log.warning("%s save: rank=%d is not 0, and only that one saves (ranks=zero)", SKIPPED, rank)
+
+
+_said_by: dict[int, int] = {}
+"""Process to its rank."""

@@ -1,0 +1,59 @@
+"""Files from elsewhere: copied into the directory under a temporary name, then given their own in one step."""
+
+import os
+import secrets
+import shutil
+from pathlib import Path
+
+from ckptfs.errors import InvalidInputError
+
+_PREFIX = ".ckptfs-incoming-"
+
+
+def bring(source: Path, directory: Path, root: Path) -> None:
+    """Make a file or directory part of the next version; what is in the mount already stays where it is.
+
+    A directory that had the name before is replaced by two renames: a program that looks in between finds none.
+
+    Raises:
+        InvalidInputError: There is nothing there.
+    """
+    source = Path(os.path.abspath(source))
+    if not source.exists():
+        raise InvalidInputError(f"{source} does not exist, so it cannot be saved")
+    if source.resolve().is_relative_to(root.resolve()):
+        return
+    temporary = directory / f"{_PREFIX}{secrets.token_hex(8)}"
+    target = directory / source.name
+    try:
+        if source.is_dir():
+            shutil.copytree(source, temporary, symlinks=True)
+        else:
+            shutil.copy2(source, temporary)
+        _give_name(temporary, target)
+    except BaseException:
+        _remove(temporary)
+        raise
+
+
+def _give_name(temporary: Path, target: Path) -> None:
+    is_directory = target.is_dir() and not target.is_symlink()
+    # rename(2) replaces a file by a file, and nothing by a directory
+    if is_directory or (temporary.is_dir() and os.path.lexists(target)):
+        before = temporary.with_name(f"{temporary.name}-before")
+        os.rename(target, before)
+        try:
+            os.rename(temporary, target)
+        except BaseException:
+            os.rename(before, target)
+            raise
+        _remove(before)
+    else:
+        os.replace(temporary, target)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

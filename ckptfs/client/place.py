@@ -1,0 +1,92 @@
+"""Where a directory's versions come from: the mount that it is in."""
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ckptfs.errors import CkptfsError, InvalidInputError, MountError
+from ckptfs.mount_table import mount_at
+
+STATUS = ".status"
+_GONE = (errno.ENOTCONN, errno.ECONNABORTED)
+
+
+class Place:
+    """The mount that a directory is in.
+
+    Attributes:
+        root: Its uppermost directory, which has the control files.
+        below: The directory's path below the root; `.` for the root itself.
+    """
+
+    def __init__(self, root: Path, below: Path) -> None:
+        self.root = root
+        self.below = below
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Place) and self.root == other.root
+
+    def __hash__(self) -> int:
+        return hash(self.root)
+
+    @property
+    def directory(self) -> Path:
+        """The directory that was asked for."""
+        return self.root / self.below
+
+    def status(self) -> dict[str, Any]:
+        """Return what `.status` says. Raises MountError."""
+        return self.read(STATUS)
+
+    def read(self, name: str) -> dict[str, Any]:
+        """Return the JSON object that a control file gives.
+
+        Raises:
+            MountError: Nobody serves it.
+            FileNotFoundError: There is no such file.
+        """
+        path = self.root / name
+        try:
+            return _object(path.read_bytes(), path)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise self.explained(error, "read") from error
+
+    def explained(self, error: OSError, doing: str) -> CkptfsError:
+        """Return what an error of the operating system means for who asked, if it means that nobody serves."""
+        if error.errno in _GONE:
+            return MountError(
+                f"the process of the mount at {self.root} is gone",
+                hint=f"`ckptfs umount {self.root}` clears it away, then mount again; what was captured is kept",
+            )
+        return MountError(f"cannot {doing} {error.filename or self.root}: {error.strerror}")
+
+
+def find_place(directory: Path) -> Place:
+    """Return the place of a directory, which need not exist yet.
+
+    Raises:
+        InvalidInputError: It is in no mount.
+    """
+    directory = Path(os.path.abspath(directory))
+    mount = mount_at(directory)
+    if mount is None:
+        raise InvalidInputError(
+            f"{directory} is not in a ckptfs mount",
+            hint=f"`ckptfs mount STORE {directory}`; `ckptfs status` lists the mounts of this machine",
+        )
+    return Place(mount.mountpoint, _below(directory, mount.mountpoint))
+
+
+def _below(directory: Path, root: Path) -> Path:
+    return directory.relative_to(root) if directory.is_relative_to(root) else directory.resolve().relative_to(root)
+
+
+def _object(text: bytes, path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise MountError(f"{path} holds no JSON object: {error}") from error

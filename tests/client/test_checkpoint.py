@@ -1,0 +1,267 @@
+"""What a program gets from `ckptfs.checkpoint`, on a real mount."""
+
+import errno
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+
+import ckptfs
+from ckptfs.errors import (
+    InvalidInputError,
+    MountError,
+    NoSuchVersionError,
+    NotDurableError,
+    NoteTooLargeError,
+    ReadOnlyError,
+)
+from tests.fs.conftest import TRANSPORTS
+from tests.mounting import Mount, Mounts
+
+
+@pytest.fixture
+def fresh(mount: Mounts) -> Mount:
+    return mount()
+
+
+def test_it_saves_lists_and_loads_versions(fresh: Mount) -> None:
+    checkpoint = ckptfs.checkpoint(fresh.root)
+    assert (checkpoint.directory, checkpoint.is_loaded) == (fresh.root, False)
+    assert (checkpoint.latest, checkpoint.list()) == (None, [])
+    model = checkpoint.directory / "model"
+    model.write_text("one")
+    first = checkpoint.save({"step": 100, "loss": 0.5})
+    model.write_text("two")
+    second = checkpoint.save("the best so far", wait=True)
+    assert (first.number, second.number, checkpoint.list()) == (1, 2, [second, first])
+    assert (first.state, second.state) == ("durable", "durable")
+    assert (first.note, second.note) == ({"step": 100, "loss": 0.5}, "the best so far")
+    assert (first.path / "model").read_text() == "one"
+    assert checkpoint.load(1) == checkpoint.directory
+    assert model.read_text() == "one"
+    assert checkpoint.load() == checkpoint.directory
+    assert model.read_text() == "two"
+    assert checkpoint.load(first).joinpath("model").read_text() == "one"
+    assert (checkpoint.latest, checkpoint.info()["version"], checkpoint.is_loaded) == (second, 2, True)
+
+
+def test_a_later_program_goes_on_from_the_newest_version_and_not_from_what_was_half_written(fresh: Mount) -> None:
+    checkpoint = ckptfs.checkpoint(fresh.root)
+    (checkpoint.directory / "model").write_text("whole")
+    checkpoint.save()
+    (checkpoint.directory / "model").write_text("ha")  # and it is killed
+    (checkpoint.directory / "rest").write_text("lf")
+    later = ckptfs.checkpoint(fresh.root)
+    assert later.is_loaded
+    later.load()
+    assert [(path.name, path.read_text()) for path in later.directory.iterdir()] == [("model", "whole")]
+
+
+def test_a_directory_below_is_made_and_its_versions_are_those_of_the_whole_mount(fresh: Mount) -> None:
+    (fresh.root / "beside").write_text("beside")
+    checkpoint = ckptfs.checkpoint(fresh.root / "runs" / "7")
+    (checkpoint.directory / "model").write_text("one")
+    version = checkpoint.save(wait=True)
+    assert version.path == fresh.root / ".versions" / "1" / "runs" / "7"
+    assert (version.path / "model").read_text() == "one"
+    assert (fresh.root / ".versions" / "1" / "beside").read_text() == "beside"
+    assert ckptfs.checkpoint(fresh.root / "runs" / "7").is_loaded
+    assert not ckptfs.checkpoint(fresh.root / "runs" / "8").is_loaded
+
+
+def test_a_version_tells_what_becomes_of_it_and_waits_no_longer_than_asked(fresh: Mount) -> None:
+    checkpoint = ckptfs.checkpoint(fresh.root)
+    (checkpoint.directory / "model").write_bytes(os.urandom(1000))
+    checkpoint.save(wait=True)
+    upload = fresh.upload_pid()
+    assert upload is not None
+    os.kill(upload, signal.SIGSTOP)
+    try:
+        (checkpoint.directory / "model").write_bytes(os.urandom(1000))
+        version = checkpoint.save()
+        assert version.state in ("captured", "uploading")
+        with pytest.raises(NotDurableError, match=r"version 2 is not durable after 0\.1 s"):
+            version.wait(0.1)
+        assert checkpoint.list()[0] == version
+    finally:
+        os.kill(upload, signal.SIGCONT)
+    assert version.wait(30) is version
+    assert version.state == "durable"
+
+
+def _save_often(root: Path, who: int, results: "multiprocessing.Queue[tuple[int, int, int]]") -> None:
+    checkpoint = ckptfs.checkpoint(root)
+    for step in range(10):
+        (checkpoint.directory / f"model-{who}").write_text(str(step))
+        results.put((who, step, checkpoint.save({"who": who, "step": step}).number))
+
+
+@pytest.fixture(params=TRANSPORTS)
+def through(request: pytest.FixtureRequest, mount: Mounts) -> Mount:
+    return mount(transport=request.param)
+
+
+def test_programs_that_save_at_once_each_know_their_own_version(through: Mount) -> None:
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    savers = [context.Process(target=_save_often, args=(through.root, who, results)) for who in range(3)]
+    for saver in savers:
+        saver.start()
+    saved = [results.get(timeout=60) for _ in range(30)]
+    for saver in savers:
+        saver.join(60)
+    through.sync()
+    checkpoint = ckptfs.checkpoint(through.root)
+    assert sorted(number for _, _, number in saved) == [version.number for version in checkpoint.list()][::-1]
+    assert {number: (who, step) for who, step, number in saved} == {
+        version.number: (version.note["who"], version.note["step"])
+        for version in checkpoint.list()
+        if isinstance(version.note, dict)
+    }
+
+
+def test_threads_that_save_at_once_each_know_their_own_version(shared: Mount) -> None:
+    checkpoint = ckptfs.checkpoint(shared.root / "threads")
+    made: dict[int, int] = {}
+
+    def save(who: int) -> None:
+        (checkpoint.directory / str(who)).write_text("written")
+        made[who] = checkpoint.save({"who": who}).number
+
+    threads = [threading.Thread(target=save, args=(who,)) for who in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    shared.sync()
+    assert {version.number: version.note for version in checkpoint.list()[:5]} == {
+        number: {"who": who} for who, number in made.items()
+    }
+
+
+def test_a_version_is_known_also_when_another_server_takes_over_in_between(fresh: Mount) -> None:
+    if fresh.status()["transport"] != "passthrough":
+        pytest.skip("a mount through libfuse ends with its server")
+    (fresh.root / "model").write_text("one")
+    fd = os.open(fresh.root / ".save", os.O_RDWR)
+    os.write(fd, b"step=1")
+    os.close(os.dup(fd))
+    fresh.kill_server()
+    assert b'"version": 1, "state": "captured", "note": {"step": 1}' in os.pread(fd, 1000, 0)
+    os.close(fd)
+    assert ckptfs.checkpoint(fresh.root).list()[0].wait(30).number == 1
+
+
+def test_what_comes_from_elsewhere_is_part_of_the_version_under_its_name(shared: Mount, tmp_path: Path) -> None:
+    checkpoint = ckptfs.checkpoint(shared.root / "from elsewhere")
+    model, folder = tmp_path / "model.bin", tmp_path / "folder"
+    (folder / "deep").mkdir(parents=True)
+    for number in (1, 2):
+        model.write_text(f"model {number}")
+        (folder / "deep" / f"file-{number}").write_text(f"file {number}")
+        (folder / "deep" / f"file-{number - 1}").unlink(missing_ok=True)
+        checkpoint.save(path=model)
+        version = checkpoint.save(path=folder, wait=True)
+        found = {path.relative_to(version.path).as_posix() for path in version.path.rglob("*")}
+        assert found == {"model.bin", "folder", "folder/deep", f"folder/deep/file-{number}"}
+        assert (version.path / "model.bin").read_text() == f"model {number}"
+    (checkpoint.directory / "own").write_text("in the mount already")
+    assert (checkpoint.save(path=checkpoint.directory / "own", wait=True).path / "own").exists()
+    with pytest.raises(InvalidInputError, match="does not exist"):
+        checkpoint.save(path=tmp_path / "nothing")
+
+
+def test_every_version_has_its_marker_which_cannot_be_touched(fresh: Mount) -> None:
+    checkpoint = ckptfs.checkpoint(fresh.root)
+    for step in (1, 2):
+        checkpoint.save({"step": step}, wait=True)
+    marker = fresh.root / ".versions" / "1" / ".save"
+    assert marker.read_text().startswith('{"version": 1, "state": "durable", "note": {"step": 1}')
+    assert marker.name not in os.listdir(marker.parent)
+    for touch in (os.utime, os.truncate, lambda path, *_: os.open(path, os.O_WRONLY), lambda path, *_: os.unlink(path)):
+        with pytest.raises(OSError) as caught:
+            touch(marker, 0) if touch is os.truncate else touch(marker)  # type: ignore[operator]
+        assert caught.value.errno == errno.EROFS
+    assert not (marker.parent / "below" / ".save").exists()
+    assert fresh.marker()["version"] == 2
+
+
+def test_metrics_of_numpy_and_of_training_gone_wrong_are_notes(shared: Mount) -> None:
+    import numpy as np
+
+    checkpoint = ckptfs.checkpoint(shared.root)
+    assert checkpoint.save({"step": np.int64(3), "loss": np.float32(0.5)}).note == {"step": 3, "loss": 0.5}
+    assert checkpoint.save({"loss": float("nan")}).note == {"loss": "NaN"}
+    assert checkpoint.save({"path": Path("/a"), "all": np.arange(2)}).note == {"path": "/a", "all": "[0 1]"}
+
+
+def test_a_note_that_is_too_long_saves_nothing(shared: Mount) -> None:
+    checkpoint = ckptfs.checkpoint(shared.root)
+    before = checkpoint.latest
+    with pytest.raises(NoteTooLargeError):
+        checkpoint.save("x" * 65537)
+    with pytest.raises(InvalidInputError, match="a note is a dict or a message"):
+        checkpoint.save(3)  # type: ignore[arg-type]
+    assert checkpoint.latest == before
+
+
+def test_where_there_is_no_mount_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InvalidInputError, match="is not in a ckptfs mount"):
+        ckptfs.checkpoint(tmp_path)
+    with pytest.raises(InvalidInputError, match=r"\$CKPTFS_DIR is not set"):
+        ckptfs.checkpoint()
+    monkeypatch.setenv("CKPTFS_DIR", str(tmp_path / "missing"))
+    with pytest.raises(InvalidInputError, match="missing is not in"):
+        ckptfs.checkpoint()
+
+
+def test_the_directory_may_come_from_the_environment(shared: Mount, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CKPTFS_DIR", str(shared.root / "run"))
+    assert ckptfs.checkpoint().directory == shared.root / "run"
+
+
+def test_a_version_that_is_not_there_cannot_be_loaded(fresh: Mount) -> None:
+    checkpoint = ckptfs.checkpoint(fresh.root)
+    with pytest.raises(NoSuchVersionError, match="has no version yet"):
+        checkpoint.load()
+    checkpoint.save()
+    with pytest.raises(NoSuchVersionError, match="has no version 77"):
+        checkpoint.load(77)
+    with pytest.raises(NoSuchVersionError, match="has no version best"):
+        checkpoint.load("best")
+    with pytest.raises(InvalidInputError, match="neither a version number, nor a tag"):
+        checkpoint.load("no name")
+    assert not checkpoint.is_loaded
+
+
+def test_a_read_only_mount_is_loaded_and_refuses_to_save(mount: Mounts) -> None:
+    writer = mount(name="writer")
+    (writer.root / "model").write_text("one")
+    ckptfs.checkpoint(writer.root).save(wait=True)
+    reader = ckptfs.checkpoint(mount(name="reader", cache="other", read_only=True).root)
+    assert (reader.is_loaded, reader.list()[0].note) == (True, None)
+    assert (reader.directory / "model").read_text() == "one"
+    assert reader.load() == reader.directory
+    with pytest.raises(ReadOnlyError, match="nothing can be saved"):
+        reader.save()
+    with pytest.raises(ReadOnlyError, match="no version can be loaded"):
+        reader.load(2)
+
+
+def test_a_mount_whose_process_is_gone_is_named(mount: Mounts) -> None:
+    dead = mount()
+    checkpoint = ckptfs.checkpoint(dead.root)
+    dead.kill()
+    for call in (checkpoint.save, checkpoint.info, lambda: ckptfs.checkpoint(dead.root)):
+        with pytest.raises(MountError, match="is gone"):
+            call()
+
+
+def test_it_can_be_sent_to_another_process(shared: Mount) -> None:
+    checkpoint = pickle.loads(pickle.dumps(ckptfs.checkpoint(shared.root)))
+    version = checkpoint.save()
+    assert pickle.loads(pickle.dumps(version)).wait(30) == version

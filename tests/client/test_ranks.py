@@ -1,0 +1,122 @@
+"""Distributed jobs: who saves, and saving together."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import ckptfs
+from ckptfs.client.barrier import BarrierError, together
+from ckptfs.client.rank import Rank
+from ckptfs.errors import InvalidInputError
+from tests.cli.scene import ckptfs as run
+from tests.mounting import Mount
+
+_RANK = """
+import os, sys, time, ckptfs
+checkpoint = ckptfs.checkpoint(sys.argv[1])
+for step in range(3):
+    time.sleep(0.05 * int(os.environ["RANK"]))
+    (checkpoint.directory / f"part-{os.environ['RANK']}").write_text(str(step))
+    version = checkpoint.save({"step": step}, barrier=True)
+    print(version.number)
+"""
+
+
+def _ranks(root: Path, count: int, **environment: str) -> list[subprocess.Popen[str]]:
+    return [
+        subprocess.Popen(
+            [sys.executable, "-c", _RANK, str(root)],
+            env=os.environ | {"RANK": str(rank), "WORLD_SIZE": str(count)} | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(count)
+    ]
+
+
+def test_another_rank_than_zero_saves_nothing_and_says_so_once(
+    shared: Mount, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoint = ckptfs.checkpoint(shared.root, ranks="zero")
+    before = shared.status()["version"]
+    monkeypatch.setenv("RANK", "1")
+    skipped = [checkpoint.save({"step": step}, wait=True) for step in range(2)]
+    assert [(version.number, version.state) for version in skipped] == [(0, "skipped")] * 2
+    assert [record.getMessage() for record in caplog.records] == [
+        "skipped save: rank=1 is not 0, and only that one saves (ranks=zero)"
+    ]
+    assert shared.status()["version"] == before
+    monkeypatch.setenv("RANK", "0")
+    assert checkpoint.save().number == before + 1
+    monkeypatch.delenv("RANK")
+    assert checkpoint.save().number == before + 2
+
+
+def test_without_that_rule_every_rank_saves(shared: Mount, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = shared.status()["version"]
+    monkeypatch.setenv("RANK", "1")
+    assert ckptfs.checkpoint(shared.root).save().number == before + 1
+    monkeypatch.setenv("CKPTFS_RANKS", "zero")
+    assert ckptfs.checkpoint(shared.root).save().state == "skipped"
+
+
+def test_from_the_shell_the_rule_is_the_same(shared: Mount) -> None:
+    before = shared.status()["version"]
+    done = run("save", shared.root, "--ranks=zero", "--json", env={"RANK": "2"})
+    assert (done.code, done.json) == (0, {"version": 0, "state": "skipped"})
+    assert "skipped: rank 2 is not 0" in done.err
+    assert run("save", shared.root, "--ranks=zero", "--json", env={"RANK": "0"}).json["version"] == before + 1
+    assert run("save", shared.root, "--json", env={"RANK": "2"}).json["version"] == before + 2
+
+
+def test_ranks_that_save_together_make_one_version_of_what_all_have_written(shared: Mount) -> None:
+    root = shared.root / "job"
+    first = shared.status()["version"] + 1
+    root.mkdir()
+    jobs = _ranks(root, 3, CKPTFS_RANKS="zero")
+    said = [job.communicate(timeout=60) for job in jobs]
+    assert [out.split() for out, _ in said] == [[str(first + step) for step in range(3)]] * 3, said
+    shared.sync()
+    for step in range(3):
+        version = shared.root / ".versions" / str(first + step) / "job"
+        assert {path.name: path.read_text() for path in version.iterdir()} == {
+            f"part-{rank}": str(step) for rank in range(3)
+        }
+        assert not (version.parent / ".ckptfs-ranks").exists()
+
+
+def test_a_rank_that_dies_is_noticed_by_those_that_wait_for_it(shared: Mount) -> None:
+    root = shared.root / "dying"
+    root.mkdir()
+    leader, follower = _ranks(root, 2)
+    leader.kill()
+    leader.communicate(timeout=60)
+    # another takes its place, and fails
+    with pytest.raises(OSError, match="no room"):
+        together(shared.root, Rank(0, 2, 0, 2), _fail, timeout_s=60)
+    assert "local rank 0 could not save: no room" in follower.communicate(timeout=60)[1]
+
+
+def _fail() -> int:
+    raise OSError("no room")
+
+
+def test_ranks_that_do_not_come_are_waited_for_no_longer_than_allowed(shared: Mount) -> None:
+    for local_rank in (0, 1):
+        with pytest.raises(BarrierError, match=r"did not come|not all of the 1"):
+            together(shared.root, Rank(local_rank, 2, local_rank, 2), lambda: 1, timeout_s=0.1)
+    assert not (shared.root / ".ckptfs-ranks").exists()
+
+
+def test_a_rank_that_is_no_number_and_a_rule_that_is_none_are_named(
+    shared: Mount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InvalidInputError, match="expected one of all, zero"):
+        ckptfs.checkpoint(shared.root, ranks="some")
+    monkeypatch.setenv("RANK", "first")
+    with pytest.raises(InvalidInputError, match=r"\$RANK is 'first'"):
+        ckptfs.checkpoint(shared.root).save()
