@@ -25,6 +25,7 @@ COMMANDS = (
     "diff",
     "restore",
     "tag",
+    "prune",
     "verify",
     "recover",
     "doctor",

@@ -6,6 +6,8 @@ Invariants that one record shows (C1 to C4 there hold between records):
     R1  parent is seq - 1; head, tags and gc are not above seq, and are seq exactly where the record is of that kind
     R2  a record holds no fields of another kind
     R3  the inline parts, in order, are the inline bytes, and each hashes to what its description says
+    R4  a save that revived packs is the newest one that did, and the other way round; pins are of versions there are,
+        and none is over
 """
 
 import re
@@ -101,6 +103,12 @@ class CommitRecord:
     """Seq of the newest gc record, 0 if none."""
     gaps: tuple[Range, ...] = ()
     """Version numbers that were given out and can never be committed."""
+    revival: int | None = None
+    """Seq of the newest save whose version took packs up again that the version before did not need, 0 if none. None:
+    its writer did not say; any version up to this record may have."""
+    pins: tuple[Range, ...] = ()
+    """[version, base]: a live tree has been restored to a version, on top of a base. The version is not to be dropped
+    until there is one above the base."""
 
     captured_ns: int = 0
     note: Note = None
@@ -109,6 +117,8 @@ class CommitRecord:
     bytes_added: int = 0
     torn: int = 0
     parts: tuple[PartRef, ...] = ()
+    revived: tuple[str, ...] | None = None
+    """Keys of the packs that were taken up again, from an older version than the one before. None: not said."""
 
     tag_map: dict[str, int] = field(default_factory=dict)
     """Every tag and its version."""
@@ -117,6 +127,8 @@ class CommitRecord:
     """Keys of packs and segments that no later commit may name."""
     dropped: tuple[Range, ...] = ()
     """All versions dropped so far."""
+    swept: int = 0
+    """Orphans of all epochs up to this one have been condemned."""
 
 
 _COMMON = (
@@ -141,6 +153,12 @@ _ADDED = {
     CommitKind.GC: ("condemned", "dropped"),
 }
 """Fields that are written as they are; a save's parts are not."""
+_OPTIONAL: dict[str, object] = {"revival": None, "pins": ()}
+_OPTIONAL_OF_KIND: dict[CommitKind, dict[str, object]] = {
+    CommitKind.SAVE: {"revived": None},
+    CommitKind.GC: {"swept": 0},
+}
+"""Fields that records of older writers lack, and what is then so."""
 
 
 def is_tag_name(name: str) -> bool:
@@ -160,6 +178,8 @@ def encode_commit(record: CommitRecord, inline: bytes = b"") -> bytes:
     """
     what = f"commit record {record.seq}"
     body: dict[str, Any] = {name: getattr(record, name) for name in _COMMON + _ADDED[record.kind]}
+    optional = _OPTIONAL | (_OPTIONAL_OF_KIND.get(record.kind) or {})
+    body |= {name: value for name, unsaid in optional.items() if (value := getattr(record, name)) != unsaid}
     if record.kind is CommitKind.SAVE:
         body["parts"] = [_part_body(part) for part in record.parts]
     text = dump_object(body, what)
@@ -227,10 +247,14 @@ def _record(body: dict[str, Any], seq: int, inline: bytes, what: str) -> CommitR
         tags=_newest(body, "tags", seq, kind is CommitKind.TAG, what),
         gc=_newest(body, "gc", seq, kind is CommitKind.GC, what),
         gaps=take_ranges(body, "gaps", what),
+        revival=take_int(body, "revival", what, high=seq) if "revival" in body else None,
+        pins=take_list(body, "pins", what, _pin(version)) if "pins" in body else (),
         **_added(body, kind, seq, version, inline, what),
     )
     if (record.version == 0) != (record.head == 0):
         raise CorruptObjectError(f"{what} has newest version {record.version} made by record {record.head}")
+    if (record.revival == seq) != bool(record.revived):
+        raise CorruptObjectError(f"{what} has revival {record.revival}, and revived {len(record.revived or ())} packs")
     if any(low <= record.version <= high for low, high in record.gaps):
         raise CorruptObjectError(f"{what} has version {record.version}, which its gaps exclude")
     return record
@@ -260,6 +284,7 @@ def _added(body: dict[str, Any], kind: CommitKind, seq: int, version: int, inlin
             "bytes_added": take_int(body, "bytes_added", what),
             "torn": take_int(body, "torn", what),
             "parts": _parts(body, seq, inline, what),
+            "revived": take_list(body, "revived", what, _pack_key) if "revived" in body else None,
         }
     if kind is CommitKind.TAG:
         return {"tag_map": _tag_map(body, version, what)}
@@ -267,7 +292,11 @@ def _added(body: dict[str, Any], kind: CommitKind, seq: int, version: int, inlin
         dropped = take_ranges(body, "dropped", what)
         if dropped and dropped[-1][1] > version:
             raise CorruptObjectError(f"{what} drops version {dropped[-1][1]}, and the newest is {version}")
-        return {"condemned": take_list(body, "condemned", what, _condemned_key), "dropped": dropped}
+        return {
+            "condemned": take_list(body, "condemned", what, _condemned_key),
+            "dropped": dropped,
+            "swept": take_int(body, "swept", what, high=MAX_EPOCH) if "swept" in body else 0,
+        }
     return {}
 
 
@@ -281,6 +310,21 @@ def _tag_map(body: dict[str, Any], version: int, what: str) -> dict[str, int]:
             raise CorruptObjectError(f"{what}: {name[:120]!r} cannot be a tag")
         check_int(tagged, f"{what}: tag {name}", low=1, high=version)
     return tag_map
+
+
+def _pin(newest: int) -> Callable[[object, str], Range]:
+    def take(value: object, what: str) -> Range:
+        if type(value) is not list or len(value) != 2:
+            raise CorruptObjectError(f"{what} holds something other than pairs of versions")
+        return check_int(value[0], what, low=1, high=newest), check_int(value[1], what, low=newest)
+
+    return take
+
+
+def _pack_key(value: object, what: str) -> str:
+    if type(value) is not str or not is_pack_key(value):
+        raise CorruptObjectError(f"{what} holds something other than keys of packs")
+    return value
 
 
 def _condemned_key(value: object, what: str) -> str:

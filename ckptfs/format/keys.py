@@ -40,9 +40,19 @@ def commit_seq(key: str) -> int:
     return seq
 
 
-def new_segment_key() -> str:
-    """Return a key that no manifest segment ever had."""
-    return f"{SEGMENT_PREFIX}{secrets.token_hex(16)}"
+def new_segment_key(epoch: int) -> str:
+    """Return a key that no manifest segment ever had, for a writer of this epoch."""
+    return f"{segments_since(epoch)}{secrets.token_hex(11)}"
+
+
+def segments_since(epoch: int) -> str:
+    """Return what the keys of segments of an epoch begin with; those of later epochs sort after it."""
+    return f"{SEGMENT_PREFIX}{_digits(epoch)}"
+
+
+def packs_since(epoch: int) -> str:
+    """Return what the keys of packs of an epoch begin with; those of later epochs sort after it."""
+    return f"{PACK_PREFIX}{_digits(epoch)}-"
 
 
 def new_pack_key(epoch: int) -> str:
@@ -52,9 +62,9 @@ def new_pack_key(epoch: int) -> str:
 
 def pack_key(epoch: int, pack_id: bytes) -> str:
     """Return the key of the pack with a 16-byte id (FORMAT.md 4.5)."""
-    if not 0 <= epoch <= MAX_EPOCH or len(pack_id) != 16:
-        raise CorruptObjectError(f"no pack can have epoch {epoch} and id {pack_id.hex()!r}")
-    return f"{PACK_PREFIX}{epoch:010d}-{pack_id.hex()}"
+    if len(pack_id) != 16:
+        raise CorruptObjectError(f"no pack can have the id {pack_id.hex()!r}")
+    return f"{packs_since(epoch)}{pack_id.hex()}"
 
 
 def split_pack_key(key: str) -> tuple[int, bytes]:
@@ -68,6 +78,12 @@ def split_pack_key(key: str) -> tuple[int, bytes]:
 def pack_epoch(key: str) -> int:
     """Return the writer's epoch in a pack's key. Raises CorruptObjectError if it is no such key."""
     return split_pack_key(key)[0]
+
+
+def _digits(epoch: int) -> str:
+    if not 0 <= epoch <= MAX_EPOCH:
+        raise CorruptObjectError(f"no writer can have epoch {epoch}")
+    return f"{epoch:010d}"
 
 
 def is_segment_key(key: str) -> bool:

@@ -115,7 +115,8 @@ class VersionUploader:
             self._attempt = _Attempt(header.commit_id)
         change = self._resolve(pending, part, before)
         tree = _apply(change, before)
-        draft = self._draft(pending, head, change, tree, _new_packs(change, before))
+        put = {chunk.pack for chunk in self._attempt.stored.chunks.values()}
+        draft = self._draft(pending, head, change, tree, _new_packs(change, before) - put)
         record = self._writer.commit_save(draft)
         if self._anchors is not None:
             self._anchors.advance(_anchor_packs(tree), self._attempt.stored.base_packs())
@@ -170,14 +171,14 @@ class VersionUploader:
         return dict(zip(files, extents, strict=True))
 
     def _draft(
-        self, pending: PendingVersion, head: CommitRecord | None, change: Part, tree: Tree, objects: frozenset[str]
+        self, pending: PendingVersion, head: CommitRecord | None, change: Part, tree: Tree, revived: frozenset[str]
     ) -> SaveDraft:
         """Put the manifest where it is too large to be inlined, and describe the commit."""
         segment_bytes = 0
 
         def put_segment(body: bytes) -> str:
             nonlocal segment_bytes
-            key = new_segment_key()
+            key = new_segment_key(self._writer.epoch)
             _BRIEF_RETRY.call(lambda: self._store.put(key, body))
             segment_bytes += len(body)
             return key
@@ -195,7 +196,7 @@ class VersionUploader:
             torn=sum(entry.torn for entry in tree.values()),
             parts=tuple(parts),
             inline=inline,
-            objects=objects,
+            revived=revived,
         )
 
 

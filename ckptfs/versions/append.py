@@ -80,6 +80,8 @@ def successor(newest: CommitRecord | None, kind: CommitKind, commit_id: str, *, 
         tags=seq if kind is CommitKind.TAG else newest.tags if newest is not None else 0,
         gc=seq if kind is CommitKind.GC else newest.gc if newest is not None else 0,
         gaps=newest.gaps if newest is not None else (),
+        revival=revival_of(newest),
+        pins=newest.pins if newest is not None else (),
     )
 
 
@@ -91,6 +93,11 @@ def epoch_of(newest: CommitRecord | None) -> int:
 def head_of(newest: CommitRecord | None) -> int:
     """Return the seq of the newest version's save record as of a newest record, 0 if there is none."""
     return newest.head if newest is not None else 0
+
+
+def revival_of(newest: CommitRecord | None) -> int:
+    """Return the seq of the newest save that took packs up again, or may have, as of a newest record; 0 if none."""
+    return head_of(newest) if newest is None or newest.revival is None else newest.revival
 
 
 def _create(history: History, record: CommitRecord, body: bytes, retry: Retry) -> CommitRecord | None:

@@ -28,6 +28,9 @@ def check_successor(previous: CommitRecord | None, record: CommitRecord) -> None
     _check_pointer(record, "head", record.head, before.head, moves=is_save)
     _check_pointer(record, "tags", record.tags, before.tags, moves=record.kind is CommitKind.TAG)
     _check_pointer(record, "gc", record.gc, before.gc, moves=record.kind is CommitKind.GC)
+    if record.revival is not None and record.revival != record.seq:
+        carried = before.head if before.revival is None else before.revival
+        _check_pointer(record, "revival", record.revival, carried, moves=False)
 
 
 def check_order(earlier: CommitRecord, later: CommitRecord) -> None:
@@ -43,7 +46,7 @@ def check_order(earlier: CommitRecord, later: CommitRecord) -> None:
 class _Nothing:
     """Stands before the first record: all counts 0."""
 
-    seq = epoch = version = head = tags = gc = 0
+    seq = epoch = version = head = tags = gc = revival = 0
 
 
 _NOTHING = _Nothing()

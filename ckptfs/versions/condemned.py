@@ -2,7 +2,8 @@
 
 A gc record names the keys that it condemns itself, and the record before it points to the gc record before that one:
 so they are read backwards, as far as is needed. A pack's key has the epoch in which it was written, and a collection of
-an earlier epoch cannot name it: so for packs of one's own epoch there is nothing to read but what was collected since.
+an earlier epoch cannot name it. What a writer has just put is condemned by nobody (prune.G3), so that there is
+nothing to ask; what it takes up again from an older version may be.
 """
 
 from collections.abc import Iterable
@@ -26,14 +27,14 @@ class Condemned:
     def among(self, keys: Iterable[str], newest: CommitRecord) -> list[str]:
         """Return those of some keys of packs and segments that are condemned as of a newest record, in order.
 
-        Segments are compared with what packs of the newest epoch are: no version takes over another's segment but from
-        the one before it, which is never dropped.
+        Segments are compared with what was collected since the first call: no version takes over another's segment
+        but from the one before it, which is never dropped.
 
         Raises:
             CorruptObjectError: A gc record is missing or damaged.
         """
         wanted = set(keys)
-        since_epoch = min((pack_epoch(key) for key in wanted if is_pack_key(key)), default=newest.epoch)
+        since_epoch = min((pack_epoch(key) for key in wanted if is_pack_key(key)), default=newest.epoch + 1)
         if self._next is None:
             self._newest = self._next = newest.gc
         seq = newest.gc

@@ -8,7 +8,8 @@ Records never change, so those read lately are kept in memory. A History is safe
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 from ckptfs.errors import CorruptObjectError, InvalidInputError, NoSuchVersionError, NotFoundError
 from ckptfs.format.commit import CommitKind, CommitRecord, decode_commit, is_tag_name
@@ -163,9 +164,9 @@ class History:
         newest = newest or self.newest()
         return self._of_kind(newest.gc, CommitKind.GC).dropped if newest is not None and newest.gc else ()
 
-    def load_parts(self, record: CommitRecord) -> list[Part]:
+    def load_parts(self, record: CommitRecord, *, known: Mapping[bytes, Part] = MappingProxyType({})) -> list[Part]:
         """Return the manifest parts of a save record, in order. See tree.load_parts."""
-        return load_parts(self.store, record, lambda seq: self._read(seq)[1])
+        return load_parts(self.store, record, lambda seq: self._read(seq)[1], known)
 
     def tree(self, record: CommitRecord) -> Tree:
         """Return all entries of a version.

@@ -1,6 +1,6 @@
 """Reading the manifest of one version: fetching its parts, checking them, merging them (FORMAT.md 3.1)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from ckptfs.codec.zstd import decompress
@@ -20,16 +20,24 @@ InlineBytes = Callable[[int], bytes]
 """Returns the inline bytes of the record of a seq."""
 
 
-def load_parts(store: Store, record: CommitRecord, inline_bytes: InlineBytes) -> list[Part]:
+def load_parts(
+    store: Store, record: CommitRecord, inline_bytes: InlineBytes, known: Mapping[bytes, Part]
+) -> list[Part]:
     """Return the parts of a save record in order, each hashed and decoded.
 
-    One GET for each part that is not in a record at hand.
+    One GET for each part that is neither known nor in a record at hand.
+
+    Args:
+        inline_bytes: Returns those of a record.
+        known: Parts at hand, by the hash of their stored bytes.
 
     Raises:
         CorruptObjectError: A part is missing, is not what its hash says, or does not decode; names its object.
     """
 
     def load(ref: PartRef) -> Part:
+        if (part := known.get(ref.digest)) is not None:
+            return part
         key = ref.key if ref.at == "segment" else commit_key(_holder(record, ref))
         with naming(key):
             return _decode(ref, _stored_bytes(store, record, ref, inline_bytes))

@@ -49,8 +49,9 @@ class SaveDraft:
     base: int | None = None
     """The version that the changes were made against, None for the one before by number. The numbers between the two
     become gaps."""
-    objects: frozenset[str] = frozenset()
-    """Keys of the packs that this version names and its base does not (W4). Those of segments are in `parts`."""
+    revived: frozenset[str] = frozenset()
+    """Keys of the packs that this version names, and neither its base does nor this writer has put for it: those of an
+    older version (W4). Segments are in `parts`."""
 
 
 def _unknown(_: LeaseRecord) -> bool:
@@ -258,7 +259,7 @@ class Writer:
         base = draft.version - 1 if draft.base is None else draft.base
         if newest.version != base or draft.version <= base:
             raise self._diverged(draft, newest)
-        named = draft.objects | {part.key for part in draft.parts if part.at == "segment"}
+        named = draft.revived | {part.key for part in draft.parts if part.at == "segment"}
         condemned = self._condemned.among(named, newest)
         if condemned:
             raise CondemnedError(f"version {draft.version} names condemned objects: {', '.join(condemned[:3])}")
@@ -274,6 +275,9 @@ class Writer:
             bytes_added=draft.bytes_added,
             torn=draft.torn,
             parts=draft.parts,
+            revived=tuple(sorted(draft.revived)),
+            revival=record.seq if draft.revived else record.revival,
+            pins=tuple((pinned, base) for pinned, base in newest.pins if base >= draft.version),
         )
 
     def _step_over(self, newest: CommitRecord) -> None:

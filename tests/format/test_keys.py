@@ -42,9 +42,9 @@ def test_a_pack_key_names_epoch_and_id(epoch: int, pack_id: bytes) -> None:
 
 
 def test_new_keys_are_new() -> None:
-    assert len({new_pack_key(7) for _ in range(100)} | {new_segment_key() for _ in range(100)}) == 200
+    assert len({new_pack_key(7) for _ in range(100)} | {new_segment_key(7) for _ in range(100)}) == 200
     assert pack_epoch(new_pack_key(7)) == 7
-    assert is_segment_key(new_segment_key())
+    assert is_segment_key(new_segment_key(7))
 
 
 @pytest.mark.parametrize(

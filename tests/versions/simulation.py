@@ -252,7 +252,7 @@ class Machine:
         version = base.version + 1 if base is not None else 1
         named = frozenset(packs) - set(packs_of(head) if head is not None else [])
         self.pending.append(
-            replace(TEMPLATE, version=version, commit_id=secrets.token_hex(16), note=note, objects=named)
+            replace(TEMPLATE, version=version, commit_id=secrets.token_hex(16), note=note, revived=named)
         )
 
     def _restored(self, writer: Writer, head: CommitRecord) -> str:
@@ -273,7 +273,7 @@ class Machine:
                 continue
             except CondemnedError:
                 fresh = {**note_of(made), "packs": [new_pack_key(writer.epoch)]}
-                self.pending[0] = replace(made, note=fresh, objects=frozenset(fresh["packs"]))
+                self.pending[0] = replace(made, note=fresh, revived=frozenset())
                 continue
             self.simulation.told.saved[record.commit_id] = (record.version, record.seq)
             require(record.commit_id == made.commit_id, "a save returned another version's record")

@@ -42,7 +42,7 @@ class Series:
         return self.tree
 
     def _put_segment(self, stored: bytes) -> str:
-        key = new_segment_key()
+        key = new_segment_key(1)
         self.store.create(key, stored)
         return key
 
@@ -185,7 +185,7 @@ def test_a_segment_that_is_not_as_described_is_refused(lie: dict[str, int | byte
     series = Series()
     raw = encode_part(part(directory(), file("a")))
     stored = compress(raw)
-    series.store.put(key := new_segment_key(), stored)
+    series.store.put(key := new_segment_key(1), stored)
     true = PartRef("segment", 0, len(stored), len(raw), 2, 0, hash_bytes(stored), key=key)
     first = PartRef("segment", 0, len(stored), len(raw), 2, 0, hash_bytes(stored), key=key)
     good = series.writer.commit_save(replace(draft(1), parts=(true,), inline=b""))
@@ -198,7 +198,7 @@ def test_a_segment_that_is_not_as_described_is_refused(lie: dict[str, int | byte
 def test_a_part_that_expands_beyond_what_it_says_is_not_expanded() -> None:
     series = Series()
     bomb = compress(bytes(64 << 20))
-    series.store.put(key := new_segment_key(), bomb)
+    series.store.put(key := new_segment_key(1), bomb)
     ref = PartRef("segment", 0, len(bomb), 1000, 1, 0, hash_bytes(bomb), key=key)
     record = series.writer.commit_save(replace(draft(1), parts=(ref,), inline=b""))
     with pytest.raises(CorruptObjectError, match=key):

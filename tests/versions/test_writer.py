@@ -126,10 +126,10 @@ def test_a_version_that_names_a_condemned_pack_is_refused_and_can_be_committed_w
     collect(store, dropped=[(1, 1)], condemned=[pack])
     made = draft(3)
     with pytest.raises(CondemnedError, match=pack):
-        writer.commit_save(replace(made, objects=frozenset([pack])))
+        writer.commit_save(replace(made, revived=frozenset([pack])))
     assert writer.commit_save(made).version == 3
     with pytest.raises(CondemnedError, match=pack):
-        writer.commit_save(replace(draft(4), objects=frozenset([pack])))
+        writer.commit_save(replace(draft(4), revived=frozenset([pack])))
 
 
 @pytest.mark.parametrize("since", ["before this process", "in an epoch before"])
@@ -145,10 +145,10 @@ def test_what_was_condemned_before_we_began_is_refused_too(since: str) -> None:
     writer = resume(store, epoch)
     save(writer)
     with pytest.raises(CondemnedError, match=pack):
-        writer.commit_save(replace(draft(4), objects=frozenset([pack, f"p/{epoch:010d}-{'ef' * 16}"])))
+        writer.commit_save(replace(draft(4), revived=frozenset([pack, f"p/{epoch:010d}-{'ef' * 16}"])))
     collect(store, condemned=[later := "p/0000000001-" + "12" * 16])
     with pytest.raises(CondemnedError, match=later):
-        writer.commit_save(replace(draft(4), objects=frozenset([later])))
+        writer.commit_save(replace(draft(4), revived=frozenset([later])))
 
 
 def test_collections_of_earlier_epochs_are_not_read_for_packs_of_our_own() -> None:
@@ -158,7 +158,7 @@ def test_collections_of_earlier_epochs_are_not_read_for_packs_of_our_own() -> No
         collect(store, condemned=["p/0000000001-" + "ab" * 16])
     writer = acquire(store, takeover=True)
     store.requests.clear()
-    writer.commit_save(replace(draft(2), objects=frozenset(["p/0000000002-" + "cd" * 16])))
+    writer.commit_save(replace(draft(2), revived=frozenset(["p/0000000002-" + "cd" * 16])))
     assert store.count("get") <= 1
 
 
