@@ -14,7 +14,7 @@ from typing import Protocol
 
 from ckptfs.capture.capture import Captured, Capturer
 from ckptfs.capture.gate import Gate
-from ckptfs.errors import FencedError, NotDurableError
+from ckptfs.errors import FencedError
 from ckptfs.format.pending import Note
 from ckptfs.fs.open_files import OpenFiles
 from ckptfs.fs.uploads import Uploads
@@ -65,15 +65,7 @@ class LiveSaver:
 
     def check_allowed(self) -> None:
         """Raise FencedError or NotDurableError if no save of this mount can ever become durable again."""
-        fenced = self._uploads.fenced
-        if fenced is not None:
-            raise FencedError(fenced)
-        failed = self._uploads.failed
-        if failed is not None:
-            raise NotDurableError(
-                f"version {failed.version} could not be stored ({failed.error}), and every later one builds on it",
-                hint="unmount and mount again; `ckptfs recover` lists what was kept",
-            )
+        self._uploads.check_allowed()
 
     def has_changes(self) -> bool:
         """True if the live tree may differ from the newest capture; dirty mapped pages are brought here to know."""

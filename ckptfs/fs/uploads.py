@@ -20,7 +20,7 @@ from typing import Any
 from ckptfs.cache.directory import CacheDirectory
 from ckptfs.cache.pending import PendingVersion, commit_ids, pending_numbers
 from ckptfs.capture.guards import Guards, Slot
-from ckptfs.errors import FencedError, NotDurableError
+from ckptfs.errors import CkptfsError, FencedError, NotDurableError
 from ckptfs.format.commit import CommitRecord
 from ckptfs.format.pending import Note, PendingHeader
 from ckptfs.fs.interrupts import POLL_S, give_up_if_interrupted
@@ -142,6 +142,16 @@ class Uploads:
         """The oldest version that can never be stored; what was captured after it builds on it. None: there is none."""
         return next((state for state in self.waiting() if state.state == "failed"), None)
 
+    def check_allowed(self) -> None:
+        """Raise FencedError or NotDurableError if no save of this mount can ever become durable again."""
+        self._raise_if_fenced()
+        failed = self.failed
+        if failed is not None:
+            raise NotDurableError(
+                f"version {failed.version} could not be stored ({failed.error}), and every later one builds on it",
+                hint="unmount and mount again; `ckptfs recover` lists what was kept",
+            )
+
     @property
     def retry_error(self) -> str | None:
         """Why the store cannot be reached now; None while it can."""
@@ -210,6 +220,24 @@ class Uploads:
                     raise NotDurableError(f"{len(left)} version(s) not durable after {timeout_s:g} s{why}")
                 give_up_if_interrupted()
                 self._changed.wait(min(POLL_S, remaining_s))
+
+    def drain(self, timeout_s: float, stop: threading.Event) -> str:
+        """Wait until every version is durable; return why some are left.
+
+        Args:
+            stop: Set when nobody wants to wait any longer.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        while True:
+            try:
+                self.wait_durable(0.0)
+                return ""
+            except CkptfsError as error:
+                can_go_on = self._fenced is None and any(state.state != "failed" for state in self.waiting())
+                remaining_s = deadline_s - time.monotonic()
+                if stop.is_set() or remaining_s <= 0 or not can_go_on:
+                    return self._fenced or self._retry_error or error.fact
+            self.wait_briefly(min(0.5, remaining_s))
 
     def stop(self) -> None:
         """End the upload process; what it has not done stays pending."""

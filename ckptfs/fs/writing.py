@@ -8,16 +8,13 @@ touches; save if asked; drain; give the lease back.
 import logging
 import os
 import shutil
-import socket
 import stat
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ckptfs.cache.directory import CacheDirectory, CacheInUseError, boot_id, lock_is_free, store_directory_name
-from ckptfs.cache.pending import list_pending, sync_pending
+from ckptfs.cache.directory import CacheDirectory
 from ckptfs.capture.capture import Capturer
 from ckptfs.capture.changes import Changes, LinkGroups
 from ckptfs.capture.gate import Gate
@@ -25,9 +22,7 @@ from ckptfs.capture.guards import Guards, Slot
 from ckptfs.capture.journal import Journal, JournalState, read_journal
 from ckptfs.capture.scan import inode_of
 from ckptfs.capture.sizes import Sizes
-from ckptfs.errors import CacheError, CkptfsError, HeldError
-from ckptfs.format.commit import CommitRecord
-from ckptfs.format.lease import LeaseRecord
+from ckptfs.errors import CacheError, CkptfsError
 from ckptfs.format.manifest import Kind, LocalData
 from ckptfs.fs.align import Aligner, Alignment, Target
 from ckptfs.fs.contents import ContentCache
@@ -44,38 +39,20 @@ from ckptfs.fs.operations import Operations, Writable
 from ckptfs.fs.options import MountOptions
 from ckptfs.fs.prefetch import Prefetch
 from ckptfs.fs.read_order import ReadOrder
-from ckptfs.fs.recovery import Taken, align_live_tree, claims_of, is_our_lineage, take_up
+from ckptfs.fs.recovery import Taken, align_live_tree, take_up
 from ckptfs.fs.restorer import LiveRestorer
 from ckptfs.fs.saver import LiveSaver
+from ckptfs.fs.tenure import Ending, Tenure, take_left
 from ckptfs.fs.transport.choice import OVERLAYFS, Transport, filesystem_type
 from ckptfs.fs.transport.handover import Connection
 from ckptfs.fs.uploads import Uploads, VersionState
 from ckptfs.fs.versions_directory import VersionsDirectory
 from ckptfs.mount_table import mounts
-from ckptfs.store.caching import CachingStore
-from ckptfs.store.open import open_store
 from ckptfs.transfer.fetch import Fetcher
-from ckptfs.versions.history import History
-from ckptfs.versions.leasing import Holder
-from ckptfs.versions.writer import Writer
 
 log = logging.getLogger(__name__)
 
 _TICK_S = 1.0
-# a mount that has nothing to upload ends within this
-_ENDING_S = 5.0
-_ENDING_POLL_S = 0.05
-# one small PUT; who comes next on this machine need not wait anyway, and on another no longer than the lease
-_RELEASE_S = 5.0
-
-
-@dataclass(slots=True)
-class Ending:
-    """How a mount ended."""
-
-    pending: int
-    """Versions that are not durable and wait in the cache directory."""
-    reason: str = ""
 
 
 class WritingMount:
@@ -93,109 +70,15 @@ class WritingMount:
         self._options = options
         self._outlives = connection is not None
         self._goes_on = connection is not None and connection.is_mounted
-        self._boot = boot_id()
-        self._store = open_store(options.store, create=True)
-        self._cache = CacheDirectory(options.cache_dir / store_directory_name(self._store.url))
-        self._cache.prepare()
-        if connection is not None and connection.is_mounted:
-            self._cache.go_on_locked(connection.lock_fd)
-        else:
-            self._lock_cache()
-        self._cache.stop_upload_process()
-        session = self._cache.read_session()
-        self._writer = self._go_on_writing(session) if self._goes_on else self._acquire(session)
-        store_id = self._writer.history.store_id
-        objects = self._cache.objects / store_id
-        objects.mkdir(exist_ok=True, mode=0o700)
-        self._history = History(CachingStore(self._store, objects), store_id)
-        ours = self._goes_on or is_our_lineage(session, self._writer)
-        self._write_session()
-        # again: one that was still starting when its mount process died, and found the old session
-        self._cache.stop_upload_process()
-        self._build(take_up(self._cache, self._history, ours=ours, boot=self._boot))
+        self._tenure = tenure = Tenure(
+            options,
+            lambda url: any(mount.store == url for mount in mounts()),
+            connection.lock_fd if connection is not None and connection.is_mounted else None,
+        )
+        self._boot, self._store, self._cache, self._history = tenure.boot, tenure.store, tenure.cache, tenure.history
+        self._build(take_up(self._cache, self._history, ours=tenure.is_ours, boot=self._boot))
 
     # beginning
-
-    def _lock_cache(self) -> None:
-        deadline_s = time.monotonic() + _ENDING_S
-        while True:
-            try:
-                self._cache.lock()
-                return
-            except CacheInUseError as error:
-                # one whose mount is gone is ending
-                is_shown = any(mount.store == self._store.url for mount in mounts())
-                if is_shown or time.monotonic() > deadline_s:
-                    raise self._held(error) from error
-            time.sleep(_ENDING_POLL_S)
-
-    def _held(self, error: CacheInUseError) -> HeldError:
-        return HeldError(
-            f"{self._store.url} is mounted read-write by {socket.gethostname()} (pid {error.pid or '?'}, "
-            f"on this machine, with the same cache directory)",
-            hint=f"unmount it there and wait until it has ended; it works in {self._cache.root}",
-        )
-
-    def _make_holder(self) -> Holder:
-        return Holder(
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            machine=self._boot,
-            lock=os.fspath(self._cache.lock_path),
-            lock_id=self._cache.lock_id,
-        )
-
-    def _go_on_writing(self, session: dict[str, Any]) -> Writer:
-        self._holder = self._make_holder()
-        return Writer.resume(self._store, int(session["epoch"]), self._holder, self._options.lease_s)
-
-    def _acquire(self, session: dict[str, Any]) -> Writer:
-        self._holder = self._make_holder()
-        # written before the fence: a session that dies right after it is still known as the one before the next
-        claims = [*claims_of(session), [self._holder.host, self._holder.pid]]
-        self._cache.write_session({**session, "claims": claims})
-        return Writer.acquire(
-            self._store,
-            self._holder,
-            lease_s=self._options.lease_s,
-            takeover=self._options.takeover,
-            unsafe_single_writer=self._options.unsafe_single_writer,
-            holder_is_dead=self._is_dead,
-            holder_is_alive=self._is_alive,
-            on_wait=lambda line: log.warning("%s", line),
-        )
-
-    def _is_dead(self, lease: LeaseRecord) -> bool:
-        same_directory = (lease.lock, lease.lock_id) == (self._holder.lock, self._holder.lock_id)
-        return lease.machine == self._boot and (same_directory or lock_is_free(lease.lock, lease.lock_id))
-
-    def _is_alive(self, lease: LeaseRecord) -> bool:
-        if lease.machine != self._boot or lease.lock_id == self._holder.lock_id:
-            return False
-        try:
-            status = os.stat(lease.lock)
-        except OSError:
-            return False
-        named = f"{status.st_dev}:{status.st_ino}" == lease.lock_id
-        return named and not lock_is_free(lease.lock, lease.lock_id)
-
-    def _write_session(self) -> None:
-        self._cache.write_session(
-            {
-                "store": self._store.url,
-                "store_id": self._writer.history.store_id,
-                "epoch": self._writer.epoch,
-                "lease_s": self._options.lease_s,
-                "cache_size_bytes": self._options.cache_size_bytes,
-                "upload_limit_bps": self._options.upload_limit_bps,
-                "upload_nice": self._options.upload_nice,
-                "host": self._holder.host,
-                "pid": self._holder.pid,
-                "machine": self._holder.machine,
-                "lock": self._holder.lock,
-                "lock_id": self._holder.lock_id,
-            }
-        )
 
     def _build(self, taken: Taken) -> None:
         cache, options = self._cache, self._options
@@ -250,7 +133,8 @@ class WritingMount:
         self._order = ReadOrder(cache.read_order)
         self._open_files = OpenFiles(self._live, keeps_nameless=self._outlives, on_read=self._order.read)
         self._transport: Transport | None = None
-        self._uploads = Uploads(cache.root, self._guards, _durable(taken.head), lambda _: self._became_durable())
+        newest = VersionState.of_record(taken.head) if taken.head is not None else None
+        self._uploads = Uploads(cache.root, self._guards, newest, lambda _: self._became_durable())
         self._evictor = Evictor(cache, options.cache_size_bytes, contents, self._queue, self._make_evictable())
         self._queue.make_room = self._evictor.make_room
         self._prefetch = Prefetch(self._hydrator, self._queue, self._order.ranks, self._evictor.room_bytes)
@@ -262,7 +146,7 @@ class WritingMount:
             open_files=self._open_files,
             uploads=self._uploads,
             flusher=lambda: self._transport,
-            max_pending_bytes=self._max_pending_bytes(),
+            max_pending_bytes=self._tenure.max_pending_bytes,
             sync_timeout_s=options.sync_timeout_s,
         )
         self._marker = SaveMarker(self._saver)
@@ -391,12 +275,6 @@ class WritingMount:
         if os.geteuid() == 0:
             os.fchown(self._root_fd, status.st_uid, status.st_gid)
 
-    def _max_pending_bytes(self) -> int:
-        if self._options.max_pending_bytes is not None:
-            return self._options.max_pending_bytes
-        room = os.fstatvfs(self._root_fd)
-        return room.f_bavail * room.f_frsize // 2
-
     # running
 
     @property
@@ -437,12 +315,12 @@ class WritingMount:
             "mountpoint": os.fspath(self._options.mountpoint),
             "pid": os.getpid(),
             "keeper": os.getppid(),
-            "host": self._holder.host,
+            "host": self._tenure.holder.host,
             "cache": os.fspath(self._cache.root),
             "transport": self._transport.name if self._transport is not None else None,
             "read_only": False,
             "fenced": self._uploads.fenced,
-            "epoch": self._writer.epoch,
+            "epoch": self._tenure.writer.epoch,
             "version": newest.version if newest is not None else 0,
             "newest": version_object(newest) if newest is not None else None,
             "pending": [version_object(state) for state in waiting],
@@ -471,73 +349,16 @@ class WritingMount:
     def finish(self, stop_draining: threading.Event) -> Ending:
         """The kernel has let go of the mount: drain, and give the store back."""
         self.before_detach()
-        reason = self._drain(stop_draining)
+        reason = self._uploads.drain(self._options.drain_timeout_s, stop_draining)
         for part in (self._prefetch, self._evictor, self._queue):
             part.stop()
         self._order.save()
         self._uploads.stop()
         left = take_left(self._cache)
-        self._release()
+        self._tenure.release(is_fenced=self._uploads.fenced is not None)
         self._journal.close()
         self._cache.unlock()
         return Ending(left, reason)
-
-    def _release(self) -> None:
-        """Give the lease back and let go of the store; a store that does not answer holds nobody up."""
-
-        def run() -> None:
-            try:
-                if self._uploads.fenced is None:
-                    self._writer.release()
-                self._store.close()
-            except CkptfsError as error:
-                log.warning("could not give the lease back error=%r", error.fact)
-
-        thread = threading.Thread(target=run, name="release", daemon=True)
-        thread.start()
-        thread.join(_RELEASE_S)
-        if thread.is_alive():
-            log.warning("could not give the lease back in %.0f s", _RELEASE_S)
-
-    def _drain(self, stop_draining: threading.Event) -> str:
-        """Wait for pending versions; return why some are left."""
-        deadline_s = time.monotonic() + self._options.drain_timeout_s
-        while True:
-            try:
-                self._uploads.wait_durable(0.0)
-                return ""
-            except CkptfsError as error:
-                can_go_on = self._uploads.fenced is None and any(
-                    state.state != "failed" for state in self._uploads.waiting()
-                )
-                remaining_s = deadline_s - time.monotonic()
-                if stop_draining.is_set() or remaining_s <= 0 or not can_go_on:
-                    return self._uploads.fenced or self._uploads.retry_error or error.fact
-            self._uploads.wait_briefly(min(0.5, remaining_s))
-
-
-def take_left(cache: CacheDirectory) -> int:
-    """Count the versions that stay pending, and make them outlive a restart of the machine."""
-    left = list_pending(cache.pending)
-    for pending in left:
-        try:
-            sync_pending(pending)
-        except OSError:
-            log.exception("could not sync version=%d", pending.version)
-    return len(left)
-
-
-def _durable(head: CommitRecord | None) -> VersionState | None:
-    if head is None:
-        return None
-    return VersionState(
-        head.version,
-        "durable",
-        note=head.note,
-        files=head.files,
-        bytes=head.bytes,
-        bytes_uploaded=head.bytes_added,
-    )
 
 
 def _empty(directory: Path) -> None:

@@ -1,0 +1,195 @@
+"""A tenure: the time in which one process is a store's one writer, with a cache directory of its own.
+
+Beginning: lock the cache directory; end an upload process that outlived its mount process; look at the lease and append
+a fence record; write the session down for the upload process. Ending: give the lease back.
+"""
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ckptfs.cache.directory import CacheDirectory, CacheInUseError, boot_id, lock_is_free, store_directory_name
+from ckptfs.cache.pending import list_pending, sync_pending
+from ckptfs.errors import CkptfsError, HeldError
+from ckptfs.format.lease import LeaseRecord
+from ckptfs.fs.options import MountOptions
+from ckptfs.fs.recovery import claims_of, is_our_lineage
+from ckptfs.store.caching import CachingStore
+from ckptfs.store.open import open_store
+from ckptfs.versions.history import History
+from ckptfs.versions.leasing import Holder
+from ckptfs.versions.writer import Writer
+
+log = logging.getLogger(__name__)
+
+# a mount that has nothing to upload ends within this
+_ENDING_S = 5.0
+_ENDING_POLL_S = 0.05
+# one small PUT; who comes next on this machine need not wait anyway, and on another no longer than the lease
+_RELEASE_S = 5.0
+
+
+@dataclass(slots=True)
+class Ending:
+    """How a mount ended."""
+
+    pending: int
+    """Versions that are not durable and wait in the cache directory."""
+    reason: str = ""
+
+
+class Tenure:
+    """One process's tenure of one store.
+
+    Args:
+        options: Of the mount.
+        is_shown: Tells whether a mount of a store (its address) is there: one that is not, but has the cache
+            directory, is ending, and is waited for.
+        lock_fd: Of the cache directory's lock, if this process goes on for one that was killed, as the same writer.
+
+    Raises:
+        CkptfsError: The cache directory or the store does not allow it; nothing has changed then.
+    """
+
+    def __init__(self, options: MountOptions, is_shown: Callable[[str], bool], lock_fd: int | None = None) -> None:
+        self._options = options
+        self.boot = boot_id()
+        self.store = open_store(options.store, create=True)
+        self.cache = CacheDirectory(options.cache_dir / store_directory_name(self.store.url))
+        self.cache.prepare()
+        if lock_fd is not None:
+            self.cache.go_on_locked(lock_fd)
+        else:
+            self._lock_cache(is_shown)
+        self.cache.stop_upload_process()
+        session = self.cache.read_session()
+        self.holder = self._make_holder()
+        self.writer = self._go_on(session) if lock_fd is not None else self._acquire(session)
+        store_id = self.writer.history.store_id
+        objects = self.cache.objects / store_id
+        objects.mkdir(exist_ok=True, mode=0o700)
+        self.history = History(CachingStore(self.store, objects), store_id)
+        self.is_ours = lock_fd is not None or is_our_lineage(session, self.writer)
+        """Whether nobody wrote to the store since the last session of this cache directory."""
+        self._write_session()
+        # again: one that was still starting when its mount process died, and found the old session
+        self.cache.stop_upload_process()
+
+    def _lock_cache(self, is_shown: Callable[[str], bool]) -> None:
+        deadline_s = time.monotonic() + _ENDING_S
+        while True:
+            try:
+                self.cache.lock()
+                return
+            except CacheInUseError as error:
+                # one whose mount is gone is ending
+                if is_shown(self.store.url) or time.monotonic() > deadline_s:
+                    raise self._held(error) from error
+            time.sleep(_ENDING_POLL_S)
+
+    def _held(self, error: CacheInUseError) -> HeldError:
+        return HeldError(
+            f"{self.store.url} is mounted read-write by {socket.gethostname()} (pid {error.pid or '?'}, "
+            f"on this machine, with the same cache directory)",
+            hint=f"unmount it there and wait until it has ended; it works in {self.cache.root}",
+        )
+
+    def _make_holder(self) -> Holder:
+        return Holder(
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            machine=self.boot,
+            lock=os.fspath(self.cache.lock_path),
+            lock_id=self.cache.lock_id,
+        )
+
+    def _go_on(self, session: dict[str, Any]) -> Writer:
+        return Writer.resume(self.store, int(session["epoch"]), self.holder, self._options.lease_s)
+
+    def _acquire(self, session: dict[str, Any]) -> Writer:
+        # written before the fence: a session that dies right after it is still known as the one before the next
+        claims = [*claims_of(session), [self.holder.host, self.holder.pid]]
+        self.cache.write_session({**session, "claims": claims})
+        return Writer.acquire(
+            self.store,
+            self.holder,
+            lease_s=self._options.lease_s,
+            takeover=self._options.takeover,
+            unsafe_single_writer=self._options.unsafe_single_writer,
+            holder_is_dead=self._is_dead,
+            holder_is_alive=self._is_alive,
+            on_wait=lambda line: log.warning("%s", line),
+        )
+
+    def _is_dead(self, lease: LeaseRecord) -> bool:
+        same_directory = (lease.lock, lease.lock_id) == (self.holder.lock, self.holder.lock_id)
+        return lease.machine == self.boot and (same_directory or lock_is_free(lease.lock, lease.lock_id))
+
+    def _is_alive(self, lease: LeaseRecord) -> bool:
+        if lease.machine != self.boot or lease.lock_id == self.holder.lock_id:
+            return False
+        try:
+            status = os.stat(lease.lock)
+        except OSError:
+            return False
+        named = f"{status.st_dev}:{status.st_ino}" == lease.lock_id
+        return named and not lock_is_free(lease.lock, lease.lock_id)
+
+    def _write_session(self) -> None:
+        self.cache.write_session(
+            {
+                "store": self.store.url,
+                "store_id": self.writer.history.store_id,
+                "epoch": self.writer.epoch,
+                "lease_s": self._options.lease_s,
+                "cache_size_bytes": self._options.cache_size_bytes,
+                "upload_limit_bps": self._options.upload_limit_bps,
+                "upload_nice": self._options.upload_nice,
+                "host": self.holder.host,
+                "pid": self.holder.pid,
+                "machine": self.holder.machine,
+                "lock": self.holder.lock,
+                "lock_id": self.holder.lock_id,
+            }
+        )
+
+    @property
+    def max_pending_bytes(self) -> int:
+        """Local disk that pending versions may keep before a save waits."""
+        if self._options.max_pending_bytes is not None:
+            return self._options.max_pending_bytes
+        room = os.statvfs(self.cache.root)
+        return room.f_bavail * room.f_frsize // 2
+
+    def release(self, *, is_fenced: bool) -> None:
+        """Give the lease back, unless it is another's by now; a store that does not answer holds nobody up."""
+
+        def run() -> None:
+            try:
+                if not is_fenced:
+                    self.writer.release()
+                self.store.close()
+            except CkptfsError as error:
+                log.warning("could not give the lease back error=%r", error.fact)
+
+        thread = threading.Thread(target=run, name="release", daemon=True)
+        thread.start()
+        thread.join(_RELEASE_S)
+        if thread.is_alive():
+            log.warning("could not give the lease back in %.0f s", _RELEASE_S)
+
+
+def take_left(cache: CacheDirectory) -> int:
+    """Count the versions that stay pending, and make them outlive a restart of the machine."""
+    left = list_pending(cache.pending)
+    for pending in left:
+        try:
+            sync_pending(pending)
+        except OSError:
+            log.exception("could not sync version=%d", pending.version)
+    return len(left)
