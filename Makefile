@@ -2,6 +2,7 @@
 # make test   everything: static checks and all tests
 # make check  the static checks alone
 # make fsx    1,000,000 random operations on a file, across saves and remounts (15 minutes; FSX_ARGS=--help)
+# make faults whole-product stories through a proxy that lets requests go wrong (15 minutes; FAULTS_ARGS=--help)
 # make bench  speed and bytes beside the native filesystem and other tools, paired (docs/BENCHMARKS.md; BENCH_ARGS=--quick)
 # make bench-memory  the most memory while 20 GiB and 100,000 files are saved and restored (BENCH_ARGS=--size=2G)
 # make bench-codec  what floats take, and the codec's speed, on checkpoints that it trains (minutes; once)
@@ -13,10 +14,11 @@ BIN     := $(VENV)/bin
 SOURCES := ckptfs daemon demo bench tests conftest.py
 PYTEST_ARGS ?=
 FSX_ARGS ?=
+FAULTS_ARGS ?=
 BENCH_ARGS ?=
 SBIN    ?= /sbin
 
-.PHONY: demo test fsx bench bench-codec bench-memory check format picture install-deps install-mount-helper clean
+.PHONY: demo test fsx faults bench bench-codec bench-memory check format picture install-deps install-mount-helper clean
 
 demo: $(VENV)/.demo
 	@scripts/system-packages demo
@@ -34,6 +36,10 @@ check: $(VENV)/.test
 
 fsx: $(VENV)/.test
 	$(BIN)/python -m tests.fs.fsx $(FSX_ARGS)
+
+faults: $(VENV)/.test
+	@scripts/system-packages test
+	$(BIN)/python -m tests.faults $(FAULTS_ARGS)
 
 bench: $(VENV)/.bench
 	@scripts/system-packages demo

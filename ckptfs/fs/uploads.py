@@ -281,6 +281,11 @@ class Uploads:
                     self._handle(json.loads(line))
                 except (ValueError, KeyError, TypeError):
                     log.exception("upload process said something unreadable line=%r", line[:200])
+            try:
+                if process.stdin is not None:
+                    process.stdin.close()
+            except OSError:
+                pass  # a wake-up that it did not live to read
             return process.wait()
 
     def _catch_up(self) -> None:

@@ -11,14 +11,17 @@ How the client is set up, and why (bench: 32 MiB PUTs to a null sink on loopback
 
 import base64
 import re
-from collections.abc import Iterator, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import boto3
 from awscrt.checksums import crc32c
 from botocore import exceptions as boto
 from botocore.config import Config
+from botocore.parsers import ResponseParserError
 
 from ckptfs.errors import (
     CorruptObjectError,
@@ -29,12 +32,16 @@ from ckptfs.errors import (
 )
 from ckptfs.store.base import ObjectInfo
 from ckptfs.store.pace import Pace, PacedBody
-from ckptfs.store.s3_refusals import error_of
+from ckptfs.store.s3_refusals import EXPIRED_CODES, error_of
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
     from mypy_boto3_s3.type_defs import ObjectIdentifierTypeDef
 
+T = TypeVar("T")
+
+# 1 s: making a client takes 0.2 s of CPU, which requests that fail one after the other must not cost each
+_RECONNECT_S = 1.0
 # what boto3 itself signs for when nothing is configured; S3-compatible servers mostly ignore it, and AWS redirects
 _DEFAULT_REGION = "us-east-1"
 # S3's own limit of one request, for listing as for deleting
@@ -99,11 +106,39 @@ class S3Store:
             max_pool_connections=connections,
             tcp_keepalive=True,
         )
+        self._config = config
+        self._lock = threading.Lock()
         with self._errors("open"):
-            # a session of its own: boto3's default one must not be used by two threads at once
-            session = boto3.session.Session()
-            region = session.region_name or _DEFAULT_REGION
-            self._client: S3Client = session.client("s3", region_name=region, config=config)
+            self._client = self._connect()
+        self._connected_s = time.monotonic()
+
+    def _connect(self) -> "S3Client":
+        """Return a client with the credentials that are found now."""
+        # a session of its own: boto3's default one must not be used by two threads at once
+        session = boto3.session.Session()
+        return session.client("s3", region_name=session.region_name or _DEFAULT_REGION, config=self._config)
+
+    def _ask(self, request: "Callable[[S3Client], T]") -> T:
+        """Send a request; once more, with credentials that are looked for anew, if those at hand have expired.
+
+        boto3 renews those of roles by itself, but reads those of files and of the environment once in a client's life.
+        """
+        client = self._client
+        try:
+            return request(client)
+        except boto.ClientError as error:
+            if error.response["Error"].get("Code") not in EXPIRED_CODES:
+                raise
+            earlier = error.response["ResponseMetadata"]["RetryAttempts"] + 1
+        with self._lock:
+            if client is self._client and time.monotonic() - self._connected_s > _RECONNECT_S:
+                # the other one is left to those who use it
+                self._client, self._connected_s = self._connect(), time.monotonic()
+        try:
+            return request(self._client)
+        except boto.ClientError as error:
+            error.response["ResponseMetadata"]["RetryAttempts"] += earlier
+            raise
 
     @property
     def url(self) -> str:
@@ -131,7 +166,9 @@ class S3Store:
             tries = 0
             while True:
                 tries += 1
-                answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key, **arguments)
+                answer = self._ask(
+                    lambda client: client.get_object(Bucket=self._bucket, Key=self._prefix + key, **arguments)
+                )
                 try:
                     with closing(answer["Body"]) as body:
                         return body.read(), answer.get("ContentRange", "")
@@ -167,12 +204,14 @@ class S3Store:
 
     def _put(self, key: str, body: bytes, arguments: dict[str, Any]) -> None:
         checksum = base64.b64encode(crc32c(body).to_bytes(4, "big")).decode()
-        self._client.put_object(
-            Bucket=self._bucket,
-            Key=self._prefix + key,
-            Body=PacedBody(body, self._pace) if self._pace else body,
-            ChecksumCRC32C=checksum,
-            **arguments,
+        self._ask(
+            lambda client: client.put_object(
+                Bucket=self._bucket,
+                Key=self._prefix + key,
+                Body=PacedBody(body, self._pace) if self._pace else body,
+                ChecksumCRC32C=checksum,
+                **arguments,
+            )
         )
 
     def list(self, prefix: str, *, after: str = "", limit: int | None = None) -> Iterator[ObjectInfo]:
@@ -200,16 +239,22 @@ class S3Store:
         """Return one page of a listing, and whether it is the last."""
         start: dict[str, Any] = {"StartAfter": self._prefix + after} if after else {}
         with self._errors("list", prefix):
-            answer = self._client.list_objects_v2(
-                Bucket=self._bucket, Prefix=self._prefix + prefix, MaxKeys=count, **start
+            answer = self._ask(
+                lambda client: client.list_objects_v2(
+                    Bucket=self._bucket, Prefix=self._prefix + prefix, MaxKeys=count, **start
+                )
             )
-        rows = [ObjectInfo(row["Key"].removeprefix(self._prefix), row["Size"]) for row in answer.get("Contents", [])]
-        return rows, not (answer["IsTruncated"] and rows)
+        try:
+            found = answer.get("Contents", [])
+            rows = [ObjectInfo(row["Key"].removeprefix(self._prefix), row["Size"]) for row in found]
+            return rows, not (answer["IsTruncated"] and rows)
+        except KeyError as error:
+            raise StoreUnavailableError(f"cannot list {self._name(prefix)}: the answer lacks {error}") from error
 
     def delete(self, key: str) -> None:
         """Delete an object; one that is not there is no error."""
         with self._errors("delete", key):
-            self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key)
+            self._ask(lambda client: client.delete_object(Bucket=self._bucket, Key=self._prefix + key))
 
     def delete_many(self, keys: Sequence[str]) -> None:
         """Delete any number of objects, up to 1000 in a request."""
@@ -219,7 +264,9 @@ class S3Store:
     def _delete_batch(self, keys: Sequence[str]) -> None:
         objects: Sequence[ObjectIdentifierTypeDef] = [{"Key": self._prefix + key} for key in keys]
         with self._errors("delete", keys[0]):
-            answer = self._client.delete_objects(Bucket=self._bucket, Delete={"Objects": objects, "Quiet": True})
+            answer = self._ask(
+                lambda client: client.delete_objects(Bucket=self._bucket, Delete={"Objects": objects, "Quiet": True})
+            )
         # the request succeeds even if nothing was deleted
         for refused in answer.get("Errors", []):
             key = refused["Key"].removeprefix(self._prefix)
@@ -244,6 +291,9 @@ class S3Store:
             code, words = error.response["Error"].get("Code", ""), error.response["Error"].get("Message", "")
             status = error.response["ResponseMetadata"]["HTTPStatusCode"]
             raise error_of(code, status, f"{what}: {_words(words)} ({code}, HTTP {status})") from error
+        except ResponseParserError as error:
+            # an answer that is no XML: cut or damaged on its way, or by something between us and the server
+            raise StoreUnavailableError(f"{what}: {_words(error)}") from error
         except boto.SSLError as error:
             raise StoreUnavailableError(f"{what}: {_words(error)}", hint=_HINT_CERTIFICATE) from error
         except _CONNECTION_ERRORS as error:

@@ -19,6 +19,9 @@ _HINT_PERMISSIONS = (
 )
 _HINT_REGION = "set AWS_REGION to the bucket's region"
 
+EXPIRED_CODES = frozenset({"ExpiredToken", "TokenRefreshRequired"})
+"""Credentials that were good: others may have been put in their place since."""
+
 # each is a 400 or a 403 that has nothing to do with the object
 _ACCESS_HINTS = {
     "InvalidAccessKeyId": "the server does not know this access key: check AWS_ACCESS_KEY_ID, AWS_PROFILE and endpoint",

@@ -5,7 +5,8 @@ chunk; or the plain bases of one group (MAX_GROUP_BYTES, or one larger chunk), a
 
 Rules:
     R1  a chunk is handed out only if it hashes to its name
-    R2  damage is never asked for again; a store that does not answer is, within the budget of the retry policy
+    R2  a chunk that comes damaged is asked for once more, by itself: it may have been damaged on its way. A store that
+        does not answer is asked again within the budget of the retry policy
     R3  when a range fails for a reason that may lie in one part of it, its chunks are asked for one by one, so that
         the damage of one chunk does not take its neighbours along
     R4  a chunk is decoded only against the base that its frame names, and the manifest too. Without it there is an
@@ -95,7 +96,9 @@ class ChunkReader:
         for span in group.ranges:
             self._read_range(span, bases, on_chunk)
 
-    def _read_range(self, span: PackRange, bases: Mapping[Chunk, Result], on_chunk: OnChunk) -> None:
+    def _read_range(
+        self, span: PackRange, bases: Mapping[Chunk, Result], on_chunk: OnChunk, *, is_second: bool = False
+    ) -> None:
         try:
             body = self._get(span)
         except CorruptObjectError as error:
@@ -108,10 +111,20 @@ class ChunkReader:
             for chunk in span.chunks:
                 on_chunk(chunk, _explain(error, chunk))
         else:
-            view = memoryview(body)
-            for chunk in span.chunks:
-                start = chunk.offset_bytes - span.offset_bytes
-                on_chunk(chunk, _decode(view[start : start + chunk.stored_bytes], chunk, bases))
+            self._hand_out(span, memoryview(body), bases, on_chunk, is_second)
+
+    def _hand_out(
+        self, span: PackRange, body: memoryview, bases: Mapping[Chunk, Result], on_chunk: OnChunk, is_second: bool
+    ) -> None:
+        for chunk in span.chunks:
+            start = chunk.offset_bytes - span.offset_bytes
+            result = _decode(body[start : start + chunk.stored_bytes], chunk, bases)
+            is_own_damage = isinstance(result, CorruptObjectError) and not _is_missing(chunk.base, bases)
+            if is_own_damage and not is_second:
+                alone = PackRange(chunk.pack, chunk.offset_bytes, chunk.stored_bytes, (chunk,))
+                self._read_range(alone, bases, on_chunk, is_second=True)
+            else:
+                on_chunk(chunk, result)
 
     def _get(self, span: PackRange) -> bytes:
         def request() -> bytes:
@@ -166,6 +179,11 @@ def _decode(frame: memoryview, chunk: Chunk, bases: Mapping[Chunk, Result]) -> R
         return decode_frame(frame, size_bytes=chunk.size_bytes, digest=chunk.hash, base=plain)
     except CkptfsError as error:
         return _explain(error, chunk)
+
+
+def _is_missing(base: Chunk | None, bases: Mapping[Chunk, Result]) -> bool:
+    """Tell whether a chunk cannot be decoded for want of its base."""
+    return base is not None and isinstance(bases.get(base), CkptfsError)
 
 
 def _explain(error: CkptfsError, chunk: Chunk, why: str | None = None) -> CkptfsError:

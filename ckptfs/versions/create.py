@@ -7,7 +7,7 @@ from ckptfs.errors import AlreadyExistsError, InvalidInputError, NotFoundError, 
 from ckptfs.format.header import StoreFormat, decode_format, encode_format
 from ckptfs.format.keys import COMMIT_PREFIX, FORMAT_KEY, LEASE_KEY, PACK_PREFIX, SEGMENT_PREFIX
 from ckptfs.store.base import Store
-from ckptfs.versions.naming import naming
+from ckptfs.versions.decoded import read_decoded
 from ckptfs.versions.retry import Retry
 
 
@@ -20,14 +20,12 @@ def read_format(store: Store) -> StoreFormat:
         CorruptObjectError: It is damaged.
     """
     try:
-        body = store.get(FORMAT_KEY)
+        return read_decoded(store, FORMAT_KEY, decode_format)
     except NotFoundError as error:
         raise InvalidInputError(
             f"{store.url} is not a ckptfs store",
             hint="is the address right? the first read-write `ckptfs mount` of an empty place makes it a store",
         ) from error
-    with naming(FORMAT_KEY):
-        return decode_format(body)
 
 
 def ensure_format(store: Store, retry: Retry) -> StoreFormat:

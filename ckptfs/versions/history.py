@@ -19,6 +19,7 @@ from ckptfs.format.rules import check_tree
 from ckptfs.store.base import Store
 from ckptfs.versions import ranges
 from ckptfs.versions.create import read_format
+from ckptfs.versions.decoded import read_decoded
 from ckptfs.versions.naming import naming
 from ckptfs.versions.recent import RecentRecords
 from ckptfs.versions.tree import load_parts
@@ -199,10 +200,7 @@ class History:
             raise CorruptObjectError(f"{commit_key(seq)}: commit record {seq} is missing") from error
 
     def _fetch(self, seq: int) -> tuple[CommitRecord, bytes]:
-        key = commit_key(seq)
-        data = self.store.get(key)
-        with naming(key):
-            record, inline = decode_commit(data, seq=seq)
+        record, inline = read_decoded(self.store, commit_key(seq), lambda data: decode_commit(data, seq=seq))
         self._recent.add(record, inline)
         return record, inline
 

@@ -11,6 +11,7 @@ from ckptfs.format.manifest import Part
 from ckptfs.format.part import decode_part
 from ckptfs.hashing import hash_bytes
 from ckptfs.store.base import Store
+from ckptfs.versions.decoded import read_decoded
 from ckptfs.versions.naming import naming
 
 _WORKERS = 8
@@ -38,9 +39,15 @@ def load_parts(
     def load(ref: PartRef) -> Part:
         if (part := known.get(ref.digest)) is not None:
             return part
-        key = ref.key if ref.at == "segment" else commit_key(_holder(record, ref))
-        with naming(key):
-            return _decode(ref, _stored_bytes(store, record, ref, inline_bytes))
+        if ref.at == "segment":
+            try:
+                return read_decoded(store, ref.key, lambda stored: _decode(ref, stored))
+            except NotFoundError as error:
+                raise CorruptObjectError(f"{ref.key} is missing; commit {record.seq} names it") from error
+        holder = _holder(record, ref)
+        inline = inline_bytes(holder)
+        with naming(commit_key(holder)):
+            return _decode(ref, inline[ref.offset : ref.offset + ref.stored_bytes])
 
     if len(record.parts) <= 1:
         return [load(ref) for ref in record.parts]
@@ -51,16 +58,6 @@ def load_parts(
 def _holder(record: CommitRecord, ref: PartRef) -> int:
     """Return the seq of the record whose inline bytes hold a part that is no segment."""
     return record.seq if ref.at == "inline" else ref.seq
-
-
-def _stored_bytes(store: Store, record: CommitRecord, ref: PartRef, inline_bytes: InlineBytes) -> bytes:
-    if ref.at == "segment":
-        try:
-            return store.get(ref.key)
-        except NotFoundError as error:
-            raise CorruptObjectError(f"{ref.key} is missing; commit {record.seq} names it") from error
-    inline = inline_bytes(_holder(record, ref))
-    return inline[ref.offset : ref.offset + ref.stored_bytes]
 
 
 def _decode(ref: PartRef, stored: bytes) -> Part:

@@ -13,6 +13,7 @@ from ckptfs.capture.guards import Guards, Slot
 from ckptfs.errors import NotDurableError
 from ckptfs.fs.uploads import Uploads
 from tests.cli.scene import capture
+from tests.mounting import wait_until
 
 
 @pytest.fixture
@@ -86,3 +87,17 @@ def test_a_version_captured_while_the_process_dies_is_not_taken_for_a_durable_on
     with pytest.raises(NotDurableError):
         uploads.wait_durable(1)
     assert len(uploads.waiting()) == 29
+
+
+def test_it_is_started_again_also_when_it_died_before_it_read_a_wake_up(
+    start: Callable[[str], Uploads], tmp_path: Path
+) -> None:
+    lives = tmp_path / "lives"
+    uploads = start(f'exec <&-; echo >> {lives}; [ -e {tmp_path}/woken ] || exec sleep 20; rm -r "$3"/pending/*')
+    wait_until(lives.exists, 20, "the process has closed its input")
+    uploads.wake()
+    (tmp_path / "woken").touch()
+    assert uploads._process is not None
+    uploads._process.kill()
+    uploads.wait_durable(20)
+    assert len(lives.read_text()) == 2

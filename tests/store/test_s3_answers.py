@@ -1,6 +1,7 @@
 """How S3Store takes the answers of a server that is ill, slow, odd or in the middle of a race."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -111,6 +112,31 @@ def test_a_refused_credential_comes_with_the_remedy(stub: StubS3, store: S3Store
     assert code in caught.value.fact
 
 
+def test_credentials_that_have_expired_are_looked_for_again(
+    stub: StubS3, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    credentials = tmp_path / "credentials"
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(credentials))
+    monkeypatch.setattr("ckptfs.store.s3._RECONNECT_S", 0.0)
+    credentials.write_text("[default]\naws_access_key_id = former\naws_secret_access_key = any\n")
+    store = retrying(1)
+    credentials.write_text("[default]\naws_access_key_id = later\naws_secret_access_key = any\n")
+    stub.answers = [refusal(403, "ExpiredToken"), ok(b"body")]
+    assert store.get("p/one") == b"body"
+    keys = [str(request.headers["Authorization"]).split("/")[0] for request in stub.requests]
+    assert [key.rpartition("=")[2] for key in keys] == ["former", "later"]
+    # the first attempt may have made the object before its answer was lost
+    stub.answers = [refusal(403, "ExpiredToken"), refusal(412, "PreconditionFailed")]
+    with pytest.raises(StoreUnavailableError, match="reply was lost"):
+        store.create("c/1", b"body")
+    stub.answers = [refusal(403, "ExpiredToken")]
+    with pytest.raises(StoreAccessError):
+        store.get("p/one")
+    store.close()
+
+
 def test_create_is_refused_as_existing_only_if_no_attempt_of_its_own_can_have_made_the_object(stub: StubS3) -> None:
     store = retrying(2)
     stub.answers = [refusal(412, "PreconditionFailed")]
@@ -215,6 +241,13 @@ def test_a_listing_of_one_is_one_request_for_one_key(stub: StubS3, store: S3Stor
     assert [row.key for row in store.list("c/", limit=1)] == ["c/1"]
     assert len(stub.requests) == 1
     assert "max-keys=1&" in stub.requests[0].path
+
+
+@pytest.mark.parametrize("body", [b"<ListBucketResult><IsTrunc", b"<ListBucketResult/>", b"no XML"])
+def test_a_listing_that_is_none_may_be_asked_for_again(stub: StubS3, store: S3Store, body: bytes) -> None:
+    stub.answers = [ok(body)]
+    with pytest.raises(StoreUnavailableError, match="cannot list s3://bucket/some/prefix/c/"):
+        list(store.list("c/"))
 
 
 def test_a_listing_out_of_order_is_refused(stub: StubS3, store: S3Store) -> None:

@@ -1,6 +1,7 @@
 """Reading history: what each question costs, and that damage is named and never skipped."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +9,7 @@ from ckptfs.errors import CorruptObjectError, InvalidInputError, NoSuchVersionEr
 from ckptfs.format.commit import CommitKind, decode_commit, encode_commit
 from ckptfs.format.keys import commit_key
 from ckptfs.hashing import hash_bytes
+from ckptfs.store.caching import CachingStore
 from ckptfs.versions.history import History
 from ckptfs.versions.recent import RecentRecords
 from ckptfs.versions.tags import set_tag
@@ -44,6 +46,41 @@ def test_looking_again_when_nothing_is_new_costs_one_list() -> None:
     history.newest()
     costs(store)
     assert history.newest() is not None
+    assert costs(store) == (1, 0)
+
+
+@pytest.mark.parametrize("bit", [0, 7])
+@pytest.mark.parametrize("place", [0, 9, 40, -1])
+def test_a_record_that_is_bent_on_its_way_comes_right_the_second_time(
+    monkeypatch: pytest.MonkeyPatch, place: int, bit: int
+) -> None:
+    history = fresh(store := store_with(3))
+    get, asked = store.get, []
+
+    def bent_once(key: str) -> bytes:
+        body = bytearray(get(key))
+        asked.append(key)
+        if len(asked) == 1:
+            body[place] ^= 1 << bit
+        return bytes(body)
+
+    monkeypatch.setattr(store, "get", bent_once)
+    newest = history.newest()
+    assert newest is not None
+    assert newest.version == 3
+    assert asked == [commit_key(newest.seq)] * 2
+
+
+def test_an_object_that_is_damaged_in_what_is_kept_on_local_disk_is_fetched_again(tmp_path: Path) -> None:
+    store = store_with(3)
+    whole = History(CachingStore(store, tmp_path), "id").newest()
+    assert whole is not None
+    (kept,) = tmp_path.iterdir()
+    kept.write_bytes(kept.read_bytes()[:-1])
+    assert History(CachingStore(store, tmp_path), "id").newest() == whole
+    # and is whole there again
+    costs(store)
+    assert History(CachingStore(store, tmp_path), "id").newest() == whole
     assert costs(store) == (1, 0)
 
 
