@@ -8,7 +8,7 @@ WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY ckptfs ckptfs
 COPY daemon daemon
-RUN python -m venv /opt/ckptfs && /opt/ckptfs/bin/pip install --no-cache-dir .
+RUN python -m venv /opt/ckptfs && /opt/ckptfs/bin/pip install --no-cache-dir '.[daemon]'
 
 FROM python:3.11-slim-bookworm
 RUN apt-get update \

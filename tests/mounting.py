@@ -141,7 +141,7 @@ class Mount:
 
     def server_pid(self) -> int | None:
         """The mount process, be it ready or not; None if there is none now."""
-        return next((pid for pid in _children(self.keeper_pid) if _state(pid) != b"Z"), None)
+        return next((pid for pid in children(self.keeper_pid) if _state(pid) != b"Z"), None)
 
     def kill_upload_process(self) -> bool:
         """kill -9 of the upload process; False if there is none now."""
@@ -159,8 +159,8 @@ class Mount:
         server = self.server_pid()
         if server is None:
             return None
-        for pid in _children(server):
-            if b"ckptfs.transfer.process" in _read(Path(f"/proc/{pid}/cmdline")):
+        for pid in children(server):
+            if b"ckptfs.transfer.process" in command_line(pid):
                 return pid
         return None
 
@@ -317,7 +317,7 @@ def clear_away(mountpoint: Path) -> None:
             subprocess.run(["umount", "-l", str(mountpoint)], check=False, timeout=30)
 
 
-def _children(parent: int) -> list[int]:
+def children(parent: int) -> list[int]:
     """Return a process's children, oldest first."""
     found = []
     for path in Path("/proc").glob("[0-9]*"):
@@ -326,6 +326,11 @@ def _children(parent: int) -> list[int]:
         if len(words) > 1 and int(words[1]) == parent:
             found.append(int(path.name))
     return sorted(found)
+
+
+def command_line(pid: int) -> bytes:
+    """Return the words of a process, each ended by NUL; nothing if there is none."""
+    return _read(Path(f"/proc/{pid}/cmdline"))
 
 
 def _state(pid: int) -> bytes:

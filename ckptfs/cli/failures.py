@@ -62,10 +62,10 @@ def describe(error: Exception) -> tuple[str, str | None]:
     return what, "this is a fault of ckptfs; with -v it shows where"
 
 
-def say_error(fact: str, hint: str | None = None) -> None:
+def say_error(fact: str, hint: str | None = None, *, program: str = "ckptfs") -> None:
     """Print an error in the form that every command has."""
     # one line, whatever the fact quotes
-    click.echo("ckptfs: error: " + " ".join(fact.split()), err=True)
+    click.echo(f"{program}: error: " + " ".join(fact.split()), err=True)
     if hint:
         click.echo("  hint: " + " ".join(hint.split()), err=True)
 

@@ -10,6 +10,8 @@ A flag and an environment variable win over the file; the user's file wins over 
 
 import difflib
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,22 @@ from ckptfs.errors import InvalidInputError
 _SYSTEM_FILE = Path("/etc/ckptfs/ckptfs.toml")
 _SHARED = ("cache_dir",)
 """Options of [mount] that mean the same in other commands."""
+DAEMON_TABLES = ("daemon", "defaults", "mounts")
+"""Tables of the same file that `ckptfsd` reads, and checks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One option of a command that a settings file may have."""
+
+    key: str
+    """As it is written there."""
+    name: str
+    """Of the command's parameter."""
+    help: str
+    is_flag: bool
+    convert: Callable[[Any], Any]
+    """Returns the parameter's value for one of the file. Raises InvalidInputError."""
 
 
 def load_settings(named: Path | None, ctx: click.Context) -> dict[str, Any]:
@@ -44,6 +62,20 @@ def load_settings(named: Path | None, ctx: click.Context) -> dict[str, Any]:
     return settings
 
 
+def settings_of(command: click.Command) -> list[Setting]:
+    """Return all options of a command that a settings file may have."""
+    found = []
+    for param in command.params:
+        if isinstance(param, click.Option) and param.name and param.expose_value:
+            key = param.name.replace("_", "-")
+
+            def convert(value: Any, *, key: str = key, option: click.Option = param) -> Any:
+                return _convert(key, option, value, None)
+
+            found.append(Setting(key, param.name, param.help or "", bool(param.is_flag), convert))
+    return found
+
+
 def _user_file() -> Path:
     base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
     return Path(base) / "ckptfs" / "ckptfs.toml"
@@ -66,6 +98,8 @@ def _check(path: Path, table: str, tables: dict[str, Any], ctx: click.Context) -
     """Return one table's values for the command, each checked."""
     commands = _command_names(ctx)
     for name, value in tables.items():
+        if name in DAEMON_TABLES:
+            continue
         if name not in commands or not isinstance(value, dict):
             raise InvalidInputError(
                 f"{path}: {name!r} is not a table named after a command", hint=nearest(name, commands)
@@ -82,7 +116,7 @@ def _check(path: Path, table: str, tables: dict[str, Any], ctx: click.Context) -
     return values
 
 
-def _convert(where: str, option: click.Option, value: Any, ctx: click.Context) -> Any:
+def _convert(where: str, option: click.Option, value: Any, ctx: click.Context | None) -> Any:
     if option.is_flag != isinstance(value, bool) or isinstance(value, list | dict):
         wanted = "true or false" if option.is_flag else "one value, in quotes or a number"
         raise InvalidInputError(f"{where} is {value!r}, and should be {wanted}")

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 from ckptfs.errors import CkptfsError
+from ckptfs.fs.counters import count_failed_request
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -33,13 +34,16 @@ def through_door(operation: Callable[_P, _R]) -> Callable[_P, _R]:
         except OSError as error:
             if error.errno is not None and error.errno > 0:
                 raise
+            count_failed_request("EIO")
             log.exception("failed operation=%s errno=none", operation.__name__)
             raise OSError(errno.EIO, os.strerror(errno.EIO)) from error
         except CkptfsError as error:
             if error.errno not in (errno.ENOENT, errno.EINVAL, errno.EFBIG):
+                count_failed_request(errno.errorcode.get(error.errno, str(error.errno)))
                 log.warning("failed operation=%s error=%r", operation.__name__, error.fact)
             raise OSError(error.errno, error.fact) from error
         except Exception as error:
+            count_failed_request("EIO")
             log.exception("failed operation=%s", operation.__name__)
             raise OSError(errno.EIO, os.strerror(errno.EIO)) from error
 

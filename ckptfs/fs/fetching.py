@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from ckptfs.errors import CkptfsError
+from ckptfs.errors import CkptfsError, CorruptObjectError
 from ckptfs.format.manifest import Chunk
+from ckptfs.fs.counters import Counters
 from ckptfs.fs.filling import Filling
 from ckptfs.transfer.fetch import Fetcher
 from ckptfs.transfer.pack_ranges import ReadGroup, plan_reads
@@ -77,6 +78,8 @@ class FetchQueue:
         self._stopping = False
         self.fetched_bytes = 0
         """Plain bytes that came so far."""
+        self.counters = Counters()
+        """Told of what comes, and of what does not."""
         self.make_room: Callable[[int], bool] = lambda size_bytes: False
         """Called when the disk is full, with the bytes that are needed; returns False if it stays full."""
 
@@ -161,7 +164,12 @@ class FetchQueue:
 
         def deliver(chunk: Chunk, result: bytes | CkptfsError) -> None:
             # a base that no file of these has is here only for others
-            for filling, index in claims.places.pop(chunk, ()):
+            places = claims.places.pop(chunk, ())
+            if isinstance(result, CkptfsError):
+                self.counters.error("corrupt" if isinstance(result, CorruptObjectError) else "fetch")
+            elif places:
+                self.counters.add(fetched_bytes=len(result))
+            for filling, index in places:
                 filling.deliver(index, result, make_room)
                 if not isinstance(result, CkptfsError):
                     with self._changed:

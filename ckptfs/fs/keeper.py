@@ -59,30 +59,44 @@ class Keeper:
         serve: Mounts, or takes over if the connection is mounted; calls its second argument when that is done, with
             where it works; returns an exit code when the mount has ended.
         in_background: Output goes to the log when the mount is ready.
+        connection: One whose keeper and server have died, to go on with.
+        on_connection: Told, when a mount is there, with what another keeper could go on; and None when that is over.
     """
 
-    def __init__(self, options: MountOptions, serve: Serve, *, in_background: bool) -> None:
+    def __init__(
+        self,
+        options: MountOptions,
+        serve: Serve,
+        *,
+        in_background: bool,
+        connection: Connection | None = None,
+        on_connection: Callable[[Connection | None], None] = lambda connection: None,
+    ) -> None:
         self._options = options
         self._serve = serve
         self._in_background = in_background
-        self._connection: Connection | None = None
+        self._connection = connection
+        self._on_connection = on_connection
+        self._told: Connection | None = None
         self._server = 0
         self._signalled = 0
 
-    def run(self, ready: Callable[[], None]) -> int:
+    def run(self, ready: Callable[[Path], None]) -> int:
         """Serve until the mount has ended; return an exit code.
 
         Args:
-            ready: Called when the mount is there.
+            ready: Called when the mount is there, with the path for logs in its cache directory.
 
         Raises:
             CkptfsError: What keeps it from mounting.
         """
-        self._connection = connect(self._options.transport)
+        goes_on = self._connection is not None
+        if not goes_on:
+            self._connection = connect(self._options.transport)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._pass_on)
-        log_path = self._start_server()
-        ready()
+        log_path = self._restart("its keeper's end", 0, 0.0) if goes_on else self._start_server()
+        ready(log_path)
         if self._in_background:
             redirect_output(log_path)
         return self._keep()
@@ -103,7 +117,7 @@ class Keeper:
             pause_s = _FIRST_PAUSE_S if short_lives == 0 else min(2 * pause_s, _LAST_PAUSE_S)
             self._restart(cause, short_lives, pause_s)
 
-    def _restart(self, cause: str, short_lives: int, pause_s: float) -> None:
+    def _restart(self, cause: str, short_lives: int, pause_s: float) -> Path:
         failures = killed = 0
         while True:
             handed_over = self._connection is not None and self._connection.ledger.is_usable
@@ -114,8 +128,7 @@ class Keeper:
             if short_lives > 1 or failures or killed:
                 time.sleep(pause_s)
             try:
-                self._start_server()
-                return
+                return self._start_server()
             except StoreUnavailableError as error:
                 log.warning("cannot go on with %s yet: %s", self._options.mountpoint, error.fact)
             except CkptfsError as error:
@@ -135,6 +148,8 @@ class Keeper:
         if is_mounted(self._options.mountpoint):
             detach(self._options.mountpoint)
         if self._connection is not None:
+            self._told = None
+            self._on_connection(None)
             self._connection.close()
             self._connection = connect(self._options.transport)
 
@@ -166,6 +181,9 @@ class Keeper:
             self._connection.keep_lock(fds[0] if fds else -1)
         elif fds:
             os.close(fds[0])
+        if self._connection is not None and self._connection is not self._told:
+            self._told = self._connection
+            self._on_connection(self._connection)
         if self._signalled:
             self._pass_on(self._signalled, None)
         return Path(answer["log"])

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from ckptfs import logs
 from ckptfs.cache.directory import CacheDirectory
 from ckptfs.errors import CacheError, CkptfsError, InvalidInputError, MountError, ReadOnlyError
 from ckptfs.fs.keeper import Keeper
@@ -46,9 +47,9 @@ def start(options: MountOptions) -> int:
     Raises:
         CkptfsError: What kept it from mounting, as its process said it.
     """
-    _check(options)
+    check(options)
     # -P: the user's directory may be one where others put modules
-    command = [sys.executable, "-P", "-m", "ckptfs.fs.launch", json.dumps(_to_json(options))]
+    command = [sys.executable, "-P", "-m", "ckptfs.fs.launch", json.dumps(options_to_json(options))]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True)
     if process.stdout is None:
         raise MountError("the mount process has no standard output")
@@ -79,9 +80,9 @@ def keep(options: MountOptions, ready: Callable[[], None], *, in_background: boo
     Raises:
         CkptfsError: What keeps it from mounting.
     """
-    _check(options)
-    _set_limits()
-    return Keeper(options, serve, in_background=in_background).run(ready)
+    check(options)
+    set_limits()
+    return Keeper(options, serve, in_background=in_background).run(lambda _: ready())
 
 
 def serve(
@@ -220,7 +221,7 @@ class _Service:
             log.info("unmounted mountpoint=%s", self._options.mountpoint)
 
 
-def _set_limits() -> None:
+def set_limits() -> None:
     """Take a descriptor for each file that programs may have open; and leave no core, which would hold keys."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, _MOST_FILES), most))
@@ -228,7 +229,8 @@ def _set_limits() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, most))
 
 
-def _check(options: MountOptions) -> None:
+def check(options: MountOptions) -> None:
+    """Raise a CkptfsError if the options contradict each other, or a mount would keep its data in itself."""
     if options.version is not None and options.save_on_exit:
         raise ReadOnlyError("a mount of an old version is read-only: --save-on-exit does not go with --version")
     # not the mount point itself, which may be a dead mount
@@ -249,14 +251,17 @@ def _is_inside(path: str, directory: str) -> bool:
     return os.path.commonpath([path, directory]) == directory
 
 
-def _to_json(options: MountOptions) -> dict[str, Any]:
+def options_to_json(options: MountOptions) -> dict[str, Any]:
+    """Return what the command line of another process can carry."""
     values = {field.name: getattr(options, field.name) for field in fields(MountOptions)}
     return {name: os.fspath(value) if isinstance(value, Path) else value for name, value in values.items()}
 
 
-def _from_json(values: dict[str, Any]) -> MountOptions:
+def options_from_json(values: dict[str, Any]) -> MountOptions:
+    """Undo options_to_json; what another version of ckptfs wrote is taken as far as it is known here."""
+    known = {field.name for field in fields(MountOptions)}
     paths = {"mountpoint": Path(values["mountpoint"]), "cache_dir": Path(values["cache_dir"])}
-    return MountOptions(**{**values, **paths})
+    return MountOptions(**{name: value for name, value in values.items() if name in known} | paths)
 
 
 def _answer(fields_: dict[str, Any]) -> None:
@@ -266,7 +271,7 @@ def _answer(fields_: dict[str, Any]) -> None:
 
 def main(argument: str) -> int:
     """The keeper of one mount, started by `start`."""
-    options = _from_json(json.loads(argument))
+    options = options_from_json(json.loads(argument))
     configure_logging(options.verbose)
     # not to keep the filesystem busy where the user happened to be
     os.chdir("/")
@@ -283,9 +288,7 @@ def main(argument: str) -> int:
 
 def configure_logging(verbose: bool) -> None:
     """Send log lines to standard error."""
-    level = logging.DEBUG if verbose else logging.INFO
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("ckptfs").setLevel(level)
+    logs.configure(verbose=verbose)
 
 
 if __name__ == "__main__":

@@ -130,6 +130,7 @@ class ReadingMount:
             "newest": version_object(state) if state is not None else None,
             "pending": [],
             "error": None,
+            "counters": self._queue.counters.as_dict(),
         }
 
     def _wanted(self) -> CommitRecord | None:

@@ -16,6 +16,7 @@ from ckptfs.capture.capture import Captured, Capturer
 from ckptfs.capture.gate import Gate
 from ckptfs.errors import FencedError
 from ckptfs.format.pending import Note
+from ckptfs.fs.counters import Counters
 from ckptfs.fs.open_files import OpenFiles
 from ckptfs.fs.uploads import Uploads
 
@@ -36,6 +37,7 @@ class LiveSaver:
         flusher: Brings dirty pages of mapped files out of the kernel; None while nothing is mounted.
         max_pending_bytes: Local disk that pending versions may keep before a save waits.
         sync_timeout_s: How long wait_durable waits.
+        counters: Told of each capture.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class LiveSaver:
         flusher: Callable[[], MappedFlusher | None],
         max_pending_bytes: int,
         sync_timeout_s: float,
+        counters: Counters,
     ) -> None:
         self._gate = gate
         self._capturer = capturer
@@ -56,6 +59,7 @@ class LiveSaver:
         self._flusher = flusher
         self._max_pending_bytes = max_pending_bytes
         self._sync_timeout_s = sync_timeout_s
+        self._counters = counters
         self._lock = threading.Lock()
         self.blocked_since: float | None = None
         """Wall clock time since when a save waits for room; None when none does."""
@@ -89,6 +93,13 @@ class LiveSaver:
                 self._open_files.captured(captured.looks)
                 done_s = time.monotonic()
             self._uploads.captured(captured.pending, captured.slot, captured.kept_bytes)
+            self._counters.add(
+                saves=1,
+                save_s=done_s - started_s,
+                stall_s=done_s - closed_s,
+                captured_bytes=captured.pending.header.bytes,
+                changed_bytes=captured.kept_bytes,
+            )
             log.info(
                 "captured version=%d changed=%d files=%d bytes=%d torn=%d flushed_ms=%.1f stalled_ms=%.1f",
                 captured.pending.version,

@@ -23,6 +23,7 @@ from ckptfs.capture.guards import Guards, Slot
 from ckptfs.errors import CkptfsError, FencedError, NotDurableError
 from ckptfs.format.commit import CommitRecord
 from ckptfs.format.pending import Note, PendingHeader
+from ckptfs.fs.counters import Counters
 from ckptfs.fs.interrupts import POLL_S, give_up_if_interrupted
 
 FENCED_EXIT = 3
@@ -47,6 +48,8 @@ class VersionState:
     """Local disk that it keeps while it is pending."""
     slot: Slot | None = None
     commit_id: str = ""
+    captured_s: float = 0.0
+    """Wall clock time; 0 if it was durable before this mount."""
 
     @classmethod
     def of_record(cls, record: CommitRecord) -> "VersionState":
@@ -70,6 +73,7 @@ class VersionState:
             files=header.files,
             bytes=header.bytes,
             commit_id=header.commit_id,
+            captured_s=header.captured_ns / 1e9,
         )
 
 
@@ -81,14 +85,21 @@ class Uploads:
         guards: Released as versions become durable.
         newest: The newest version in the store when the mount began, None if there is none.
         on_durable: Called with each version that became durable; must not wait for anything.
+        counters: Told of what is uploaded, and of what goes wrong.
     """
 
     def __init__(
-        self, cache_root: Path, guards: Guards, newest: VersionState | None, on_durable: Callable[[int], None]
+        self,
+        cache_root: Path,
+        guards: Guards,
+        newest: VersionState | None,
+        on_durable: Callable[[int], None],
+        counters: Counters | None = None,
     ) -> None:
         self._cache = CacheDirectory(cache_root)
         self._guards = guards
         self._on_durable = on_durable
+        self._counters = counters or Counters()
         self._changed = threading.Condition()
         self._waiting: dict[int, VersionState] = {}
         self._newest = newest
@@ -97,6 +108,8 @@ class Uploads:
         self._fenced: str | None = None
         self._retry_error: str | None = None
         self._regime: dict[str, str] | None = None
+        self._renewed_s: float | None = None
+        self._lease_error: str | None = None
         self._stopping = False
         self._process: subprocess.Popen[bytes] | None = None
         self._listener = threading.Thread(target=self._run, name="uploads", daemon=True)
@@ -163,6 +176,13 @@ class Uploads:
         if not any(state.state == "uploading" for state in self.waiting()):
             return None
         return self._regime or {"effort": "dense", "why": "no other version waits"}
+
+    def lease(self) -> dict[str, Any]:
+        """Return whether others can see that we are alive, for `.status`."""
+        state = "lost" if self._fenced else "unrenewed" if self._lease_error else "held"
+        renewed_s = self._renewed_s
+        ago_s = round(time.monotonic() - renewed_s, 1) if renewed_s is not None else None
+        return {"state": state, "renewed_s_ago": ago_s, "error": self._lease_error}
 
     def newest(self) -> VersionState | None:
         """Return the newest version of this mount."""
@@ -262,6 +282,7 @@ class Uploads:
                 return
             if time.monotonic() - started_s > _LAST_RESTART_S:
                 pause_s = _FIRST_RESTART_S
+            self._counters.error("upload_process")
             log.warning("upload process ended exit_code=%d restart_in_s=%.1f", code, pause_s)
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, _LAST_RESTART_S)
@@ -310,11 +331,16 @@ class Uploads:
             state = self._waiting.get(version)
             if name == "fenced":
                 self._fenced = str(event["error"])
+                self._counters.error("fenced")
                 log.error("fenced error=%r pending_versions=%d", self._fenced, len(self._waiting))
             elif name == "regime":
                 self._regime = {"effort": str(event["effort"]), "why": str(event["why"])}
                 log.info("encoding effort=%s why=%r", self._regime["effort"], self._regime["why"])
+            elif name == "lease":
+                self._lease_error = event["error"]
+                self._renewed_s = time.monotonic() if event["error"] is None else self._renewed_s
             elif name == "retrying":
+                self._counters.error("store")
                 if self._retry_error is None:
                     log.warning("store unavailable version=%d error=%r", version, event["error"])
                 self._retry_error = str(event["error"])
@@ -328,10 +354,17 @@ class Uploads:
                 state.bytes_uploaded = int(event["bytes_done"])
             elif name == "failed":
                 state.state, state.error = "failed", str(event["error"])
+                self._counters.error("version")
                 log.error("failed version=%d error=%r", version, state.error)
             elif name == "durable":
                 state.state, state.error, self._retry_error = "durable", None, None
                 state.bytes_uploaded = int(event["bytes_added"])
+                self._counters.add(
+                    durable_versions=1,
+                    durable_bytes=state.bytes,
+                    new_bytes=int(event.get("bytes_new", 0)),
+                    uploaded_bytes=state.bytes_uploaded,
+                )
                 # before anybody who waited for it goes on
                 self._on_durable(version)
                 del self._waiting[version]

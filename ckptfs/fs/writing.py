@@ -92,6 +92,7 @@ class WritingMount:
         self._journal = Journal(cache.journal)
         self._gate, self._links, self._guards = Gate(), LinkGroups(), Guards()
         self._queue = FetchQueue(Fetcher(self._store, workers=1))
+        self._counters = self._queue.counters
         changes = Changes(self._journal)
         self._hydrator = Hydrator(
             self._root_fd, spare_fd, self._queue, self._gate, changes.times, self._journal.hydrated
@@ -134,7 +135,7 @@ class WritingMount:
         self._open_files = OpenFiles(self._live, keeps_nameless=self._outlives, on_read=self._order.read)
         self._transport: Transport | None = None
         newest = VersionState.of_record(taken.head) if taken.head is not None else None
-        self._uploads = Uploads(cache.root, self._guards, newest, lambda _: self._became_durable())
+        self._uploads = Uploads(cache.root, self._guards, newest, lambda _: self._became_durable(), self._counters)
         self._evictor = Evictor(cache, options.cache_size_bytes, contents, self._queue, self._make_evictable())
         self._queue.make_room = self._evictor.make_room
         self._prefetch = Prefetch(self._hydrator, self._queue, self._order.ranks, self._evictor.room_bytes)
@@ -148,6 +149,7 @@ class WritingMount:
             flusher=lambda: self._transport,
             max_pending_bytes=self._tenure.max_pending_bytes,
             sync_timeout_s=options.sync_timeout_s,
+            counters=self._counters,
         )
         self._marker = SaveMarker(self._saver)
         self.operations = self._make_operations()
@@ -325,6 +327,8 @@ class WritingMount:
             "newest": version_object(newest) if newest is not None else None,
             "pending": [version_object(state) for state in waiting],
             "pending_bytes": sum(state.kept_bytes for state in waiting),
+            "pending_age_s": round(max(0.0, time.time() - waiting[0].captured_s), 1) if waiting else None,
+            "lease": self._uploads.lease(),
             "regime": self._uploads.regime,
             "blocked_s": round(time.time() - blocked_since, 1) if blocked_since is not None else None,
             "error": self._uploads.fenced or self._uploads.retry_error,
@@ -332,6 +336,7 @@ class WritingMount:
             "not_fetched_files": len(self._hydrator),
             "not_fetched_bytes": self._hydrator.missing_bytes,
             "set_aside_files": self._set_aside,
+            "counters": self._counters.as_dict(),
         }
 
     # ending

@@ -2,7 +2,9 @@
 
     {"event": "uploading", "version": k, "bytes_total": n}      begun, or begun again
     {"event": "progress",  "version": k, "bytes_done": n}       of bytes_total; at most every 0.2 s
-    {"event": "durable",   "version": k, "seq": s, "files": n, "bytes": n, "bytes_added": n}
+    {"event": "durable",   "version": k, "seq": s, "files": n, "bytes": n, "bytes_added": n, "bytes_new": n}
+                                                                bytes_new: not in the version before, not compressed
+    {"event": "lease",     "error": text}                       it was renewed (null), or could not be
     {"event": "retrying",  "version": k, "error": text, "next_s": seconds}      k is 0 if it concerns no single version
     {"event": "regime",    "effort": name, "why": text}         how hard chunks are encoded from now on (effort.py)
     {"event": "failed",    "version": k, "error": text}         it can never enter history, and is under aside/ now
@@ -47,9 +49,10 @@ class Events:
             self._progress_s = now_s
             self._write({"event": "progress", "version": self._version, "bytes_done": done_bytes})
 
-    def durable(self, record: CommitRecord) -> None:
+    def durable(self, record: CommitRecord, new_bytes: int = 0) -> None:
         """Tell that a version is in history."""
         numbers = {"files": record.files, "bytes": record.bytes, "bytes_added": record.bytes_added}
+        numbers["bytes_new"] = new_bytes
         self._write({"event": "durable", "version": record.version, "seq": record.seq} | numbers)
 
     def retrying(self, version: int, error: Exception, next_s: float) -> None:
@@ -59,6 +62,10 @@ class Events:
     def regime(self, regime: Regime) -> None:
         """Tell how hard chunks are encoded from now on."""
         self._write({"event": "regime", "effort": regime.effort.name.lower(), "why": regime.why})
+
+    def lease(self, error: CkptfsError | None) -> None:
+        """Tell that the lease was renewed, or why not."""
+        self._write({"event": "lease", "error": describe(error) if error is not None else None})
 
     def failed(self, version: int, error: Exception) -> None:
         """Tell that a version was put aside."""

@@ -33,6 +33,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from ckptfs import logs
 from ckptfs.cache.anchors import AnchorCache
 from ckptfs.cache.directory import CacheDirectory, write_pid
 from ckptfs.cache.pending import PendingVersion, discard_pending, list_pending, pending_numbers
@@ -165,11 +166,13 @@ class UploadProcess:
         while not self._orphaned.is_set():
             try:
                 writer.renew()
+                self._events.lease(None)
             except FencedError as error:
                 self._events.fenced(error)
                 os._exit(EXIT_FENCED)
             except CkptfsError as error:
                 # a commit decides whether we are the writer, not the lease
+                self._events.lease(error)
                 logger.warning("did not renew the lease error=%r", error.fact)
             self._orphaned.wait(writer.lease_s / 3)
 
@@ -195,7 +198,7 @@ class UploadProcess:
             *(record.version, record.seq, record.files, record.bytes, record.bytes_added),
             time.monotonic() - started_s,
         )
-        self._events.durable(record)
+        self._events.durable(record, uploader.new_bytes)
 
     def _put_aside(self, pending: PendingVersion) -> None:
         # the number may have been put aside before, and then been given out again
@@ -235,8 +238,7 @@ def main(arguments: list[str]) -> int:
     if len(arguments) not in (1, 2):
         sys.stderr.write("usage: python -m ckptfs.transfer.process CACHEDIR [EPOCH]\n")
         return 2
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("ckptfs").setLevel(logging.INFO)
+    logs.configure(verbose=False)
     # Ctrl-C at a mount in the foreground is for the mount process, which drains through us
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cache = CacheDirectory(Path(arguments[0]))

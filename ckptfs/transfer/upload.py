@@ -99,6 +99,11 @@ class VersionUploader:
             self._base = None
             raise
 
+    @property
+    def new_bytes(self) -> int:
+        """Content that the version uploaded last added to the store, before it was compressed."""
+        return sum(chunk.size_bytes for chunk in self._attempt.stored.chunks.values())
+
     def _upload(self, pending: PendingVersion) -> CommitRecord:
         head, before = self._find_base()
         header = pending.header

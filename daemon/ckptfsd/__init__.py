@@ -1,1 +1,1 @@
-"""ckptfsd: the supervisor of mounts."""
+"""ckptfsd: the daemon that keeps every mount of its configuration up."""

@@ -6,47 +6,18 @@ CKPTFS_TEST_TAKEOVERS sets how often.
 import json
 import os
 import random
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.busy_program import digests
+from tests.e2e.programs import Program
 from tests.mounting import Mount, Mounts
 
 TAKEOVERS = int(os.environ.get("CKPTFS_TEST_TAKEOVERS", "100"))
 SEED = int(os.environ.get("CKPTFS_TEST_SEED", "20261124"))
 KINDS = ("write", "write", "name", "name", "read", "save")
-
-
-class Program:
-    """A busy program in a directory of its own."""
-
-    def __init__(self, kind: str, directory: Path, seed: int, output: Path) -> None:
-        directory.mkdir()
-        self._output = output
-        command = [sys.executable, "-m", "tests.e2e.busy_program", kind, os.fspath(directory), str(seed)]
-        with output.open("w") as file:
-            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=file, stderr=subprocess.STDOUT)
-
-    @property
-    def has_ended(self) -> bool:
-        """True if something went wrong."""
-        return self._process.poll() is not None
-
-    def stop(self) -> list[str]:
-        """Have it end; return the lines that it said. AssertionError if it has failed."""
-        self._process.communicate(b"stop\n", timeout=120)
-        said = self._output.read_text()
-        assert self._process.returncode == 0, said[-3000:]
-        return said.splitlines()
-
-    def kill(self) -> None:
-        """End it."""
-        self._process.kill()
-        self._process.wait(60)
 
 
 def kill_server(mount: Mount) -> float:

@@ -25,7 +25,7 @@ def cache(tmp_path: Path) -> CacheDirectory:
 
 @pytest.fixture
 def start(cache: CacheDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Uploads]]:
-    """Makes uploads whose process is a shell script, which has the cache directory as $3; version 1 is pending."""
+    """Makes uploads whose process is a shell script, which has the cache directory as $4; version 1 is pending."""
     made: list[Uploads] = []
 
     def make(script: str) -> Uploads:
@@ -50,7 +50,7 @@ def test_a_version_is_durable_when_the_process_died_between_committing_it_and_sa
     start: Callable[[str], Uploads],
 ) -> None:
     # it leaves pending/ only when its commit record exists
-    uploads = start('rm -r "$3"/pending/*; kill -9 $$')
+    uploads = start('rm -r "$4"/pending/*; kill -9 $$')
     uploads.wait_durable(20)
     newest = uploads.newest()
     assert newest is not None
@@ -62,7 +62,7 @@ def test_a_version_is_durable_when_the_process_died_between_committing_it_and_sa
 def test_a_version_has_failed_when_the_process_died_between_putting_it_aside_and_saying_so(
     start: Callable[[str], Uploads],
 ) -> None:
-    uploads = start('mv "$3"/pending/* "$3"/aside/; kill -9 $$')
+    uploads = start('mv "$4"/pending/* "$4"/aside/; kill -9 $$')
     with pytest.raises(NotDurableError, match="version 1 could not be stored"):
         uploads.wait_durable(20)
     assert uploads.failed is not None
@@ -93,7 +93,7 @@ def test_it_is_started_again_also_when_it_died_before_it_read_a_wake_up(
     start: Callable[[str], Uploads], tmp_path: Path
 ) -> None:
     lives = tmp_path / "lives"
-    uploads = start(f'exec <&-; echo >> {lives}; [ -e {tmp_path}/woken ] || exec sleep 20; rm -r "$3"/pending/*')
+    uploads = start(f'exec <&-; echo >> {lives}; [ -e {tmp_path}/woken ] || exec sleep 20; rm -r "$4"/pending/*')
     wait_until(lives.exists, 20, "the process has closed its input")
     uploads.wake()
     (tmp_path / "woken").touch()

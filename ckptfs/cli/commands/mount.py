@@ -1,6 +1,5 @@
 """`ckptfs mount`: shows a store as a directory."""
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,18 +74,14 @@ def command(store: str, mountpoint: Path, foreground: bool, **settings: Any) -> 
     from ckptfs.fs.launch import configure_logging, keep
 
     configure_logging(options.verbose)
-    sys.exit(keep(options, _tell_systemd))
+    sys.exit(keep(options, _tell_ready))
 
 
-def _tell_systemd() -> None:
-    """Tell a service manager that waits for it (Type=notify) that the mount is ready. Source: sd_notify(3)."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if address:
-        import socket
+def _tell_ready() -> None:
+    """Tell a service manager that waits for it (Type=notify) that the mount is there."""
+    from ckptfs.service_manager import notify
 
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
-            # a leading @ stands for the NUL of an abstract address
-            notify.sendto(b"READY=1", address.replace("@", "\0", 1) if address.startswith("@") else address)
+    notify("READY=1")
 
 
 def mount_options(store: str, mountpoint: Path, settings: dict[str, Any], *, verbose: bool) -> "MountOptions":

@@ -3,15 +3,18 @@
 import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import click
 
+from ckptfs.cli.daemon_socket import find_daemon
 from ckptfs.cli.mounts import read_control, require_mount
 from ckptfs.cli.output import print_json
 from ckptfs.cli.parameters import PATH, Command, json_option, setting
 from ckptfs.client.marker import encode_note, explained, touch
 from ckptfs.client.rank import current_rank
 from ckptfs.errors import CkptfsError, NotDurableError
+from ckptfs.mount_table import mount_at
 
 
 @click.command("save", cls=Command)
@@ -28,7 +31,6 @@ from ckptfs.errors import CkptfsError, NotDurableError
 @json_option
 def command(mountpoint: Path, note: str | None, wait: bool, ranks: str | None, as_json: bool) -> None:
     """Capture the whole mount as one version, as touching MOUNTPOINT/.save does."""
-    mount = require_mount(mountpoint)
     # said before the marker is touched: refused text does not keep the touch from making a version
     text = encode_note(note)
     rank = current_rank().rank
@@ -37,10 +39,20 @@ def command(mountpoint: Path, note: str | None, wait: bool, ranks: str | None, a
         if as_json:
             print_json({"version": 0, "state": "skipped"})
         return
+    daemon, found = find_daemon(), mount_at(mountpoint)
+    kept = daemon.mount_at(found.mountpoint if found is not None else mountpoint) if daemon is not None else None
+    if daemon is not None and kept is not None:
+        _tell(daemon.save(kept["name"], note, wait=wait), as_json=as_json)
+        return
+    mount = require_mount(mountpoint)
     try:
         saved = touch(mount.mountpoint, text, sync=wait)
     except OSError as error:
         raise _explained(error, mount.mountpoint, wait=wait) from error
+    _tell(saved, as_json=as_json)
+
+
+def _tell(saved: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         print_json(saved)
     else:

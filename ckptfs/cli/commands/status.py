@@ -1,16 +1,18 @@
 """`ckptfs status`: what mounts are doing."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import click
 
+from ckptfs.cli.daemon_socket import find_daemon
 from ckptfs.cli.mounts import read_control, require_mount
 from ckptfs.cli.output import note_text, print_json, printable
 from ckptfs.cli.parameters import PATH, Command, json_option
 from ckptfs.errors import CkptfsError
-from ckptfs.mount_table import mounts
+from ckptfs.mount_table import mount_at, mounts
 from ckptfs.units import format_size
 
 
@@ -19,14 +21,18 @@ from ckptfs.units import format_size
 @json_option
 def command(mountpoint: Path | None, as_json: bool) -> None:
     """Show the state of one mount, or of all on this machine."""
+    daemon = find_daemon()
+    kept = {each["mountpoint"]: each for each in daemon.mounts()} if daemon is not None else {}
     if mountpoint is not None:
-        status = read_control(require_mount(mountpoint).mountpoint, ".status")
+        status = _status_of(mountpoint, kept)
         if as_json:
             print_json(status)
         else:
             _print_status(status)
         return
-    statuses = [_status_or_error(mount.mountpoint) for mount in mounts()]
+    found = [str(mount.mountpoint) for mount in mounts()]
+    statuses = [_with_keeping(_status_or_error(Path(place)), kept.get(place)) for place in found]
+    statuses += [_with_keeping({}, each) for place, each in sorted(kept.items()) if place not in found]
     if as_json:
         print_json(statuses)
     elif not statuses:
@@ -35,6 +41,25 @@ def command(mountpoint: Path | None, as_json: bool) -> None:
         if number:
             click.echo()
         _print_status(status)
+
+
+def _status_of(path: Path, kept: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return the status of the mount that a path is in, or of the one that a daemon would have there."""
+    here = kept.get(os.path.abspath(path))
+    if here is not None and mount_at(path) is None:
+        return _with_keeping({}, here)
+    place = require_mount(path).mountpoint
+    return _with_keeping(read_control(place, ".status"), kept.get(str(place)))
+
+
+def _with_keeping(status: dict[str, Any], kept: dict[str, Any] | None) -> dict[str, Any]:
+    """Return a status with what the daemon says of the mount, None if it is not a daemon's."""
+    if kept is None:
+        return status
+    of_daemon = {key: kept[key] for key in ("name", "state", "keeper_starts", "connection_held")}
+    if not status:
+        status = {key: kept[key] for key in ("mountpoint", "store", "error", "hint")}
+    return {**status, "daemon": of_daemon}
 
 
 def _status_or_error(mountpoint: Path) -> dict[str, Any]:
@@ -64,6 +89,13 @@ def _text(key: str, value: Any) -> str:
     if key == "newest" and isinstance(value, dict):
         words = [_state_text(value), f"{value['files']} files", format_size(value["bytes"]), note_text(value["note"])]
         return ", ".join(word for word in words if word)
+    if key == "daemon" and isinstance(value, dict):
+        return f"{value['name']}: {value['state']}"
+    if key == "lease" and isinstance(value, dict):
+        return str(value["state"]) + (f", renewed {value['renewed_s_ago']} s ago" if value["renewed_s_ago"] else "")
+    if key == "counters" and isinstance(value, dict):
+        errors = sum(value["errors"].values())
+        return f"saves={value['saves']} uploaded={format_size(value['uploaded_bytes'])} errors={errors}"
     if key == "regime" and isinstance(value, dict):
         return f"{value['effort']}: {value['why']}"
     return value if isinstance(value, str) else json.dumps(value)

@@ -4,10 +4,11 @@ import os
 import select
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from ckptfs.cli.daemon_socket import DaemonSocket, find_daemon
 from ckptfs.cli.mounts import DeadMountError, read_control, require_mount
 from ckptfs.cli.output import printable
 from ckptfs.cli.parameters import PATH, Command
@@ -27,9 +28,15 @@ def command(mountpoint: Path) -> None:
     """Unmount, and wait until captured versions are durable, at most the mount's --drain-timeout.
 
     A mount whose process is gone is cleared away. Exit code 1 if versions are left; they stay in the cache directory.
+    One that ckptfsd keeps up stays unmounted until the daemon is told otherwise (SIGHUP, or a restart).
     """
     from ckptfs.fs.mountpoint import detach, unmount
 
+    daemon = find_daemon()
+    kept = daemon.mount_at(mountpoint) if daemon is not None else None
+    if daemon is not None and kept is not None:
+        _stop(daemon, kept)
+        return
     place = require_mount(mountpoint).mountpoint
     if place not in (Path(os.path.abspath(mountpoint)), mountpoint.resolve()):
         raise InvalidInputError(f"{mountpoint} is inside the mount at {place}", hint=f"`ckptfs umount {place}`")
@@ -47,13 +54,25 @@ def command(mountpoint: Path) -> None:
     if process_fd is not None:
         _wait_for_end(process_fd, lambda: len(_pending(cache)))
     left = _pending(cache)
-    if left:
-        size = format_size(sum(kept.bytes for kept in left))
+    _tell(place, len(left), sum(kept.bytes for kept in left), cache)
+
+
+def _stop(daemon: DaemonSocket, kept: dict[str, Any]) -> None:
+    """Have the daemon that keeps it up unmount it, and keep it so."""
+    with progress("making versions durable", in_bytes=False):
+        left = daemon.stop(kept["name"])
+    _tell(left["mountpoint"], left["left_versions"], left["left_bytes"], left["cache"])
+
+
+def _tell(place: Path | str, versions: int, size_bytes: int, cache: Path | str | None) -> None:
+    """Say that it is unmounted. Raises NotDurableError: Versions are left."""
+    if versions:
         raise NotDurableError(
-            f"unmounted {place}, but {len(left)} version{'s' if len(left) != 1 else ''} ({size}) are not durable",
+            f"unmounted {place}, but {versions} version{'s' if versions != 1 else ''} ({format_size(size_bytes)}) "
+            "are not durable",
             hint=f"they stay in {cache}; the next mount with this cache directory finishes them",
         )
-    click.echo(f"unmounted {printable(bytes(place))}")
+    click.echo(f"unmounted {printable(os.fsencode(place))}")
 
 
 def _open_process(pid: int) -> int | None:

@@ -31,15 +31,26 @@ _LONG_BYTES = 4 << 20
 
 
 class Ledger:
-    """Thread-safe; used by one process at a time, and inherited by those that it forks."""
+    """Thread-safe; used by one process at a time, and inherited by those that it forks.
 
-    def __init__(self) -> None:
-        self._fds = tuple(os.memfd_create(f"ckptfs-ledger-{side}", os.MFD_CLOEXEC) for side in "ab")
+    Args:
+        fds: Of one that another process made; None makes a new one.
+    """
+
+    def __init__(self, fds: tuple[int, int] | None = None) -> None:
+        first, second = fds or (os.memfd_create(f"ckptfs-ledger-{side}", os.MFD_CLOEXEC) for side in "ab")
+        self._fds = first, second
         self._lock = threading.Lock()
         self._side, self._generation = 0, 1
         self._end = self._rewritten_bytes = 0
         self._is_broken = False
-        self.rewrite(())
+        if fds is None:
+            self.rewrite(())
+
+    @property
+    def fds(self) -> tuple[int, int]:
+        """Its descriptors, for a process that goes on with it."""
+        return self._fds
 
     @property
     def is_long(self) -> bool:

@@ -1,0 +1,5 @@
+"""`python -m ckptfsd`."""
+
+from ckptfsd.main import main
+
+main()

@@ -1,0 +1,156 @@
+"""What becomes of mounts when processes die, the daemon among them, and when it is told to end."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.daemon.running import RunningDaemon
+from tests.e2e.programs import Program
+
+pytestmark = [pytest.mark.fuse]
+MakeDaemon = Callable[..., RunningDaemon]
+
+
+def test_a_mount_goes_on_without_the_daemon_and_the_next_one_finds_it(make_daemon: MakeDaemon, tmp_path: Path) -> None:
+    daemon = make_daemon()
+    place = daemon.describe("llama")
+    daemon.start()
+    before = daemon.pids("llama")
+    programs = [Program(kind, place / kind, 1, tmp_path / kind) for kind in ("write", "name", "read")]
+    daemon.kill()
+    (place / "meanwhile").write_bytes(b"weights")
+    daemon.start()
+    for program in programs:
+        program.stop()
+    assert daemon.pids("llama") == before
+    assert daemon.mount("llama")["keeper"] == before[0]
+    assert daemon.ask("POST", "/v1/mounts/llama/save", {"wait": True})[1]["state"] == "durable"
+    assert daemon.stop() == 0
+    assert os.listdir(place) == []
+
+
+def test_a_mount_that_was_removed_while_no_daemon_ran_is_drained_by_the_next(make_daemon: MakeDaemon) -> None:
+    daemon = make_daemon()
+    place = daemon.describe("llama", "save-on-exit = true")
+    daemon.start()
+    (place / "model").write_bytes(b"weights")
+    daemon.kill()
+    daemon.file_of("llama").unlink()
+    daemon.start()
+    assert os.listdir(place) == []
+    assert daemon.lines("stopped mount=llama")[0]["left_versions"] == "0"
+    assert daemon.lines("committed version=1")
+
+
+def test_open_files_outlive_the_keeper_and_the_server_at_once(make_daemon: MakeDaemon, tmp_path: Path) -> None:
+    daemon = make_daemon()
+    place = daemon.describe("llama")
+    daemon.start()
+    assert daemon.mount("llama")["connection_held"]
+    programs = [Program(kind, place / kind, 1, tmp_path / kind) for kind in ("write", "name", "read")]
+    with (place / "model").open("w+b", buffering=0) as file:
+        file.write(b"weights")
+        for times in (1, 2):
+            before = daemon.pids("llama")
+            for pid in before if times == 1 else before[:1]:
+                os.kill(pid, signal.SIGKILL)
+            daemon.wait(lambda times=times: len(daemon.lines("went on with")) == times, "another keeper has taken over")  # type: ignore[misc]
+            assert not set(before) & set(daemon.pids("llama"))
+            assert os.pread(file.fileno(), 100, 0) == b"weights"
+    for program in programs:
+        program.stop()
+
+
+def test_what_cannot_be_mounted_is_tried_again_and_hinders_no_other(make_daemon: MakeDaemon) -> None:
+    daemon = make_daemon()
+    daemon.describe("good")
+    place = daemon.describe("bad", make=False)
+    daemon.start()
+    daemon.wait_mounted("good")
+    told = daemon.mount("bad")
+    assert (told["state"], told["error"]) in (
+        ("waiting", f"{place} does not exist"),
+        ("starting", f"{place} does not exist"),
+    )
+    assert daemon.ask("GET", "/healthz")[0] == 503
+    place.mkdir()
+    daemon.wait_mounted("bad")
+    assert daemon.mount("bad")["error"] is None
+    assert daemon.ask("GET", "/healthz")[0] == 200
+
+
+def test_somebody_who_unmounts_by_hand_gets_the_mount_back(make_daemon: MakeDaemon) -> None:
+    daemon = make_daemon()
+    place = daemon.describe("llama")
+    daemon.start()
+    os.system(f"umount {place}")
+    daemon.wait(lambda: len(daemon.lines("mounted mount=llama")) == 2, "it is mounted again")
+    daemon.wait_mounted("llama")
+
+
+def test_stopping_waits_for_versions_and_says_what_is_left(make_daemon: MakeDaemon) -> None:
+    daemon = make_daemon()
+    slow = daemon.describe("slow", 'upload-limit = "100K"', 'drain-timeout = "1s"')
+    fast = daemon.describe("fast", "save-on-exit = true")
+    daemon.start()
+    (slow / "model").write_bytes(os.urandom(2_000_000))
+    (slow / ".save").touch()
+    (fast / "model").write_bytes(os.urandom(2_000_000))
+    assert daemon.stop() == 1
+    stopped = {line["mount"]: line["left_versions"] for line in daemon.lines("stopped mount=")}
+    assert stopped == {"slow": "1", "fast": "0"}
+    last = daemon.lines("stopped with versions that are not durable")[0]
+    assert (last["mounts"], last["left_versions"]) == ("slow", "1")
+    assert int(last["left_bytes"]) >= 2_000_000
+    assert os.listdir(slow) == os.listdir(fast) == []
+
+    daemon.describe("slow")
+    daemon.start()
+    daemon.wait(lambda: daemon.status_of("slow")["pending"] == [], "the next one has finished it")
+    assert daemon.status_of("slow")["version"] == 1
+
+
+def test_sigusr1_saves_every_mount(make_daemon: MakeDaemon) -> None:
+    daemon = make_daemon()
+    places = [daemon.describe(name) for name in ("a", "b")]
+    daemon.start()
+    for place in places:
+        (place / "model").write_bytes(b"weights")
+    daemon.signal(signal.SIGUSR1)
+    daemon.wait(lambda: len(daemon.lines("saved mount=")) == 2, "both are saved")
+    assert [daemon.status_of(name)["version"] for name in ("a", "b")] == [1, 1]
+
+
+def test_a_server_that_hangs_is_replaced_under_open_files(make_daemon: MakeDaemon) -> None:
+    daemon = make_daemon(daemon='hang-timeout = "1s"')
+    place = daemon.describe("llama")
+    daemon.start()
+    daemon.wait(lambda: daemon.mount("llama")["status"] is not None, "it has been seen")
+    _, server = daemon.pids("llama")
+    with (place / "model").open("w+b", buffering=0) as file:
+        file.write(b"weights")
+        os.kill(server, signal.SIGSTOP)
+        daemon.wait(lambda: bool(daemon.lines("replaced the server")), "it has been noticed")
+        assert os.pread(file.fileno(), 100, 0) == b"weights"
+        assert daemon.pids("llama")[1] != server
+
+
+def test_two_daemons_do_not_share_a_runtime_directory(make_daemon: MakeDaemon) -> None:
+    daemon = make_daemon()
+    daemon.describe("llama")
+    daemon.start()
+    before = daemon.pids("llama")
+    with pytest.raises(AssertionError, match="another ckptfsd"):
+        make_second(daemon).start()
+    assert daemon.pids("llama") == before
+
+
+def make_second(first: RunningDaemon) -> RunningDaemon:
+    """Another with the configuration of the first."""
+    second = RunningDaemon(first.directory / "second", 60.0)
+    second.config = first.config
+    second._watchdog.cancel()
+    return second
