@@ -13,6 +13,7 @@ LEASE_KEY = "lease"
 COMMIT_PREFIX = "c/"
 SEGMENT_PREFIX = "m/"
 PACK_PREFIX = "p/"
+DAMAGE_PREFIX = "d/"
 
 MAX_SEQ = (1 << 63) - 1
 """Commit keys hold MAX_SEQ - seq, so that the newest commit is the first of a listing."""
@@ -22,6 +23,7 @@ MAX_EPOCH = 10**10 - 1
 _COMMIT = re.compile(r"c/([0-9]{20})")
 _SEGMENT = re.compile(r"m/[0-9a-f]{32}")
 _PACK = re.compile(r"p/([0-9]{10})-([0-9a-f]{32})")
+_DAMAGE = re.compile(r"d/([0-9a-f]{64})-([0-9]{10}-[0-9a-f]{32})")
 
 
 def commit_key(seq: int) -> str:
@@ -78,6 +80,17 @@ def split_pack_key(key: str) -> tuple[int, bytes]:
 def pack_epoch(key: str) -> int:
     """Return the writer's epoch in a pack's key. Raises CorruptObjectError if it is no such key."""
     return split_pack_key(key)[0]
+
+
+def damage_key(digest: bytes, pack: str) -> str:
+    """Return the key of the mark that says that a chunk is damaged in a pack (FORMAT.md 7)."""
+    return f"{DAMAGE_PREFIX}{digest.hex()}-{pack.removeprefix(PACK_PREFIX)}"
+
+
+def split_damage_key(key: str) -> tuple[bytes, str] | None:
+    """Return the chunk's hash and the pack in a mark's key, None if it is no such key: a mark is a hint."""
+    match = _DAMAGE.fullmatch(key)
+    return (bytes.fromhex(match[1]), PACK_PREFIX + match[2]) if match else None
 
 
 def _digits(epoch: int) -> str:

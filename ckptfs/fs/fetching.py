@@ -68,10 +68,12 @@ class FetchQueue:
 
     Args:
         fetcher: Reads one request at a time, in the thread that asks.
+        on_damage: Told of each chunk that the store does not have whole, after those who wait for it.
     """
 
-    def __init__(self, fetcher: Fetcher) -> None:
+    def __init__(self, fetcher: Fetcher, on_damage: Callable[[Chunk], None] = lambda chunk: None) -> None:
         self._fetcher = fetcher
+        self._on_damage = on_damage
         self._changed = threading.Condition()
         self._counts = _Counts()
         self._threads = 0
@@ -174,6 +176,8 @@ class FetchQueue:
                 if not isinstance(result, CkptfsError):
                     with self._changed:
                         self.fetched_bytes += len(result)
+            if isinstance(result, CorruptObjectError):
+                self._on_damage(chunk)
 
         return deliver
 

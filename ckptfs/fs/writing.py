@@ -48,6 +48,7 @@ from ckptfs.fs.transport.handover import Connection
 from ckptfs.fs.uploads import Uploads, VersionState
 from ckptfs.fs.versions_directory import VersionsDirectory
 from ckptfs.mount_table import mounts
+from ckptfs.transfer.damage import DamageList
 from ckptfs.transfer.fetch import Fetcher
 
 log = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ class WritingMount:
             raise CacheError(f"{cache.journal} is missing or not whole")
         self._journal = Journal(cache.journal)
         self._gate, self._links, self._guards = Gate(), LinkGroups(), Guards()
-        self._queue = FetchQueue(Fetcher(self._store, workers=1))
+        self._queue = FetchQueue(Fetcher(self._store, workers=1), on_damage=DamageList(self._store).note)
         self._counters = self._queue.counters
         changes = Changes(self._journal)
         self._hydrator = Hydrator(

@@ -53,6 +53,11 @@ class Stored:
     size_bytes: int = 0
     """Of the objects."""
 
+    def add(self, chunks: Iterable[Chunk], body: bytes) -> None:
+        """A pack with these chunks is in the store."""
+        self.chunks.update((chunk.hash, chunk) for chunk in chunks)
+        self.size_bytes += len(body)
+
     def base_packs(self) -> set[str]:
         """Return the packs of the bases that the chunks are encoded against."""
         return {chunk.base.pack for chunk in self.chunks.values() if chunk.base is not None}
@@ -74,7 +79,7 @@ class ContentWriter:
     Args:
         store: Where to.
         epoch: The writer's.
-        known: Chunks by hash that need not be stored again: those of the version before.
+        known: Chunks by hash that need not be stored again and may be bases: those of the version before.
         stored: Chunks of an earlier attempt at this version; added to.
         anchors: Where bases come from, and where what is stored is kept to become one; None: nothing has a base.
         encoders: For chunks of CHUNK_BYTES.
@@ -201,6 +206,9 @@ class ContentWriter:
         """Return what is to be done for a chunk, and the anchor that it may be encoded against."""
         if anchor is None or self._anchors is None or self._effort.effort < Effort.DENSE:
             return Work(size), None
+        # what is here may be whole while the store's is known to be damaged
+        if self._known.get(anchor.hash) != anchor:
+            return Work(size), None
         min_gain = _LATER_GAIN if self._anchors.uses(anchor) else MIN_BASE_GAIN
         return Work(size, self._anchors.place(anchor), min_gain), anchor
 
@@ -222,8 +230,7 @@ class ContentWriter:
 
     def _note_stored(self, pack: str, chunks: list[Chunk], body: bytes) -> None:
         with self._lock:
-            self._stored.chunks.update((chunk.hash, chunk) for chunk in chunks)
-            self._stored.size_bytes += len(body)
+            self._stored.add(chunks, body)
         if self._anchors is not None:
             self._anchors.keep(pack, body, chunks)
         self._add_done(sum(chunk.size_bytes for chunk in chunks))

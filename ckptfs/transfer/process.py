@@ -43,10 +43,12 @@ from ckptfs.memory import keep_freed_memory
 from ckptfs.store.base import Store
 from ckptfs.store.open import open_store
 from ckptfs.transfer.content_writer import CHUNK_BYTES
+from ckptfs.transfer.damage import DamageList
 from ckptfs.transfer.data_file import PendingDataError
 from ckptfs.transfer.effort import EffortControl
 from ckptfs.transfer.encoding import EncoderPool
 from ckptfs.transfer.events import Events, describe
+from ckptfs.transfer.heal import find_on_disk
 from ckptfs.transfer.upload import VersionUploader
 from ckptfs.versions.leasing import Holder
 from ckptfs.versions.writer import Writer
@@ -100,11 +102,14 @@ class UploadProcess:
         try:
             store, writer = self._persist(0, self._open)
             threading.Thread(target=self._renew, args=(writer,), name="ckptfs-lease", daemon=True).start()
+            anchors = self._open_anchors()
             uploader = VersionUploader(
                 store,
                 writer,
                 writer.history,
-                anchors=self._open_anchors(),
+                anchors=anchors,
+                damage=DamageList(store),
+                find=find_on_disk(self._cache.live, anchors),
                 encoders=self._encoders,
                 effort=EffortControl(self._count_waiting, self._events.regime),
                 on_progress=self._events.progress,

@@ -5,10 +5,12 @@ Rules:
     U2  a pending version is committed at most once, however often its upload starts over: by its commit id
     U3  chunks are taken over, or encoded against, from the version before and from nowhere else: no other is sure to
         stay. Those that the pending version names itself (a restore brought them back) are checked by the commit
-    U4  what is committed is a tree: it can be read back
+    U4  chunks that are known to be damaged in the store are neither taken over nor encoded against where their bytes
+        are at hand: they are stored again
+    U5  what is committed is a tree: it can be read back
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from ckptfs.cache.anchors import AnchorCache, anchor_of
@@ -16,14 +18,17 @@ from ckptfs.cache.pending import PendingVersion
 from ckptfs.errors import CkptfsError, CondemnedError, CorruptObjectError, DivergedError, UnsupportedFormatError
 from ckptfs.format.commit import CommitRecord
 from ckptfs.format.keys import new_segment_key
-from ckptfs.format.manifest import Entry, Extent, Kind, LocalData, ParentFile, Part, Tree, merge
+from ckptfs.format.manifest import Chunk, Entry, Extent, Kind, LocalData, ParentFile, Part, Tree, merge
 from ckptfs.format.rules import check_tree
 from ckptfs.store.base import Store
 from ckptfs.transfer.bases import Predecessors
 from ckptfs.transfer.content_writer import CHUNK_BYTES, ContentWriter, Progress, Source, Stored
+from ckptfs.transfer.damage import DamageList, Marks, is_damaged
 from ckptfs.transfer.data_file import PendingDataError
 from ckptfs.transfer.effort import EffortControl
 from ckptfs.transfer.encoding import EncoderPool
+from ckptfs.transfer.heal import Find, heal
+from ckptfs.transfer.pack_writer import PackWriter
 from ckptfs.versions.history import History
 from ckptfs.versions.parts import plan_parts
 from ckptfs.versions.references import content_chunks, needed_chunks, needed_packs
@@ -44,6 +49,8 @@ class VersionUploader:
         anchors: What chunks can be encoded against; None: each stands alone.
         encoders: For chunks of content_writer.CHUNK_BYTES; None: two threads of this process.
         effort: Says how hard to encode.
+        damage: The store's list of damaged chunks; None: it is not looked at.
+        find: Looks on local disk for the bytes of those that a version would take over.
         puts: Packs on their way at once.
         on_progress: Told about the data of the version at hand: first (0, total), then as they get into the store.
     """
@@ -57,6 +64,8 @@ class VersionUploader:
         anchors: AnchorCache | None = None,
         encoders: EncoderPool | None = None,
         effort: EffortControl | None = None,
+        damage: DamageList | None = None,
+        find: Find | None = None,
         puts: int = 4,
         on_progress: Progress = lambda done, total: None,
     ) -> None:
@@ -66,6 +75,8 @@ class VersionUploader:
         self._anchors = anchors
         self._encoders = encoders or EncoderPool(chunk_bytes=CHUNK_BYTES)
         self._effort = effort or EffortControl()
+        self._damage = damage
+        self._find = find
         self._puts = puts
         self._on_progress = on_progress
         self._base: tuple[CommitRecord | None, Tree] | None = None
@@ -118,8 +129,12 @@ class VersionUploader:
         part = _read_part(pending)
         if self._attempt.commit_id != header.commit_id:
             self._attempt = _Attempt(header.commit_id)
-        change = self._resolve(pending, part, before)
+        marks = self._damage.recent() if self._damage is not None else ()
+        change = self._resolve(pending, part, before, marks)
         tree = _apply(change, before)
+        if marks and self._find is not None and (healed := self._heal(tree, marks, self._find)):
+            change = _with_entries(change, healed)
+            tree = _apply(change, before)
         put = {chunk.pack for chunk in self._attempt.stored.chunks.values()}
         draft = self._draft(pending, head, change, tree, _new_packs(change, before) - put)
         record = self._writer.commit_save(draft)
@@ -135,7 +150,19 @@ class VersionUploader:
             self._base = (head, self._history.tree(head) if head is not None else {})
         return self._base
 
-    def _resolve(self, pending: PendingVersion, part: Part, before: Tree) -> Part:
+    def _heal(self, tree: Tree, marks: Marks, find: Find) -> list[Entry]:
+        """Store damaged chunks again that the version before has; return the entries that change by it."""
+        stored = self._attempt.stored
+
+        def note_stored(pack: str, chunks: list[Chunk], body: bytes) -> None:
+            stored.add(chunks, body)
+            if self._anchors is not None:
+                self._anchors.keep(pack, body, chunks)
+
+        packs = PackWriter(self._store, self._writer.epoch, puts=1, retry=_BRIEF_RETRY, on_stored=note_stored)
+        return heal(tree.values(), marks, find, stored, packs)
+
+    def _resolve(self, pending: PendingVersion, part: Part, before: Tree, marks: Marks) -> Part:
         """Return the part with chunks in place of local extents, all of them stored."""
         local: dict[LocalData, Entry] = {}
         for entry in part.entries:
@@ -144,10 +171,12 @@ class VersionUploader:
                     local.setdefault(extent, entry)
         contents = self._attempt.contents
         if contents is None:
-            contents = self._attempt.contents = self._store_contents(pending, local, before)
+            contents = self._attempt.contents = self._store_contents(pending, local, before, marks)
         return Part(tuple(_resolve_entry(entry, contents, before) for entry in part.entries), part.tombstones)
 
-    def _store_contents(self, pending: PendingVersion, files: Mapping[LocalData, Entry], before: Tree) -> "_Contents":
+    def _store_contents(
+        self, pending: PendingVersion, files: Mapping[LocalData, Entry], before: Tree, marks: Marks
+    ) -> "_Contents":
         """Store data files, each for the first of its entries."""
         if not files:
             self._on_progress(0, 0)
@@ -155,7 +184,7 @@ class VersionUploader:
         content_writer = ContentWriter(
             self._store,
             self._writer.epoch,
-            {chunk.hash: chunk for chunk in needed_chunks(before.values())},
+            {chunk.hash: chunk for chunk in needed_chunks(before.values()) if not is_damaged(chunk, marks)},
             self._attempt.stored,
             self._anchors,
             encoders=self._encoders,
@@ -235,6 +264,11 @@ def _new_packs(change: Part, before: Tree) -> frozenset[str]:
 def _anchor_packs(tree: Tree) -> set[str]:
     anchors = map(anchor_of, content_chunks(tree.values()))
     return {anchor.pack for anchor in anchors if anchor is not None}
+
+
+def _with_entries(change: Part, entries: Iterable[Entry]) -> Part:
+    by_path = {entry.path: entry for entry in (*change.entries, *entries)}
+    return Part(tuple(entry for _, entry in sorted(by_path.items())), change.tombstones)
 
 
 def _resolve_entry(entry: Entry, contents: Mapping[LocalData, tuple[Extent, ...]], before: Tree) -> Entry:

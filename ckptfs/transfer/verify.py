@@ -6,7 +6,7 @@ file that it affects, so that memory holds the distinct chunks but no list of wh
 """
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -49,6 +49,7 @@ def verify(
     *,
     record: CommitRecord | None = None,
     read_data: bool = False,
+    on_damage: Callable[[Collection[Chunk]], None] = lambda chunks: None,
     on_progress: OnProgress = lambda done, total: None,
 ) -> list[Finding]:
     """Check a store, or one version of it.
@@ -58,6 +59,7 @@ def verify(
         store: Where the packs are.
         record: The save record of the one version to check; None: the whole history and every version in it.
         read_data: Read every chunk and hash it, once; else only check that each pack is there and long enough.
+        on_damage: Told of all chunks that are missing or damaged, once, when all are known.
         on_progress: Told how far reading is.
 
     Returns:
@@ -80,6 +82,7 @@ def verify(
     bad = _check_packs(store, chunks)
     if read_data:
         bad |= _read_all(store, [chunk for chunk in chunks if chunk not in bad and chunk.base not in bad], on_progress)
+    on_damage(bad)
     if bad:
         for saved in readable:
             findings.extend(_affected(history, saved, bad))

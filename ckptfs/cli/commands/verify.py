@@ -1,5 +1,6 @@
 """`ckptfs verify`: whether a store holds all that its history says."""
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,9 +11,13 @@ from ckptfs.cli.parameters import Command, json_option
 from ckptfs.cli.progress import progress
 from ckptfs.cli.stores import opened_history
 from ckptfs.cli.versions import path_text
+from ckptfs.errors import StoreError
 
 if TYPE_CHECKING:
+    from ckptfs.format.manifest import Chunk
     from ckptfs.transfer.verify import Finding
+
+_REPAIR = "the next save of a mount that has the bytes stores them again"
 
 
 @click.command("verify", cls=Command)
@@ -21,12 +26,31 @@ if TYPE_CHECKING:
 @click.option("--read-data", is_flag=True, help="Read and hash every byte too.")
 @json_option
 def command(store: str, spec: str | None, read_data: bool, as_json: bool) -> int:
-    """Check that every version's objects are there and whole. Exit code 1 if anything is wrong."""
+    """Check that every version's objects are there and whole. Exit code 1 if anything is wrong.
+
+    Chunks that are not are marked in the store: the next save of a mount that has their bytes stores them again.
+    """
+    from ckptfs.transfer.damage import DamageList
     from ckptfs.transfer.verify import verify
+
+    unmarked: list[str] = []
 
     with opened_history(store) as history, progress("reading") as report:
         record = history.resolve(spec) if spec is not None else None
-        findings = verify(history, history.store, record=record, read_data=read_data, on_progress=report)
+        damage = DamageList(history.store)
+
+        def mark(chunks: "Collection[Chunk]") -> None:
+            try:
+                damage.add(chunks)
+                if record is None and read_data:
+                    damage.clear(but=chunks)
+            except StoreError as error:
+                # it may be ours to read only
+                unmarked.append(error.fact)
+
+        findings = verify(
+            history, history.store, record=record, read_data=read_data, on_damage=mark, on_progress=report
+        )
         if not findings and not as_json:
             count = 1 if record is not None else len(history.numbers())
             what = "every byte hashes right" if read_data else "every object is there"
@@ -38,8 +62,10 @@ def command(store: str, spec: str | None, read_data: bool, as_json: bool) -> int
         for each in findings:
             click.echo(_line(each))
     if findings:
+        repair = f"the damage could not be marked there: {unmarked[0]}" if unmarked else _REPAIR
         say_error(
-            f"{len(findings)} faults in {store}", "versions without a fault can be mounted and restored as before"
+            f"{len(findings)} faults in {store}",
+            f"versions without a fault can be mounted and restored as before; {repair}",
         )
         return FAILED
     return 0
