@@ -1,6 +1,7 @@
 # make demo   the main job, on real input, from an empty machine (about a minute once the packages are there)
 # make test   everything: static checks and all tests
 # make check  the static checks alone
+# make simulate  100,000 schedules of writers, pruners and readers over a network that fails (an hour of one core; SIMULATE_ARGS=--help)
 # make fsx    1,000,000 random operations on a file, across saves and remounts (15 minutes; FSX_ARGS=--help)
 # make faults whole-product stories through a proxy that lets requests go wrong (15 minutes; FAULTS_ARGS=--help)
 # make bench  speed and bytes beside the native filesystem and other tools, paired (docs/BENCHMARKS.md; BENCH_ARGS=--quick)
@@ -14,11 +15,12 @@ BIN     := $(VENV)/bin
 SOURCES := ckptfs daemon demo bench tests conftest.py
 PYTEST_ARGS ?=
 FSX_ARGS ?=
+SIMULATE_ARGS ?=
 FAULTS_ARGS ?=
 BENCH_ARGS ?=
 SBIN    ?= /sbin
 
-.PHONY: demo test fsx faults bench bench-codec bench-memory check format picture install-deps install-mount-helper clean
+.PHONY: demo test simulate fsx faults bench bench-codec bench-memory check format picture install-deps install-mount-helper clean
 
 demo: $(VENV)/.demo
 	@scripts/system-packages demo
@@ -33,6 +35,9 @@ check: $(VENV)/.test
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+simulate: $(VENV)/.test
+	$(BIN)/python -m tests.versions.simulate $(SIMULATE_ARGS)
 
 fsx: $(VENV)/.test
 	$(BIN)/python -m tests.fs.fsx $(FSX_ARGS)

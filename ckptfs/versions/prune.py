@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from ckptfs.errors import CkptfsError, FencedError, StoreUnavailableError
+from ckptfs.errors import CkptfsError, CorruptObjectError, FencedError, StoreUnavailableError
 from ckptfs.format.commit import CommitKind, CommitRecord
 from ckptfs.versions import ranges
 from ckptfs.versions.append import append, successor
@@ -109,26 +109,45 @@ class Pruner:
                 return done
             self._check_epoch(newest)
             self._finish(newest)
-            plan = self._collector.plan(retention, newest)
-            done.kept = plan.kept
-            if plan.is_empty:
-                return done
             try:
+                plan = self._plan(retention, newest)
+                done.kept = plan.kept
+                if plan.is_empty:
+                    return done
                 plan, record = self._commit(retention, plan)
             except _OutrunError:
                 continue
             self._finish(record)
             self._collector.collected()
             done.add(plan)
-        raise StoreUnavailableError(f"{self._history.store.url} was pruned {_MAX_ROUNDS} times meanwhile")
+        raise self._outrun_for_good()
 
     def preview(self, retention: Retention) -> Pruned:
         """Return what `prune` would do. Changes nothing."""
         done = Pruned()
-        newest = self._retry.call(self._history.end)
-        if newest is not None:
-            done.add(self._collector.plan(retention, newest, at_once=True))
-        return done
+        for _ in range(_MAX_ROUNDS):
+            newest = self._retry.call(self._history.end)
+            if newest is None:
+                return done
+            try:
+                done.add(self._plan(retention, newest, at_once=True))
+            except _OutrunError:
+                continue
+            return done
+        raise self._outrun_for_good()
+
+    def _plan(self, retention: Retention, newest: CommitRecord, *, at_once: bool = False) -> Collection:
+        """Return what can be collected as of a record, if nobody else has just collected what that has to look at."""
+        try:
+            return self._collector.plan(retention, newest, at_once=at_once)
+        except CorruptObjectError as error:
+            end = self._retry.call(self._history.end)
+            if end is not None and end.gc != newest.gc:
+                raise _OutrunError("somebody else has pruned") from error
+            raise
+
+    def _outrun_for_good(self) -> StoreUnavailableError:
+        return StoreUnavailableError(f"{self._history.store.url} was pruned {_MAX_ROUNDS} times meanwhile")
 
     def _commit(self, retention: Retention, first: Collection) -> tuple[Collection, CommitRecord]:
         """Create the gc record of a plan, or of a newer one if history has gone on; return both."""
@@ -139,7 +158,7 @@ class Pruner:
             if newest is None or newest.gc != first.newest.gc:
                 raise _OutrunError("somebody else has pruned")
             self._check_epoch(newest)
-            plan = plans.get(newest.seq) or self._collector.plan(retention, newest)
+            plan = plans.get(newest.seq) or self._plan(retention, newest)
             plans[newest.seq] = plan
             if plan.is_empty:
                 raise _OutrunError("there is nothing to do any more")

@@ -52,6 +52,7 @@ class MemoryStore:
         self.late: list[tuple[str, str, bytes]] = []
         self.faults: Faults = no_faults
         self.before_request: Callable[[str, str], None] = lambda operation, key: None
+        self.on_applied: Callable[[str, str], None] = lambda operation, key: None
         self.honours_create = honours_create
         self.list_lag = list_lag
         self._lock = threading.Lock()
@@ -87,9 +88,7 @@ class MemoryStore:
             return iter([ObjectInfo(key, len(self.objects[key])) for key in keys])
 
     def delete(self, key: str) -> None:
-        self._begin("delete", key)
-        with self._lock:
-            self.objects.pop(key, None)
+        self._write("delete", key, b"")
 
     def delete_many(self, keys: Sequence[str]) -> None:
         for key in keys:
@@ -116,7 +115,7 @@ class MemoryStore:
         with self._lock:
             self.requests.append((operation, key))
         fault = self.faults(operation, key)
-        if fault is Fault.BEFORE or (fault is not Fault.NONE and operation in ("get", "list", "delete")):
+        if fault is Fault.BEFORE or (fault is not Fault.NONE and operation in ("get", "list")):
             raise StoreUnavailableError(f"{operation} {key}: no answer")
         return fault
 
@@ -135,4 +134,8 @@ class MemoryStore:
     def _apply(self, operation: str, key: str, body: bytes) -> None:
         if operation == "create" and self.honours_create and key in self.objects:
             raise AlreadyExistsError(f"{key} exists")
-        self.objects[key] = body
+        if operation == "delete":
+            self.objects.pop(key, None)
+        else:
+            self.objects[key] = body
+        self.on_applied(operation, key)
