@@ -31,6 +31,12 @@ class InvalidInputError(CkptfsError):
     errno = errno.EINVAL
 
 
+class NoStoreError(InvalidInputError):
+    """The place that the user named is no ckptfs store."""
+
+    hint = "is the address right? the first read-write `ckptfs mount` of an empty place makes it a store"
+
+
 class NoSuchVersionError(CkptfsError):
     """A version or tag that is not in the store's history."""
 
@@ -82,6 +88,22 @@ class CacheError(CkptfsError):
     """The cache directory cannot be used as it is."""
 
     errno = errno.EIO
+
+
+class KeyMissingError(CkptfsError):
+    """A store is encrypted, and no key, or not its key, was given."""
+
+    errno = errno.EACCES
+    hint = "give the key that the store was made with: --key-file FILE, --key-command COMMAND, or CKPTFS_KEY"
+
+
+class RollbackError(CkptfsError):
+    """A store shows an older state than this machine has seen of it, or another one in its place."""
+
+    hint = (
+        "somebody, or a backup, has put an older state in its place. If that was on purpose, --accept-rollback goes on "
+        "from it; what was committed since is not in it"
+    )
 
 
 class NotDurableError(CkptfsError):

@@ -44,6 +44,7 @@ class Mount:
         cache_dir: As given to --cache-dir.
         deadline_s: When its process is killed.
         env: Environment besides the present one.
+        key: Of an encrypted store.
         options: Of MountOptions; prefetch is off unless it is given, so that a test sees what is fetched when.
     """
 
@@ -55,6 +56,7 @@ class Mount:
         *,
         deadline_s: float = 100.0,
         env: Mapping[str, str] | None = None,
+        key: bytes = b"",
         **options: Any,
     ) -> None:
         mountpoint.parent.mkdir(parents=True, exist_ok=True)
@@ -67,6 +69,7 @@ class Mount:
         self.cache_dir = cache_dir
         self._options = {"prefetch": False, "transport": TRANSPORT, **options}
         self._env = dict(env or {})
+        self._key = key
         self._deadline_s = deadline_s
         self._watchdog: threading.Timer | None = None
         self.process: subprocess.Popen[bytes] | None = None
@@ -80,7 +83,7 @@ class Mount:
         whole = {field.name: values.get(field.name, getattr(defaults, field.name)) for field in fields(MountOptions)}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "ckptfs.fs.launch", json.dumps(whole)],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=os.environ | self._env,
@@ -89,6 +92,9 @@ class Mount:
         self._watchdog = threading.Timer(self._deadline_s, self._kill_all)
         self._watchdog.daemon = True
         self._watchdog.start()
+        assert self.process.stdin is not None
+        self.process.stdin.write(self._key)
+        self.process.stdin.close()
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:

@@ -11,6 +11,7 @@
     contents/           files of old versions that were read
     read-order          the order in which files were first read (fs/read_order.py)
     anchors/            what the next version can be encoded against (cache/anchors.py)
+    ../seen/<store id>  the newest commit that was seen of a store, whatever its address (cache/high_water.py)
     lock, upload.lock   flock of the mount process and of the upload process
 
 Invariant: whoever changes live/, journal or session.json holds `lock`; it is never deleted, so its inode identifies it.
@@ -41,6 +42,11 @@ def store_directory_name(url: str) -> str:
     """Return the name of a store's directory inside a cache directory: readable, and unique by hash."""
     readable = re.sub(r"[^A-Za-z0-9.]+", "-", url.split("://", 1)[-1]).strip("-.")[-40:]
     return f"{readable or 'store'}-{hash_bytes(url.encode()).hex()[:12]}"
+
+
+def high_water_directory(cache_dir: Path) -> Path:
+    """Return where a cache directory keeps what was seen of stores (cache/high_water.py)."""
+    return cache_dir / "seen"
 
 
 class CacheInUseError(CacheError):
@@ -81,6 +87,7 @@ class CacheDirectory:
         self.lock_path = root / "lock"
         self.upload_lock_path = root / "upload.lock"
         self.log = root / "mount.log"
+        self.high_water = high_water_directory(root.parent)
         self._lock_fd = -1
 
     def prepare(self) -> None:

@@ -5,7 +5,8 @@
     drain-timeout = "10m"
 
 A flag and an environment variable win over the file; the user's file wins over the system's. Where a file is named
-(--config or $CKPTFS_CONFIG) it is the only one. `cache-dir` of [mount] serves every command that has that option.
+(--config or $CKPTFS_CONFIG) it is the only one. `cache-dir` of [mount], and what says
+how stores are encrypted, serve every command that has that option.
 """
 
 import difflib
@@ -20,7 +21,7 @@ import click
 from ckptfs.errors import InvalidInputError
 
 _SYSTEM_FILE = Path("/etc/ckptfs/ckptfs.toml")
-_SHARED = ("cache_dir",)
+_SHARED = ("cache_dir", "key_file", "key_command", "sse", "sse_kms_key_id")
 """Options of [mount] that mean the same in other commands."""
 DAEMON_TABLES = ("daemon", "defaults", "mounts")
 """Tables of the same file that `ckptfsd` reads, and checks."""

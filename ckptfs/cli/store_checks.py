@@ -11,12 +11,13 @@ from ckptfs.cli.output import local_time
 from ckptfs.errors import (
     AlreadyExistsError,
     CkptfsError,
-    InvalidInputError,
+    NoStoreError,
     StoreAccessError,
     StoreError,
 )
 
 if TYPE_CHECKING:
+    from ckptfs.cli.access import StoreAccess
     from ckptfs.store.base import Store
 
 logger = logging.getLogger(__name__)
@@ -25,23 +26,20 @@ _SKEW_S = 60.0
 """Nothing of ckptfs compares clocks, but S3 refuses requests that are 15 minutes off, and people read times."""
 
 
-def check_store(url: str) -> Iterator[Finding]:
+def check_store(url: str, access: "StoreAccess") -> Iterator[Finding]:
     """Yield the findings about a store. Stops at the first that makes the rest pointless."""
-    # boto3 takes 400 ms to import: only for this command
-    from ckptfs.store.open import open_store
-
     try:
-        store = open_store(url)
+        store = access.open(url)
     except CkptfsError as error:
         yield Finding("store", "fail", error.fact, error.hint)
         return
     try:
-        yield from _check_open_store(store)
+        yield from _check_open_store(store, access)
     finally:
         store.close()
 
 
-def _check_open_store(store: "Store") -> Iterator[Finding]:
+def _check_open_store(store: "Store", access: "StoreAccess") -> Iterator[Finding]:
     started = time.monotonic()
     try:
         next(iter(store.list("", limit=1)), None)
@@ -54,7 +52,7 @@ def _check_open_store(store: "Store") -> Iterator[Finding]:
     yield Finding("credentials", "ok", "the store lets us list it")
     yield Finding("store", "ok", f"{store.url} answered in {(time.monotonic() - started) * 1000:.0f} ms")
     yield _conditional_writes(store)
-    yield from _history(store)
+    yield from _history(store, access)
 
 
 def _conditional_writes(store: "Store") -> Finding:
@@ -89,12 +87,12 @@ def _forget(store: "Store", key: str) -> None:
         logger.warning("left a scratch object behind key=%s error=%r", key, error.fact)
 
 
-def _history(store: "Store") -> Iterator[Finding]:
+def _history(store: "Store", access: "StoreAccess") -> Iterator[Finding]:
     from ckptfs.versions.history import open_history
 
     try:
-        newest = open_history(store).newest()
-    except InvalidInputError:
+        newest = open_history(store, access.access()).newest()
+    except NoStoreError:
         yield Finding("history", "ok", "no store there yet; the first read-write mount makes it")
         return
     except CkptfsError as error:

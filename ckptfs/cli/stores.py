@@ -9,6 +9,7 @@ from ckptfs.errors import InvalidInputError
 from ckptfs.mount_table import mount_at
 
 if TYPE_CHECKING:
+    from ckptfs.cli.access import StoreAccess
     from ckptfs.versions.history import History
 
 
@@ -30,13 +31,12 @@ def store_url(argument: str) -> str:
 
 
 @contextmanager
-def opened_history(argument: str) -> "Iterator[History]":
-    """Open the store that an argument means, for reading, and its history."""
-    from ckptfs.store.open import open_store
+def opened_history(argument: str, access: "StoreAccess") -> "Iterator[History]":
+    """Open the store that an argument means, and its history."""
     from ckptfs.versions.history import open_history
 
-    store = open_store(store_url(argument))
+    store = access.open(store_url(argument))
     try:
-        yield open_history(store)
+        yield open_history(store, access.access())
     finally:
         store.close()

@@ -13,7 +13,7 @@ Invariants that one record shows (C1 to C4 there hold between records):
 import re
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Literal, get_args
 
@@ -109,6 +109,10 @@ class CommitRecord:
     pins: tuple[Range, ...] = ()
     """[version, base]: a live tree has been restored to a version, on top of a base. The version is not to be dropped
     until there is one above the base."""
+    previous: bytes = b""
+    """In an encrypted store, the digest of the record before this one, zeros of the first; else empty."""
+    digest: bytes = field(default=b"", compare=False, repr=False)
+    """The hash that ends the record, where its bytes have been seen; no field of it."""
 
     captured_ns: int = 0
     note: Note = None
@@ -182,6 +186,8 @@ def encode_commit(record: CommitRecord, inline: bytes = b"") -> bytes:
     body |= {name: value for name, unsaid in optional.items() if (value := getattr(record, name)) != unsaid}
     if record.kind is CommitKind.SAVE:
         body["parts"] = [_part_body(part) for part in record.parts]
+    if record.previous:
+        body["previous"] = record.previous.hex()
     text = dump_object(body, what)
     if len(text) + len(inline) > MAX_RECORD_BYTES:
         raise CorruptObjectError(f"{what} would have {len(text) + len(inline)} bytes, above {MAX_RECORD_BYTES}")
@@ -205,7 +211,12 @@ def decode_commit(data: bytes, *, seq: int) -> tuple[CommitRecord, bytes]:
     what = f"commit record {seq}"
     body_data, inline = _split(data, what)
     body = load_object(body_data, what)
-    return _record(body, seq, inline, what), inline
+    return replace(_record(body, seq, inline, what), digest=commit_digest(data)), inline
+
+
+def commit_digest(data: bytes) -> bytes:
+    """Return what the next record of an encrypted store names this one by: the hash that ends it."""
+    return data[-HASH_BYTES:]
 
 
 def _split(data: bytes, what: str) -> tuple[bytes, bytes]:
@@ -249,6 +260,7 @@ def _record(body: dict[str, Any], seq: int, inline: bytes, what: str) -> CommitR
         gaps=take_ranges(body, "gaps", what),
         revival=take_int(body, "revival", what, high=seq) if "revival" in body else None,
         pins=take_list(body, "pins", what, _pin(version)) if "pins" in body else (),
+        previous=_hash(body, "previous", what) if "previous" in body else b"",
         **_added(body, kind, seq, version, inline, what),
     )
     if (record.version == 0) != (record.head == 0):
@@ -258,6 +270,13 @@ def _record(body: dict[str, Any], seq: int, inline: bytes, what: str) -> CommitR
     if any(low <= record.version <= high for low, high in record.gaps):
         raise CorruptObjectError(f"{what} has version {record.version}, which its gaps exclude")
     return record
+
+
+def _hash(body: dict[str, Any], key: str, what: str) -> bytes:
+    text = take_text(body, key, what)
+    if _HASH.fullmatch(text) is None:
+        raise CorruptObjectError(f"{what}: {key} is {text[:80]!r}, and no hash")
+    return bytes.fromhex(text)
 
 
 def _kind(body: dict[str, Any], what: str) -> CommitKind:
@@ -371,9 +390,8 @@ def _part(own_seq: int) -> Callable[[object, str], PartRef]:
         if at is None:
             raise CorruptObjectError(f"{what} names a place that does not exist")
         key = take_text(value, "key", what) if at == "segment" else ""
-        digest = take_text(value, "hash", what)
-        if (at == "segment" and not is_segment_key(key)) or _HASH.fullmatch(digest) is None:
-            raise CorruptObjectError(f"{what} holds {key[:80]!r} with hash {digest[:80]!r}")
+        if at == "segment" and not is_segment_key(key):
+            raise CorruptObjectError(f"{what} holds {key[:80]!r}, which is no segment's key")
         return PartRef(
             at=at,
             offset=take_int(value, "offset", what, high=0 if at == "segment" else MAX_RECORD_BYTES),
@@ -381,7 +399,7 @@ def _part(own_seq: int) -> Callable[[object, str], PartRef]:
             raw_bytes=take_int(value, "raw_bytes", what, low=1, high=MAX_PART_BYTES),
             entries=take_int(value, "entries", what),
             tombstones=take_int(value, "tombstones", what),
-            digest=bytes.fromhex(digest),
+            digest=_hash(value, "hash", what),
             seq=take_int(value, "seq", what, low=1, high=own_seq - 1) if at == "commit" else 0,
             key=key,
         )

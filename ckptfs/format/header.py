@@ -11,7 +11,9 @@ from ckptfs.format.fields import check_same, dump_object, load_object, take_hex_
 FORMAT_NAME = "ckptfs"
 FORMAT_VERSION = 1
 """Of every object of a store, and of pending versions."""
-KNOWN_FEATURES: frozenset[str] = frozenset()
+ENCRYPTED = "encrypted-1"
+"""Feature: every object but format.json is sealed (FORMAT.md 9)."""
+KNOWN_FEATURES = frozenset({ENCRYPTED})
 
 _WHAT = "format.json"
 
@@ -26,6 +28,13 @@ class StoreFormat:
     store_id: str
     """Random, 32 hex digits."""
     time_ns: int
+    key_check: str = ""
+    """32 hex digits, by which the right key is known; of an encrypted store only."""
+
+    @property
+    def is_encrypted(self) -> bool:
+        """True if a key is needed."""
+        return ENCRYPTED in self.features
 
 
 def require_version(version: int, what: str) -> None:
@@ -43,16 +52,16 @@ def require_version(version: int, what: str) -> None:
 
 def encode_format(store_format: StoreFormat) -> bytes:
     """Return the bytes of format.json. The same value gives the same bytes."""
-    data = dump_object(
-        {
-            "format": FORMAT_NAME,
-            "version": store_format.version,
-            "features": list(store_format.features),
-            "store_id": store_format.store_id,
-            "time_ns": store_format.time_ns,
-        },
-        _WHAT,
-    )
+    body = {
+        "format": FORMAT_NAME,
+        "version": store_format.version,
+        "features": list(store_format.features),
+        "store_id": store_format.store_id,
+        "time_ns": store_format.time_ns,
+    }
+    if store_format.is_encrypted:
+        body["key_check"] = store_format.key_check
+    data = dump_object(body, _WHAT)
     check_same(decode_format(data), store_format, _WHAT)
     return data
 
@@ -79,6 +88,7 @@ def decode_format(data: bytes) -> StoreFormat:
         features=features,
         store_id=take_hex_id(body, "store_id", _WHAT),
         time_ns=take_int(body, "time_ns", _WHAT),
+        key_check=take_hex_id(body, "key_check", _WHAT) if ENCRYPTED in features else "",
     )
 
 

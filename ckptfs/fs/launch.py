@@ -16,13 +16,16 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from ckptfs import logs
 from ckptfs.cache.directory import CacheDirectory
+from ckptfs.crypto.secret import KeySource, Secret
 from ckptfs.errors import CacheError, CkptfsError, InvalidInputError, MountError, ReadOnlyError
 from ckptfs.fs.keeper import Keeper
 from ckptfs.fs.mountpoint import detach, is_mounted, prepare_mountpoint
@@ -41,18 +44,25 @@ _FILE = "file://"
 _MOST_FILES = 1 << 20
 
 
-def start(options: MountOptions) -> int:
+def start(options: MountOptions, key: KeySource | None = None) -> int:
     """Mount in processes of its own. Returns the pid of the keeper, our child, when the mount is ready.
+
+    Args:
+        options: What others may read: they are the child's arguments.
+        key: Of an encrypted store. The child gets it through a pipe.
 
     Raises:
         CkptfsError: What kept it from mounting, as its process said it.
     """
     check(options)
     # -P: the user's directory may be one where others put modules
+    secret = key().reveal() if key is not None else b""
     command = [sys.executable, "-P", "-m", "ckptfs.fs.launch", json.dumps(options_to_json(options))]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True)
-    if process.stdout is None:
-        raise MountError("the mount process has no standard output")
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+    if process.stdout is None or process.stdin is None:
+        raise MountError("the mount process has no standard input or output")
+    with suppress(BrokenPipeError), process.stdin:
+        process.stdin.write(secret)
     line = process.stdout.readline()
     process.stdout.close()
     try:
@@ -70,11 +80,14 @@ def start(options: MountOptions) -> int:
     return process.pid
 
 
-def keep(options: MountOptions, ready: Callable[[], None], *, in_background: bool = False) -> int:
+def keep(
+    options: MountOptions, ready: Callable[[], None], *, key: KeySource | None = None, in_background: bool = False
+) -> int:
     """Mount, and stay until the mount has ended; return an exit code.
 
     Args:
         ready: Called when the mount is there.
+        key: Of an encrypted store.
         in_background: Log to the cache directory from then on.
 
     Raises:
@@ -82,19 +95,22 @@ def keep(options: MountOptions, ready: Callable[[], None], *, in_background: boo
     """
     check(options)
     set_limits()
-    return Keeper(options, serve, in_background=in_background).run(lambda _: ready())
+    return Keeper(options, partial(serve, key=key), in_background=in_background).run(lambda _: ready())
 
 
 def serve(
     options: MountOptions,
     ready: Callable[[CacheDirectory], None] = lambda cache: None,
     connection: Connection | None = None,
+    *,
+    key: KeySource | None = None,
 ) -> int:
     """Mount in this process, or take a mount over; return an exit code when it has ended.
 
     Args:
         ready: Called when the mount is there, with where it works.
         connection: For passthrough; mounted already if this process takes over.
+        key: Of an encrypted store.
 
     Raises:
         CkptfsError: What keeps it from mounting.
@@ -107,9 +123,9 @@ def serve(
     try:
         mount: ReadingMount | WritingMount
         if options.read_only or options.version:
-            mount = ReadingMount(options, connection)
+            mount = ReadingMount(options, connection, key)
         else:
-            mount = WritingMount(options, connection)
+            mount = WritingMount(options, connection, key)
     except OSError as error:
         raise CacheError(
             f"cannot use {error.filename or options.cache_dir}: {error.strerror}",
@@ -260,8 +276,16 @@ def options_to_json(options: MountOptions) -> dict[str, Any]:
 def options_from_json(values: dict[str, Any]) -> MountOptions:
     """Undo options_to_json; what another version of ckptfs wrote is taken as far as it is known here."""
     known = {field.name for field in fields(MountOptions)}
-    paths = {"mountpoint": Path(values["mountpoint"]), "cache_dir": Path(values["cache_dir"])}
+    places = ("mountpoint", "cache_dir", "key_file")
+    paths = {name: Path(values[name]) for name in places if values.get(name) is not None}
     return MountOptions(**{name: value for name, value in values.items() if name in known} | paths)
+
+
+def _key_from(data: bytes) -> KeySource | None:
+    if not data:
+        return None
+    secret = Secret(data)
+    return lambda: secret
 
 
 def _answer(fields_: dict[str, Any]) -> None:
@@ -275,9 +299,9 @@ def main(argument: str) -> int:
     configure_logging(options.verbose)
     # not to keep the filesystem busy where the user happened to be
     os.chdir("/")
-
     try:
-        return keep(options, lambda: _answer({"ready": True}), in_background=True)
+        key = _key_from(sys.stdin.buffer.read())
+        return keep(options, lambda: _answer({"ready": True}), key=key, in_background=True)
     except CkptfsError as error:
         _answer({"error": error.fact, "hint": error.hint, "errno": error.errno})
     except Exception as error:

@@ -4,12 +4,34 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from ckptfs.cache.directory import high_water_directory
+from ckptfs.cache.high_water import HighWater
+from ckptfs.crypto.secret import KeySource
+from ckptfs.store.server_encryption import ServerEncryption
+from ckptfs.versions.opening import Access
+
 
 def default_cache_directory() -> Path:
     """Return /var/cache/ckptfs for root, else the user's own cache directory."""
     if os.geteuid() == 0:
         return Path("/var/cache/ckptfs")
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ckptfs"
+
+
+def access_of(options: "MountOptions", key: KeySource | None, *, goes_on: bool) -> Access:
+    """Return what opens the store of a mount.
+
+    Args:
+        goes_on: The mount is there already, so that what it was to accept has been accepted.
+    """
+    forgets = options.accept_rollback and not goes_on
+    high_water = HighWater(high_water_directory(options.cache_dir), forgets=forgets)
+    return Access(key=key, encrypts=options.encrypt, high_water=high_water)
+
+
+def server_encryption(options: "MountOptions") -> ServerEncryption | None:
+    """Return how S3 is to encrypt what a mount writes."""
+    return ServerEncryption(options.sse, options.sse_kms_key_id) if options.sse is not None else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +65,16 @@ class MountOptions:
     is free disk."""
     lease_s: float = 30.0
     unsafe_single_writer: bool = False
+    encrypt: bool = False
+    """The store is encrypted, or is made so. The key is no option, which others may read."""
+    key_file: Path | None = None
+    key_command: str | None = None
+    """Where it is, if the process that serves the mount is to look for it by itself (fs/keys.py)."""
+    accept_rollback: bool = False
+    """Take the store as it is, although it was seen in a newer state."""
+    sse: str | None = None
+    sse_kms_key_id: str | None = None
+    """How S3 is to encrypt what is written (store/open.py)."""
     prefetch: bool = True
     """Fetch files that nobody has opened yet, in the background."""
     verbose: bool = False

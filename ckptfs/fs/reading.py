@@ -8,6 +8,7 @@ import threading
 from typing import Any
 
 from ckptfs.cache.directory import CacheDirectory, store_directory_name
+from ckptfs.crypto.secret import KeySource
 from ckptfs.errors import CkptfsError
 from ckptfs.format.commit import CommitRecord
 from ckptfs.format.manifest import Entry
@@ -16,7 +17,7 @@ from ckptfs.fs.control import Control, save_text, status_text, version_object
 from ckptfs.fs.eviction import Evictor
 from ckptfs.fs.fetching import FetchQueue
 from ckptfs.fs.operations import Operations
-from ckptfs.fs.options import MountOptions
+from ckptfs.fs.options import MountOptions, access_of
 from ckptfs.fs.prefetch import Prefetch
 from ckptfs.fs.read_order import ReadOrder
 from ckptfs.fs.transport.choice import Transport
@@ -27,7 +28,7 @@ from ckptfs.fs.versions_directory import VersionsDirectory
 from ckptfs.store.caching import CachingStore
 from ckptfs.store.open import open_store
 from ckptfs.transfer.fetch import Fetcher
-from ckptfs.versions.history import History, open_history
+from ckptfs.versions.history import open_history
 
 log = logging.getLogger(__name__)
 
@@ -41,21 +42,25 @@ class ReadingMount:
 
     Args:
         connection: If somebody may take over, or this one does: it shows the version that was shown.
+        key: Of an encrypted store.
 
     Raises:
         CkptfsError: There is no such store or version.
     """
 
-    def __init__(self, options: MountOptions, connection: Connection | None = None) -> None:
+    def __init__(
+        self, options: MountOptions, connection: Connection | None = None, key: KeySource | None = None
+    ) -> None:
         self._options = options
         self._connection = connection
-        self._store = open_store(options.store)
-        store_id = open_history(self._store).store_id
+        goes_on = connection is not None and connection.is_mounted
+        history = open_history(open_store(options.store), access_of(options, key, goes_on=goes_on))
+        self._store = history.store
         self._cache = CacheDirectory(options.cache_dir / store_directory_name(self._store.url))
         self._cache.prepare()
-        objects = self._cache.objects / store_id
+        objects = self._cache.objects / history.store_id
         objects.mkdir(exist_ok=True, mode=0o700)
-        self._history = History(CachingStore(self._store, objects), store_id)
+        self._history = history.through(lambda store: CachingStore(store, objects))
         self._queue = FetchQueue(Fetcher(self._store, workers=1))
         self._contents = ContentCache(self._cache.contents, self._queue)
         self._contents.on_wanted = self._wanted_by_program

@@ -21,12 +21,14 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ckptfs import logs
 from ckptfs.errors import CkptfsError
 from ckptfs.fs.keeper import Keeper
+from ckptfs.fs.keys import own_key
 from ckptfs.fs.launch import check, options_from_json, options_to_json, serve, set_limits
 from ckptfs.fs.options import MountOptions
 from ckptfs.fs.transport.handover import ROLES, Connection, Descriptors
@@ -139,7 +141,13 @@ def main(arguments: list[str]) -> int:
         check(options)
         set_limits()
         connection = Connection(held) if held else None
-        keeper = Keeper(options, serve, in_background=False, connection=connection, on_connection=said_connection)
+        keeper = Keeper(
+            options,
+            partial(serve, key=own_key(options)),
+            in_background=False,
+            connection=connection,
+            on_connection=said_connection,
+        )
         return keeper.run(lambda log_path: say({"ready": True, "cache": os.fspath(log_path.parent)}))
     except CkptfsError as error:
         say({"error": error.fact, "hint": error.hint, "errno": error.errno})

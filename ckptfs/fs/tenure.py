@@ -15,13 +15,13 @@ from typing import Any
 
 from ckptfs.cache.directory import CacheDirectory, CacheInUseError, boot_id, lock_is_free, store_directory_name
 from ckptfs.cache.pending import list_pending, sync_pending
+from ckptfs.crypto.secret import KeySource
 from ckptfs.errors import CkptfsError, HeldError
 from ckptfs.format.lease import LeaseRecord
-from ckptfs.fs.options import MountOptions
+from ckptfs.fs.options import MountOptions, access_of, server_encryption
 from ckptfs.fs.recovery import claims_of, is_our_lineage
 from ckptfs.store.caching import CachingStore
 from ckptfs.store.open import open_store
-from ckptfs.versions.history import History
 from ckptfs.versions.leasing import Holder
 from ckptfs.versions.writer import Writer
 
@@ -51,15 +51,23 @@ class Tenure:
         is_shown: Tells whether a mount of a store (its address) is there: one that is not, but has the cache
             directory, is ending, and is waited for.
         lock_fd: Of the cache directory's lock, if this process goes on for one that was killed, as the same writer.
+        key: Of an encrypted store.
 
     Raises:
         CkptfsError: The cache directory or the store does not allow it; nothing has changed then.
     """
 
-    def __init__(self, options: MountOptions, is_shown: Callable[[str], bool], lock_fd: int | None = None) -> None:
+    def __init__(
+        self,
+        options: MountOptions,
+        is_shown: Callable[[str], bool],
+        lock_fd: int | None = None,
+        key: KeySource | None = None,
+    ) -> None:
         self._options = options
         self.boot = boot_id()
-        self.store = open_store(options.store, create=True)
+        self._access = access_of(options, key, goes_on=lock_fd is not None)
+        self.store = open_store(options.store, create=True, server_encryption=server_encryption(options))
         self.cache = CacheDirectory(options.cache_dir / store_directory_name(self.store.url))
         self.cache.prepare()
         if lock_fd is not None:
@@ -70,10 +78,11 @@ class Tenure:
         session = self.cache.read_session()
         self.holder = self._make_holder()
         self.writer = self._go_on(session) if lock_fd is not None else self._acquire(session)
-        store_id = self.writer.history.store_id
-        objects = self.cache.objects / store_id
+        # from here on, as it opens what is encrypted
+        self.store = self.writer.history.store
+        objects = self.cache.objects / self.writer.history.store_id
         objects.mkdir(exist_ok=True, mode=0o700)
-        self.history = History(CachingStore(self.store, objects), store_id)
+        self.history = self.writer.history.through(lambda store: CachingStore(store, objects))
         self.is_ours = lock_fd is not None or is_our_lineage(session, self.writer)
         """Whether nobody wrote to the store since the last session of this cache directory."""
         self._write_session()
@@ -109,7 +118,7 @@ class Tenure:
         )
 
     def _go_on(self, session: dict[str, Any]) -> Writer:
-        return Writer.resume(self.store, int(session["epoch"]), self.holder, self._options.lease_s)
+        return Writer.resume(self.store, int(session["epoch"]), self.holder, self._options.lease_s, access=self._access)
 
     def _acquire(self, session: dict[str, Any]) -> Writer:
         # written before the fence: a session that dies right after it is still known as the one before the next
@@ -121,6 +130,7 @@ class Tenure:
             lease_s=self._options.lease_s,
             takeover=self._options.takeover,
             unsafe_single_writer=self._options.unsafe_single_writer,
+            access=self._access,
             holder_is_dead=self._is_dead,
             holder_is_alive=self._is_alive,
             on_wait=lambda line: log.warning("%s", line),
@@ -150,6 +160,8 @@ class Tenure:
                 "cache_size_bytes": self._options.cache_size_bytes,
                 "upload_limit_bps": self._options.upload_limit_bps,
                 "upload_nice": self._options.upload_nice,
+                "sse": self._options.sse,
+                "sse_kms_key_id": self._options.sse_kms_key_id,
                 "host": self.holder.host,
                 "pid": self.holder.pid,
                 "machine": self.holder.machine,

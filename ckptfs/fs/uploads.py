@@ -20,6 +20,7 @@ from typing import Any
 from ckptfs.cache.directory import CacheDirectory
 from ckptfs.cache.pending import PendingVersion, commit_ids, pending_numbers
 from ckptfs.capture.guards import Guards, Slot
+from ckptfs.crypto.secret import KeySource
 from ckptfs.errors import CkptfsError, FencedError, NotDurableError
 from ckptfs.format.commit import CommitRecord
 from ckptfs.format.pending import Note, PendingHeader
@@ -27,6 +28,8 @@ from ckptfs.fs.counters import Counters
 from ckptfs.fs.interrupts import POLL_S, give_up_if_interrupted
 
 FENCED_EXIT = 3
+KEY_COMES = "key"
+"""Argument of the upload process (transfer/process.py): the first line of its standard input is the key."""
 _FIRST_RESTART_S, _LAST_RESTART_S = 0.2, 5.0
 
 log = logging.getLogger(__name__)
@@ -86,6 +89,7 @@ class Uploads:
         newest: The newest version in the store when the mount began, None if there is none.
         on_durable: Called with each version that became durable; must not wait for anything.
         counters: Told of what is uploaded, and of what goes wrong.
+        key: Of an encrypted store.
     """
 
     def __init__(
@@ -95,11 +99,13 @@ class Uploads:
         newest: VersionState | None,
         on_durable: Callable[[int], None],
         counters: Counters | None = None,
+        key: KeySource | None = None,
     ) -> None:
         self._cache = CacheDirectory(cache_root)
         self._guards = guards
         self._on_durable = on_durable
         self._counters = counters or Counters()
+        self._key = key
         self._changed = threading.Condition()
         self._waiting: dict[int, VersionState] = {}
         self._newest = newest
@@ -137,13 +143,8 @@ class Uploads:
 
     def wake(self) -> None:
         """There may be something to upload."""
-        process = self._process
-        if process is not None and process.stdin is not None:
-            try:
-                process.stdin.write(b"\n")
-                process.stdin.flush()
-            except (OSError, ValueError):
-                pass  # it has died: its successor looks by itself
+        if self._process is not None:
+            self._tell(self._process, b"")
 
     @property
     def fenced(self) -> str | None:
@@ -291,7 +292,11 @@ class Uploads:
         session = self._cache.read_session()
         whose = f"{session.get('epoch')}.{session.get('pid')}"
         command = [sys.executable, "-P", "-m", "ckptfs.transfer.process", os.fspath(self._cache.root), whose]
+        if self._key is not None:
+            command.append(KEY_COMES)
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            if self._key is not None:
+                self._tell(process, self._key().reveal().hex().encode())
             self._process = process
             if self._stopping:
                 process.terminate()
@@ -308,6 +313,15 @@ class Uploads:
             except OSError:
                 pass  # a wake-up that it did not live to read
             return process.wait()
+
+    @staticmethod
+    def _tell(process: subprocess.Popen[bytes], line: bytes) -> None:
+        try:
+            if process.stdin is not None:
+                process.stdin.write(line + b"\n")
+                process.stdin.flush()
+        except (OSError, ValueError):
+            pass  # it has died: its successor looks by itself
 
     def _catch_up(self) -> None:
         """Learn what a process that died could not say any more: a version leaves pending/ durable, or for aside/."""

@@ -22,6 +22,7 @@ from ckptfs.capture.guards import Guards, Slot
 from ckptfs.capture.journal import Journal, JournalState, read_journal
 from ckptfs.capture.scan import inode_of
 from ckptfs.capture.sizes import Sizes
+from ckptfs.crypto.secret import KeySource
 from ckptfs.errors import CacheError, CkptfsError
 from ckptfs.format.manifest import Kind, LocalData
 from ckptfs.fs.align import Aligner, Alignment, Target
@@ -62,19 +63,24 @@ class WritingMount:
     Args:
         connection: If another process is to take over when this one is killed. If it is mounted, this one takes over:
             the live tree stays as it is, and nobody has been let in meanwhile.
+        key: Of an encrypted store.
 
     Raises:
         CkptfsError: The cache directory, the store or the local state does not allow it; nothing has changed then.
     """
 
-    def __init__(self, options: MountOptions, connection: Connection | None = None) -> None:
+    def __init__(
+        self, options: MountOptions, connection: Connection | None = None, key: KeySource | None = None
+    ) -> None:
         self._options = options
         self._outlives = connection is not None
         self._goes_on = connection is not None and connection.is_mounted
+        self._key = key
         self._tenure = tenure = Tenure(
             options,
             lambda url: any(mount.store == url for mount in mounts()),
             connection.lock_fd if connection is not None and connection.is_mounted else None,
+            key,
         )
         self._boot, self._store, self._cache, self._history = tenure.boot, tenure.store, tenure.cache, tenure.history
         self._build(take_up(self._cache, self._history, ours=tenure.is_ours, boot=self._boot))
@@ -136,7 +142,9 @@ class WritingMount:
         self._open_files = OpenFiles(self._live, keeps_nameless=self._outlives, on_read=self._order.read)
         self._transport: Transport | None = None
         newest = VersionState.of_record(taken.head) if taken.head is not None else None
-        self._uploads = Uploads(cache.root, self._guards, newest, lambda _: self._became_durable(), self._counters)
+        self._uploads = Uploads(
+            cache.root, self._guards, newest, lambda _: self._became_durable(), self._counters, self._key
+        )
         self._evictor = Evictor(cache, options.cache_size_bytes, contents, self._queue, self._make_evictable())
         self._queue.make_room = self._evictor.make_room
         self._prefetch = Prefetch(self._hydrator, self._queue, self._order.ranks, self._evictor.room_bytes)

@@ -29,12 +29,15 @@ class Store(Protocol):
     def get(self, key: str) -> bytes:
         """Return a whole object. Raises NotFoundError."""
 
-    def get_range(self, key: str, offset_bytes: int, size_bytes: int) -> bytes:
+    def get_range(self, key: str, offset_bytes: int, size_bytes: int, *, may_end: bool = False) -> bytes:
         """Return exactly `size_bytes` (at least 1) bytes from an offset.
+
+        Args:
+            may_end: The object may end before the range does: then fewer bytes, but at least one.
 
         Raises:
             NotFoundError: There is no such object.
-            CorruptObjectError: The object ends before the range does.
+            CorruptObjectError: The object ends before the range does, or begins.
         """
 
     def put(self, key: str, body: bytes) -> None:

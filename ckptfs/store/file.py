@@ -77,10 +77,10 @@ class FileStore:
         """Return a whole object. Raises NotFoundError."""
         return self._read(key, lambda descriptor: _read_at(descriptor, 0, os.fstat(descriptor).st_size))
 
-    def get_range(self, key: str, offset_bytes: int, size_bytes: int) -> bytes:
+    def get_range(self, key: str, offset_bytes: int, size_bytes: int, *, may_end: bool = False) -> bytes:
         """Return exactly `size_bytes` bytes from an offset. Raises NotFoundError, CorruptObjectError."""
         body = self._read(key, lambda descriptor: _read_at(descriptor, offset_bytes, size_bytes))
-        if len(body) < size_bytes:
+        if len(body) < size_bytes and not (may_end and body):
             end_bytes = offset_bytes + size_bytes
             raise CorruptObjectError(
                 f"{self._name(key)} ends before byte {end_bytes} (bytes {offset_bytes} to {end_bytes} were asked for)"

@@ -9,30 +9,39 @@ from ckptfs.errors import InvalidInputError
 from ckptfs.store.base import Store
 from ckptfs.store.file import FileStore
 from ckptfs.store.pace import Pace
+from ckptfs.store.server_encryption import ServerEncryption
 
 _FORMS = "a store is s3://BUCKET/PREFIX or file:///DIRECTORY"
 # S3's rules for bucket names, and the upper case and underscores of old buckets
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]")
 
 
-def open_store(url: str, *, create: bool = False, upload_limit_bps: int = 0) -> Store:
+def open_store(
+    url: str, *, create: bool = False, upload_limit_bps: int = 0, server_encryption: ServerEncryption | None = None
+) -> Store:
     """Open the store that a URL names.
 
     Args:
         url: `s3://BUCKET/PREFIX`, taken literally, or `file:///DIRECTORY`, percent-decoded as `Path.as_uri` encodes.
         create: Make the directory of a file store if it is missing. A bucket is never made.
         upload_limit_bps: The most bytes a second that are sent; 0: no limit.
+        server_encryption: Asked of S3 for every object that is written.
 
     Raises:
-        InvalidInputError: The URL has another form.
+        InvalidInputError: The URL has another form, or the store is not in S3 and server_encryption is given.
         StoreMissingError: The directory does not exist. That a bucket is missing shows at its first use.
         StoreError: The store cannot be opened.
     """
     scheme, separator, rest = url.partition("://")
     pace = Pace(upload_limit_bps) if upload_limit_bps else None
     if separator and scheme == "s3":
-        return _open_s3(rest, pace)
+        return _open_s3(rest, pace, server_encryption)
     if separator and scheme == "file":
+        if server_encryption is not None:
+            raise InvalidInputError(
+                f"{url} is not in S3, which alone knows --sse",
+                hint="--encrypt encrypts a store wherever it is, when it is made",
+            )
         return _open_file(rest, pace, create=create)
     if separator:
         # what comes after may hold a password
@@ -43,7 +52,7 @@ def open_store(url: str, *, create: bool = False, upload_limit_bps: int = 0) -> 
     )
 
 
-def _open_s3(rest: str, pace: Pace | None) -> Store:
+def _open_s3(rest: str, pace: Pace | None, server_encryption: ServerEncryption | None) -> Store:
     bucket, _, prefix = rest.partition("/")
     if "@" in bucket:
         raise InvalidInputError(
@@ -62,7 +71,7 @@ def _open_s3(rest: str, pace: Pace | None) -> Store:
     # not at the top: boto3 takes 0.3 s to import, which users of file:// need not wait for
     from ckptfs.store.s3 import S3Store
 
-    return S3Store(bucket, prefix, pace=pace)
+    return S3Store(bucket, prefix, pace=pace, server_encryption=server_encryption)
 
 
 def _open_file(rest: str, pace: Pace | None, *, create: bool) -> Store:

@@ -33,6 +33,7 @@ from ckptfs.errors import (
 from ckptfs.store.base import ObjectInfo
 from ckptfs.store.pace import Pace, PacedBody
 from ckptfs.store.s3_refusals import EXPIRED_CODES, error_of
+from ckptfs.store.server_encryption import ServerEncryption
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
@@ -76,6 +77,7 @@ class S3Store:
         connect_timeout_s: For a connection to be made.
         read_timeout_s: For each piece of an answer.
         pace: For what is sent; None: as fast as it goes.
+        server_encryption: Asked for with each object; None: as the bucket is set.
 
     Raises:
         StoreError: The configuration of boto3 is not usable.
@@ -91,8 +93,10 @@ class S3Store:
         connect_timeout_s: float = 5.0,
         read_timeout_s: float = 30.0,
         pace: Pace | None = None,
+        server_encryption: ServerEncryption | None = None,
     ) -> None:
         self._pace = pace
+        self._put_arguments: dict[str, Any] = server_encryption.arguments() if server_encryption is not None else {}
         self._bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
         self._attempts = attempts
@@ -149,14 +153,14 @@ class S3Store:
         """Return a whole object. Raises NotFoundError."""
         return self._read(key, {})[0]
 
-    def get_range(self, key: str, offset_bytes: int, size_bytes: int) -> bytes:
+    def get_range(self, key: str, offset_bytes: int, size_bytes: int, *, may_end: bool = False) -> bytes:
         """Return exactly `size_bytes` bytes from an offset. Raises NotFoundError, CorruptObjectError."""
         asked = f"bytes={offset_bytes}-{offset_bytes + size_bytes - 1}"
         body, content_range = self._read(key, {"Range": asked})
         # a server that knows no ranges answers with the whole object
         if not content_range.startswith(f"bytes {offset_bytes}-"):
             raise StoreError(f"asked for {asked} of {self._name(key)}, the server sent {content_range or 'everything'}")
-        if len(body) != size_bytes:
+        if len(body) > size_bytes or (len(body) < size_bytes and not (may_end and _is_end(content_range))):
             raise CorruptObjectError(f"asked for {asked} of {self._name(key)}, which has {content_range}")
         return body
 
@@ -210,6 +214,7 @@ class S3Store:
                 Key=self._prefix + key,
                 Body=PacedBody(body, self._pace) if self._pace else body,
                 ChecksumCRC32C=checksum,
+                **self._put_arguments,
                 **arguments,
             )
         )
@@ -303,6 +308,12 @@ class S3Store:
         # ValueError: an endpoint URL that is none
         except (boto.BotoCoreError, ValueError) as error:
             raise StoreError(f"{what}: {_words(error)}", hint="check AWS_ENDPOINT_URL and ~/.aws/config") from error
+
+
+def _is_end(content_range: str) -> bool:
+    """Tell whether `bytes FIRST-LAST/SIZE` ends with the object."""
+    last, _, size = content_range.rpartition("-")[2].partition("/")
+    return last.isdigit() and size.isdigit() and int(last) + 1 == int(size)
 
 
 def _words(message: object) -> str:

@@ -102,11 +102,11 @@ class ChunkReader:
         try:
             body = self._get(span)
         except CorruptObjectError as error:
-            if len(span.chunks) == 1:
+            if is_second:
                 on_chunk(span.chunks[0], _explain(error, span.chunks[0]))
                 return
             for part in split_range(span):
-                self._read_range(part, bases, on_chunk)
+                self._read_range(part, bases, on_chunk, is_second=True)
         except CkptfsError as error:
             for chunk in span.chunks:
                 on_chunk(chunk, _explain(error, chunk))

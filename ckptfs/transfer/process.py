@@ -1,11 +1,12 @@
 """The upload process: takes pending versions of a cache directory into the store, oldest first.
 
-    python -m ckptfs.transfer.process CACHEDIR [EPOCH.PID]
+    python -m ckptfs.transfer.process CACHEDIR [EPOCH.PID [key]]
 
 It is a process of its own so that Python's lock never makes a training write wait. It is crash-only: all it knows is in
 the cache directory and the store, so that it may be killed at any moment, and SIGTERM simply ends it.
 
-    stdin   a line: there is something new under pending/. End of file: the mount process is gone
+    stdin   a line: there is something new under pending/. End of file: the mount process is gone.
+            With `key`, the first line is the key of an encrypted store, in hex
     stdout  events (events.py)
 
 Rules:
@@ -36,12 +37,15 @@ from typing import TypeVar
 from ckptfs import logs
 from ckptfs.cache.anchors import AnchorCache
 from ckptfs.cache.directory import CacheDirectory, write_pid
+from ckptfs.cache.high_water import HighWater
 from ckptfs.cache.pending import PendingVersion, discard_pending, list_pending, pending_numbers
+from ckptfs.crypto.secret import KeySource, Secret
 from ckptfs.errors import CacheError, CkptfsError, DivergedError, FencedError
 from ckptfs.format.commit import CommitRecord
 from ckptfs.memory import keep_freed_memory
 from ckptfs.store.base import Store
 from ckptfs.store.open import open_store
+from ckptfs.store.server_encryption import ServerEncryption
 from ckptfs.transfer.content_writer import CHUNK_BYTES
 from ckptfs.transfer.damage import DamageList
 from ckptfs.transfer.data_file import PendingDataError
@@ -51,6 +55,7 @@ from ckptfs.transfer.events import Events, describe
 from ckptfs.transfer.heal import find_on_disk
 from ckptfs.transfer.upload import VersionUploader
 from ckptfs.versions.leasing import Holder
+from ckptfs.versions.opening import Access
 from ckptfs.versions.writer import Writer
 
 EXIT_DONE, EXIT_FAILED, EXIT_FENCED = 0, 1, 3
@@ -83,15 +88,23 @@ class UploadProcess:
         events: Where to tell what happens.
         encoders: For chunks of CHUNK_BYTES.
         session: EPOCH.PID of its mount process (X4); None takes the session that is there.
+        key: Of an encrypted store.
     """
 
     def __init__(
-        self, cache: CacheDirectory, events: Events, encoders: EncoderPool, *, session: str | None = None
+        self,
+        cache: CacheDirectory,
+        events: Events,
+        encoders: EncoderPool,
+        *,
+        session: str | None = None,
+        key: KeySource | None = None,
     ) -> None:
         self._cache = cache
         self._events = events
         self._encoders = encoders
         self._session = session
+        self._key = key
         self._wanted = threading.Event()
         """Something may be new under pending/, or the mount process is gone."""
         self._orphaned = threading.Event()
@@ -150,8 +163,15 @@ class UploadProcess:
         if self._session not in (None, f"{epoch}.{holder.pid}"):
             logger.warning("another mount works in the cache directory now epoch=%d pid=%d", epoch, holder.pid)
             raise _GaveUpError
-        store = open_store(url, upload_limit_bps=_number(session.get("upload_limit_bps"), 0))
-        return store, Writer.resume(store, epoch, holder, lease_s, retry_budget_s=_COMMIT_BUDGET_S)
+        sse, kms_key_id = session.get("sse"), session.get("sse_kms_key_id")
+        store = open_store(
+            url,
+            upload_limit_bps=_number(session.get("upload_limit_bps"), 0),
+            server_encryption=ServerEncryption(sse, kms_key_id) if sse else None,
+        )
+        access = Access(key=self._key, high_water=HighWater(self._cache.high_water))
+        writer = Writer.resume(store, epoch, holder, lease_s, access=access, retry_budget_s=_COMMIT_BUDGET_S)
+        return writer.history.store, writer
 
     def _open_anchors(self) -> AnchorCache | None:
         """Return what is kept to encode against; None if there is no place for it."""
@@ -240,8 +260,8 @@ class UploadProcess:
 
 def main(arguments: list[str]) -> int:
     """Run the upload process of a cache directory; return the exit code."""
-    if len(arguments) not in (1, 2):
-        sys.stderr.write("usage: python -m ckptfs.transfer.process CACHEDIR [EPOCH]\n")
+    if len(arguments) not in (1, 2, 3):
+        sys.stderr.write("usage: python -m ckptfs.transfer.process CACHEDIR [EPOCH.PID [key]]\n")
         return 2
     logs.configure(verbose=False)
     # Ctrl-C at a mount in the foreground is for the mount process, which drains through us
@@ -254,7 +274,16 @@ def main(arguments: list[str]) -> int:
     lock_fd = os.open(cache.upload_lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fcntl.flock(lock_fd, fcntl.LOCK_EX)
     write_pid(lock_fd)
-    return UploadProcess(cache, Events(1), encoders, session=arguments[1] if arguments[1:] else None).run()
+    session = arguments[1] if arguments[1:] else None
+    return UploadProcess(cache, Events(1), encoders, session=session, key=_read_key() if arguments[2:] else None).run()
+
+
+def _read_key() -> KeySource | None:
+    # unbuffered: what comes after it is for somebody else
+    with open(0, "rb", buffering=0, closefd=False) as stdin:
+        line = stdin.readline()
+    secret = Secret(bytes.fromhex(line.decode()))
+    return lambda: secret
 
 
 def _number(value: object, otherwise: int) -> int:

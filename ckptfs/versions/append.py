@@ -12,11 +12,12 @@ Rules:
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from ckptfs.errors import AlreadyExistsError, StoreUnavailableError
-from ckptfs.format.commit import CommitKind, CommitRecord, encode_commit
+from ckptfs.format.commit import CommitKind, CommitRecord, commit_digest, encode_commit
 from ckptfs.format.keys import commit_key
-from ckptfs.versions.chain import check_successor
+from ckptfs.versions.chain import NO_DIGEST, check_successor
 from ckptfs.versions.history import History
 from ckptfs.versions.retry import Retry
 
@@ -49,8 +50,12 @@ def append(history: History, newest: CommitRecord | None, build: Build, retry: R
     """
     for _ in range(_MAX_LOST_RACES):
         record, inline = build(newest)
-        existing = _create(history, record, encode_commit(record, inline), retry)
+        if history.is_encrypted:
+            record = replace(record, previous=newest.digest if newest is not None else NO_DIGEST)
+        body = encode_commit(record, inline)
+        existing = _create(history, record, body, retry)
         if existing is None:
+            record = replace(record, digest=commit_digest(body))
             history.remember(record, inline)
             return record
         check_successor(newest, existing)

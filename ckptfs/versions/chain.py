@@ -1,4 +1,4 @@
-"""What two commit records must have to do with each other (FORMAT.md 3, C1 to C3 and the pointers).
+"""What two commit records must have to do with each other (FORMAT.md 3, C1 to C3 and C6, and the pointers).
 
 Pure. One record alone is checked by format/commit.py when it is decoded.
 """
@@ -6,13 +6,18 @@ Pure. One record alone is checked by format/commit.py when it is decoded.
 from ckptfs.errors import CorruptObjectError
 from ckptfs.format.commit import CommitKind, CommitRecord
 from ckptfs.format.keys import commit_key
+from ckptfs.hashing import HASH_BYTES
+
+NO_DIGEST = bytes(HASH_BYTES)
+"""Stands for the record before the first."""
+_BROKEN_CHAIN = "was not written after the one before it: another has taken its place (C6)"
 
 
 def check_successor(previous: CommitRecord | None, record: CommitRecord) -> None:
     """Raise unless a record may directly follow another (None: unless it may be the first).
 
     Raises:
-        CorruptObjectError: It breaks C1, C2 or C3, or a pointer that it must carry on; names the later record.
+        CorruptObjectError: It breaks C1, C2, C3 or C6, or a pointer that it must carry on; names the later record.
     """
     before = previous or _NOTHING
     is_fence = record.kind is CommitKind.FENCE
@@ -25,6 +30,7 @@ def check_successor(previous: CommitRecord | None, record: CommitRecord) -> None
         f"has version {record.version} (C3)",
         before,
     )
+    _require(record, not (record.previous and before.digest) or record.previous == before.digest, _BROKEN_CHAIN, before)
     _check_pointer(record, "head", record.head, before.head, moves=is_save)
     _check_pointer(record, "tags", record.tags, before.tags, moves=record.kind is CommitKind.TAG)
     _check_pointer(record, "gc", record.gc, before.gc, moves=record.kind is CommitKind.GC)
@@ -47,6 +53,7 @@ class _Nothing:
     """Stands before the first record: all counts 0."""
 
     seq = epoch = version = head = tags = gc = revival = 0
+    digest = NO_DIGEST
 
 
 _NOTHING = _Nothing()

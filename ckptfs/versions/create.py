@@ -1,13 +1,11 @@
 """A store as a whole: what makes a place a ckptfs store, and whether it keeps two writers apart."""
 
-import secrets
-import time
-
-from ckptfs.errors import AlreadyExistsError, InvalidInputError, NotFoundError, UnsafeStoreError
+from ckptfs.errors import AlreadyExistsError, InvalidInputError, NoStoreError, NotFoundError, UnsafeStoreError
 from ckptfs.format.header import StoreFormat, decode_format, encode_format
 from ckptfs.format.keys import COMMIT_PREFIX, FORMAT_KEY, LEASE_KEY, PACK_PREFIX, SEGMENT_PREFIX
 from ckptfs.store.base import Store
 from ckptfs.versions.decoded import read_decoded
+from ckptfs.versions.opening import PLAIN, Access, new_format
 from ckptfs.versions.retry import Retry
 
 
@@ -15,33 +13,30 @@ def read_format(store: Store) -> StoreFormat:
     """Return a store's format.json. One GET.
 
     Raises:
-        InvalidInputError: There is none: the place is no ckptfs store.
+        NoStoreError: There is none: the place is no ckptfs store.
         UnsupportedFormatError: A newer ckptfs made it, or it needs a feature that this one lacks.
         CorruptObjectError: It is damaged.
     """
     try:
         return read_decoded(store, FORMAT_KEY, decode_format)
     except NotFoundError as error:
-        raise InvalidInputError(
-            f"{store.url} is not a ckptfs store",
-            hint="is the address right? the first read-write `ckptfs mount` of an empty place makes it a store",
-        ) from error
+        raise NoStoreError(f"{store.url} is not a ckptfs store") from error
 
 
-def ensure_format(store: Store, retry: Retry) -> StoreFormat:
+def ensure_format(store: Store, retry: Retry, access: Access = PLAIN) -> StoreFormat:
     """Return the store's format.json, writing it first where there is no store yet.
 
     Raises:
         InvalidInputError: There are objects under the store's own keys, but no format.json: a damaged store, or
-            something else's data.
+            something else's data. Or what `new_format` says.
+        KeyMissingError: As new_format.
         UnsupportedFormatError: As read_format.
     """
     try:
         return read_format(store)
-    except InvalidInputError:
+    except NoStoreError:
         refuse_if_used(store)
-    made = StoreFormat(store_id=secrets.token_hex(16), time_ns=time.time_ns())
-    body = encode_format(made)
+    body = encode_format(new_format(store, access))
     try:
         retry.call(lambda: store.create(FORMAT_KEY, body))
     except AlreadyExistsError:

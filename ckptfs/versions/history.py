@@ -8,11 +8,19 @@ Records never change, so those read lately are kept in memory. A History is safe
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 
-from ckptfs.errors import CorruptObjectError, InvalidInputError, NoSuchVersionError, NotFoundError
+from ckptfs.cache.high_water import HighWater, Mark
+from ckptfs.errors import (
+    CorruptObjectError,
+    InvalidInputError,
+    NoSuchVersionError,
+    NotFoundError,
+    RollbackError,
+)
 from ckptfs.format.commit import CommitKind, CommitRecord, decode_commit, is_tag_name
+from ckptfs.format.header import StoreFormat
 from ckptfs.format.keys import COMMIT_PREFIX, commit_key, commit_seq
 from ckptfs.format.manifest import Part, Tree, merge
 from ckptfs.format.rules import check_tree
@@ -21,6 +29,7 @@ from ckptfs.versions import ranges
 from ckptfs.versions.create import read_format
 from ckptfs.versions.decoded import read_decoded
 from ckptfs.versions.naming import naming
+from ckptfs.versions.opening import PLAIN, Access, unlock
 from ckptfs.versions.recent import RecentRecords
 from ckptfs.versions.tree import load_parts
 from ckptfs.versions.walk import first_with_version, walk_saves
@@ -34,20 +43,29 @@ _NUMBER = re.compile(r"[0-9]{1,19}")
 class History:
     """The versions of one store."""
 
-    def __init__(self, store: Store, store_id: str) -> None:
+    def __init__(
+        self, store: Store, store_id: str, *, is_encrypted: bool = False, high_water: HighWater | None = None
+    ) -> None:
         self.store = store
         self.store_id = store_id
+        self.is_encrypted = is_encrypted
+        self._high_water = high_water
         self._recent = RecentRecords()
+
+    def through(self, wrap: Callable[[Store], Store]) -> "History":
+        """Return this history, read through another store in front of its own."""
+        return History(wrap(self.store), self.store_id, is_encrypted=self.is_encrypted, high_water=self._high_water)
 
     def newest(self) -> CommitRecord | None:
         """Return the newest commit record of any kind, None if there is none. One LIST, and a GET if it is new to us.
 
         Raises:
             CorruptObjectError: It is damaged.
+            RollbackError: It is older than what this machine has seen.
         """
-        for info in self.store.list(COMMIT_PREFIX, limit=1):
-            return self.record(commit_seq(info.key))
-        return None
+        listed = next(self.store.list(COMMIT_PREFIX, limit=1), None)
+        newest = self.record(commit_seq(listed.key)) if listed is not None else None
+        return self._never_older(newest) if self._high_water is not None else newest
 
     def record(self, seq: int) -> CommitRecord:
         """Return the commit record of a number up to the newest. At most one GET.
@@ -80,11 +98,14 @@ class History:
         newest = self.newest()
         while (record := self.probe(newest.seq + 1 if newest is not None else 1)) is not None:
             newest = record
+        if newest is not None:
+            self._rise(newest)
         return newest
 
     def remember(self, record: CommitRecord, inline: bytes) -> None:
         """Keep a record that was just committed, so that it need not be read back."""
         self._recent.add(record, inline)
+        self._rise(record)
 
     def head(self, *, newest: CommitRecord | None = None) -> CommitRecord | None:
         """Return the save record of the newest version, None if there is no version.
@@ -180,6 +201,34 @@ class History:
             check_tree(tree)
         return tree
 
+    def _never_older(self, newest: CommitRecord | None) -> CommitRecord | None:
+        """Return the newest record, which is the listed one unless the listing lags."""
+        seen = self._high_water.seen(self.store_id) if self._high_water is not None else Mark(0, b"")
+        seq = newest.seq if newest is not None else 0
+        if seq < seen.seq and self._is_there(seen.seq):
+            newest, seq = self.record(seen.seq), seen.seq
+        if seq < seen.seq:
+            raise RollbackError(
+                f"history of {self.store.url} ends at commit {seq}, and this machine has seen commit {seen.seq} of it"
+            )
+        if newest is not None:
+            if seq == seen.seq and newest.digest != seen.digest:
+                raise RollbackError(f"commit {seq} of {self.store.url} is another than this machine has seen")
+            self._rise(newest)
+        return newest
+
+    def _is_there(self, seq: int) -> bool:
+        """Tell whether the store has a record, whatever is kept of it here."""
+        try:
+            self.store.get_range(commit_key(seq), 0, 1)
+        except NotFoundError:
+            return False
+        return True
+
+    def _rise(self, record: CommitRecord) -> None:
+        if self._high_water is not None:
+            self._high_water.rise(self.store_id, Mark(record.seq, record.digest))
+
     def _save_record(self, seq: int, number: int) -> CommitRecord:
         record = self._of_kind(seq, CommitKind.SAVE)
         if record.version != number:
@@ -200,19 +249,37 @@ class History:
             raise CorruptObjectError(f"{commit_key(seq)}: commit record {seq} is missing") from error
 
     def _fetch(self, seq: int) -> tuple[CommitRecord, bytes]:
-        record, inline = read_decoded(self.store, commit_key(seq), lambda data: decode_commit(data, seq=seq))
+        def decode(data: bytes) -> tuple[CommitRecord, bytes]:
+            record, inline = decode_commit(data, seq=seq)
+            if bool(record.previous) != self.is_encrypted:
+                has, needs = ("a", "no") if record.previous else ("no", "a")
+                raise CorruptObjectError(f"commit record {seq} has {has} `previous`, and its store needs {needs} such")
+            return record, inline
+
+        record, inline = read_decoded(self.store, commit_key(seq), decode)
         self._recent.add(record, inline)
         return record, inline
 
 
-def open_history(store: Store) -> History:
+def open_history(store: Store, access: Access = PLAIN) -> History:
     """Return the history of a store. One GET.
 
+    Args:
+        store: As it is opened by its address; the history's own `store` opens what is encrypted.
+        access: What we have to open it.
+
     Raises:
-        InvalidInputError: The place is no ckptfs store.
+        InvalidInputError: The place is no ckptfs store, or not encrypted although a key was given.
+        KeyMissingError: It is encrypted, and no key was given, or another.
         UnsupportedFormatError: A newer ckptfs made it.
     """
-    return History(store, read_format(store).store_id)
+    return history_of(store, read_format(store), access)
+
+
+def history_of(store: Store, store_format: StoreFormat, access: Access) -> History:
+    """Return the history of a store whose format.json has been read. Errors as of open_history."""
+    opened = unlock(store, store_format, access)
+    return History(opened, store_format.store_id, is_encrypted=store_format.is_encrypted, high_water=access.high_water)
 
 
 def _newest_version(newest: CommitRecord | None) -> int:

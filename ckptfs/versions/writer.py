@@ -25,8 +25,9 @@ from ckptfs.versions.acquire import Claim, acquire_epoch
 from ckptfs.versions.append import append, successor
 from ckptfs.versions.condemned import Condemned
 from ckptfs.versions.create import ensure_format, ensure_safe
-from ckptfs.versions.history import History, open_history
+from ckptfs.versions.history import History, history_of, open_history
 from ckptfs.versions.leasing import Holder, read_lease, write_lease
+from ckptfs.versions.opening import PLAIN, Access
 from ckptfs.versions.retry import Retry
 
 
@@ -89,6 +90,7 @@ class Writer:
         lease_s: float = 30.0,
         takeover: bool = False,
         unsafe_single_writer: bool = False,
+        access: Access = PLAIN,
         holder_is_dead: Callable[[LeaseRecord], bool] = _unknown,
         holder_is_alive: Callable[[LeaseRecord], bool] = _unknown,
         on_wait: Callable[[str], None] = _say_nothing,
@@ -104,6 +106,7 @@ class Writer:
             lease_s: How long we may be silent before we count as dead.
             takeover: Fence the present holder without waiting.
             unsafe_single_writer: Go on although the store may ignore create-only.
+            access: What we have to open the store.
             holder_is_dead: Tells, at once and for certain, that a holder on this machine is dead.
             holder_is_alive: Tells, at once and for certain, that a holder on this machine is alive.
             on_wait: Called with a line for the user before waiting.
@@ -113,14 +116,14 @@ class Writer:
 
         Raises:
             HeldError: A live holder has the store.
-            InvalidInputError: The place holds something else.
+            InvalidInputError: The place holds something else, or is not encrypted although it should be.
+            KeyMissingError: It is, or is to be, encrypted, and no key was given, or another.
             UnsupportedFormatError: A newer ckptfs made the store.
             UnsafeStoreError: The store ignores create-only.
         """
         retry = Retry(budget_s=retry_budget_s, clock=clock, sleep=sleep)
-        store_format = ensure_format(store, retry)
+        history = history_of(store, ensure_format(store, retry, access), access)
         ensure_safe(store, retry, unsafe_single_writer=unsafe_single_writer)
-        history = History(store, store_format.store_id)
         claim = Claim(
             holder=holder,
             lease_s=lease_s,
@@ -142,6 +145,7 @@ class Writer:
         holder: Holder,
         lease_s: float = 30.0,
         *,
+        access: Access = PLAIN,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
         retry_budget_s: float = 30.0,
@@ -152,7 +156,7 @@ class Writer:
             FencedError: Another writer has taken the store over.
             CorruptObjectError: History ends before our epoch began: commit records are missing.
         """
-        history = open_history(store)
+        history = open_history(store, access)
         retry = Retry(budget_s=retry_budget_s, clock=clock, sleep=sleep)
         newest = retry.call(history.end)
         if newest is None or newest.epoch < epoch:

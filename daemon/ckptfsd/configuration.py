@@ -32,7 +32,8 @@ Path_ = tuple[str | int, ...]
 """Keys that lead to a value of a TOML document."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_NOT_OF_MOUNTS = {"foreground"}
+# what accepts a rollback does so once: `ckptfs log STORE --accept-rollback`, with the mount's --cache-dir
+_NOT_OF_MOUNTS = {"foreground", "accept_rollback"}
 _SHARED = ("daemon", "defaults", "mount")
 """Tables that are put together from all files."""
 

@@ -5,7 +5,8 @@ import os
 import secrets
 import subprocess
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,9 +17,13 @@ from ckptfs.format.pending import PendingHeader
 from ckptfs.store.open import open_store
 from ckptfs.transfer.upload import VersionUploader
 from ckptfs.versions.leasing import Holder
+from ckptfs.versions.opening import PLAIN, Access
 from ckptfs.versions.writer import Writer
 
 MTIME_NS = 1_790_000_000_123_456_789
+
+
+_CACHE = tempfile.TemporaryDirectory(prefix="ckptfs-test-cache-")
 
 
 class Run(NamedTuple):
@@ -41,10 +46,19 @@ def ckptfs(*arguments: str | Path, env: Mapping[str, str] | None = None) -> Run:
         capture_output=True,
         text=True,
         timeout=60,
-        env=os.environ | {"CKPTFS_DEBUG": "", "XDG_CONFIG_HOME": "/nonexistent", "TZ": "UTC"} | dict(env or {}),
+        env=os.environ
+        | _own_cache(arguments)
+        | {"CKPTFS_DEBUG": "", "XDG_CONFIG_HOME": "/nonexistent", "TZ": "UTC"}
+        | dict(env or {}),
         check=False,
     )
     return Run(done.returncode, done.stdout, done.stderr)
+
+
+def _own_cache(arguments: Sequence[str | Path]) -> dict[str, str]:
+    """Keep what commands remember of stores out of the cache directory of whoever runs the tests."""
+    reads = set(arguments) & {"log", "show", "diff", "restore", "tag", "verify"}
+    return {"CKPTFS_CACHE_DIR": _CACHE.name} if reads else {}
 
 
 def assert_failed(run: Run, fact: str, hint: str | None = None) -> None:
@@ -97,14 +111,15 @@ def capture(
 class StoreWithVersions:
     """A store in a directory, to which versions are added as the upload process does."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, access: Access = PLAIN) -> None:
         self.directory = directory / "store"
         self.url = f"file://{self.directory}"
         self._pending = directory / "pending"
         self._pending.mkdir()
-        self._store = open_store(self.url, create=True)
+        store = open_store(self.url, create=True)
         holder = Holder(host="gpu-07", pid=4121, machine="another boot", lock="/cache/lock", lock_id="8:1")
-        self._writer = Writer.acquire(self._store, holder)
+        self._writer = Writer.acquire(store, holder, access=access)
+        self._store = self._writer.history.store
         self._version = 0
         self._files: dict[str, bytes] = {}
 

@@ -7,19 +7,25 @@ again: stores out in the world hold such bytes, and every later ckptfs has to re
 import array
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ckptfs.codec.frame import decode_frame, encode_frame
 from ckptfs.codec.zstd import compress, decompress
+from ckptfs.crypto.sealing import StoreKey
+from ckptfs.crypto.secret import Secret
 from ckptfs.format.commit import CommitKind, CommitRecord, PartRef, decode_commit, encode_commit
-from ckptfs.format.header import StoreFormat, decode_format, encode_format
+from ckptfs.format.header import ENCRYPTED, StoreFormat, decode_format, encode_format
+from ckptfs.format.keys import commit_key
 from ckptfs.format.lease import LeaseRecord, decode_lease, encode_lease
 from ckptfs.format.manifest import Chunk, Entry, Hole, Kind, LocalData, ParentFile, Part
 from ckptfs.format.pack import PackBuilder, PackRow, decode_trailer
 from ckptfs.format.part import decode_part, encode_part
 from ckptfs.format.pending import PendingHeader, decode_pending, encode_pending
 from ckptfs.hashing import hash_bytes
+from ckptfs.store.sealed import MAGIC, SealedStore
+from tests.versions.memory_store import MemoryStore
 
 DIRECTORY = Path(__file__).parent / "format-v1"
 
@@ -169,6 +175,11 @@ LEASE = LeaseRecord(
     lock_id="2049:131",
 )
 STORE_FORMAT = StoreFormat(store_id=_ID, time_ns=_NOW)
+_KEY = StoreKey(Secret(b"correct horse battery staple\n"), bytes.fromhex(_ID))
+ENCRYPTED_FORMAT = StoreFormat(features=(ENCRYPTED,), store_id=_ID, time_ns=_NOW, key_check=_KEY.check.hex())
+CHAINED = replace(TAG, previous=bytes(range(32)))
+_COMMIT_KEY = commit_key(CHAINED.seq)
+_SALT = bytes(range(16, 32))
 
 
 def _floats(count: int) -> "array.array[float]":
@@ -214,6 +225,18 @@ def _commit(name: str, record: CommitRecord, inline: bytes = b"") -> Golden:
     )
 
 
+def _sealed(name: str, key: str, plain: Callable[[], bytes]) -> Golden:
+    """An object as it lies in an encrypted store."""
+    salt, header = (bytes.fromhex(key[-32:]), b"") if key.startswith("p/") else (_SALT, MAGIC + _SALT)
+
+    def decode(data: bytes) -> bytes:
+        behind = MemoryStore()
+        behind.objects[key] = data
+        return SealedStore(behind, _KEY).get(key)
+
+    return Golden(f"sealed-{name}.bin", plain(), lambda: _KEY.cipher(key, salt).seal(plain(), header), decode)
+
+
 def _frame(name: str, plain: bytes, *, base: bytes | None = None, is_reproducible: bool = False) -> Golden:
     return Golden(
         f"frame-{name}.bin",
@@ -232,6 +255,11 @@ GOLDEN = (
     _commit("fence", FENCE),
     _commit("tag", TAG),
     _commit("gc", GC),
+    _commit("chained", CHAINED),
+    Golden("format-encrypted.json", ENCRYPTED_FORMAT, lambda: encode_format(ENCRYPTED_FORMAT), decode_format),
+    _sealed("commit", _COMMIT_KEY, lambda: encode_commit(CHAINED)),
+    _sealed("pack", _PACK, lambda: bytes(range(256)) * 300),
+    _sealed("segment", _SEGMENT, lambda: b""),
     Golden("part.bin", PART, lambda: encode_part(PART), decode_part),
     Golden(
         "part-local.bin",

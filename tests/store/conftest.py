@@ -6,12 +6,17 @@ from pathlib import Path
 import pytest
 from moto import mock_aws
 
+from ckptfs.crypto.sealing import StoreKey
+from ckptfs.crypto.secret import Secret
 from ckptfs.store.base import Store
 from ckptfs.store.open import open_store
 from ckptfs.store.s3 import S3Store
+from ckptfs.store.sealed import SealedStore
+
+SEALED_BY = StoreKey(Secret(b"a secret"), bytes(16))
 
 
-@pytest.fixture(params=["file", "moto", pytest.param("seaweedfs", marks=pytest.mark.s3)])
+@pytest.fixture(params=["file", "moto", "sealed", pytest.param("seaweedfs", marks=pytest.mark.s3)])
 def store(request: pytest.FixtureRequest) -> Iterator[Store]:
     """An empty store. moto answers inside this process, so it proves nothing about simultaneous requests."""
     store = request.getfixturevalue(f"{request.param}_store")
@@ -30,6 +35,11 @@ def shared_store(request: pytest.FixtureRequest) -> Iterator[Store]:
 @pytest.fixture
 def file_store(tmp_path: Path) -> Store:
     return open_store((tmp_path / "store").as_uri(), create=True)
+
+
+@pytest.fixture
+def sealed_store(file_store: Store) -> Store:
+    return SealedStore(file_store, SEALED_BY)
 
 
 @pytest.fixture

@@ -25,11 +25,14 @@ class Bench:
         self.source.mkdir()
         self.pending.mkdir()
         self.anchors.mkdir()
-        self.store = MemoryStore()
+        self.store = self.make_store()
         self.writer: Writer = acquire(self.store)
         self.progress: list[tuple[int, int]] = []
         self.uploader = self.new_uploader()
         self.version = 0
+
+    def make_store(self) -> MemoryStore:
+        return MemoryStore()
 
     def new_uploader(self, *, anchor_bytes: int = 1 << 40) -> VersionUploader:
         """As after a restart of the upload process."""

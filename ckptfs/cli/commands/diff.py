@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ckptfs.cli.access import StoreAccess, access_options
 from ckptfs.cli.output import print_json, print_table, printable
 from ckptfs.cli.parameters import Command, json_option
 from ckptfs.cli.stores import opened_history
@@ -20,15 +21,16 @@ _SIGNS = {"added": "+", "removed": "-", "content": "~", "attributes": "="}
 @click.argument("store", metavar="STORE|MOUNTPOINT")
 @click.argument("a")
 @click.argument("b")
+@access_options
 @json_option
-def command(store: str, a: str, b: str, as_json: bool) -> None:
+def command(store: str, a: str, b: str, as_json: bool, access: StoreAccess) -> None:
     """Show what differs between versions A and B: numbers, tags or `latest`.
 
     + added, - removed, ~ other content, = the same content with other attributes.
     """
     from ckptfs.versions.difference import differences, new_bytes
 
-    with opened_history(store) as history:
+    with opened_history(store, access) as history:
         newest = history.newest()
         before, after = history.resolve(a, newest=newest), history.resolve(b, newest=newest)
         tree_before, tree_after = history.tree(before), history.tree(after)

@@ -1,19 +1,19 @@
 """`ckptfs doctor`: will it work here, and if not, what to do."""
 
 from itertools import chain
-from pathlib import Path
 
 import click
 
+from ckptfs.cli.access import StoreAccess, access_options
 from ckptfs.cli.output import print_json, printable
-from ckptfs.cli.parameters import PATH, Command, json_option, setting
+from ckptfs.cli.parameters import Command, json_option
 
 
 @click.command("doctor", cls=Command)
 @click.argument("store", metavar="[STORE|MOUNTPOINT]", required=False)
-@setting("--cache-dir", type=PATH, help="The cache directory to look at.  [default: as for mount]")
+@access_options
 @json_option
-def command(store: str | None, cache_dir: Path | None, as_json: bool) -> int:
+def command(store: str | None, as_json: bool, access: StoreAccess) -> int:
     """Check this machine, and the store if one is given; say what to do about what is found.
 
     A store is probed with one scratch object, which is deleted. Exit code 1 if a check fails.
@@ -24,8 +24,8 @@ def command(store: str | None, cache_dir: Path | None, as_json: bool) -> int:
     from ckptfs.fs.options import default_cache_directory
 
     findings = chain(
-        check_machine(cache_dir or default_cache_directory()),
-        check_store(store_url(store)) if store is not None else (),
+        check_machine(access.cache_dir or default_cache_directory()),
+        check_store(store_url(store), access) if store is not None else (),
     )
     seen = []
     for finding in findings:

@@ -4,6 +4,7 @@ from itertools import islice
 
 import click
 
+from ckptfs.cli.access import StoreAccess, access_options
 from ckptfs.cli.output import local_time, note_text, print_json, print_table, printable
 from ckptfs.cli.parameters import Command, json_option
 from ckptfs.cli.stores import opened_history
@@ -14,10 +15,11 @@ from ckptfs.units import format_size
 @click.command("log", cls=Command)
 @click.argument("store", metavar="STORE|MOUNTPOINT")
 @click.option("-n", "--limit", type=click.IntRange(min=1), metavar="N", help="Show the newest N only.")
+@access_options
 @json_option
-def command(store: str, limit: int | None, as_json: bool) -> None:
+def command(store: str, limit: int | None, as_json: bool, access: StoreAccess) -> None:
     """List versions, newest first."""
-    with opened_history(store) as history:
+    with opened_history(store, access) as history:
         records = list(islice(history.versions(), limit))
         tags = history.tags()
     if as_json:

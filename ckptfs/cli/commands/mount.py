@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ckptfs.cli.access import given_key, key_options, server_encryption
 from ckptfs.cli.parameters import PATH, Command, Invocation, duration, setting, size
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ if TYPE_CHECKING:
 )
 @setting("--no-prefetch", is_flag=True, help="Fetch no file before it is opened.")
 @setting("--unsafe-single-writer", is_flag=True, help="Write to a store that ignores If-None-Match.")
+@setting("--encrypt", is_flag=True, help="Make the store an encrypted one, if it is new; take no other.")
+@key_options
 def command(store: str, mountpoint: Path, foreground: bool, **settings: Any) -> None:
     """Mount STORE at the directory MOUNTPOINT; return when it is ready.
 
@@ -64,17 +67,19 @@ def command(store: str, mountpoint: Path, foreground: bool, **settings: Any) -> 
     """
     if settings["follow"] and not settings["read_only"]:
         raise click.UsageError("--follow goes with --read-only")
+    key = given_key(settings.pop("key_file"), settings.pop("key_command"))
+    server_encryption(settings["sse"], settings["sse_kms_key_id"])
     verbose = click.get_current_context().ensure_object(Invocation).verbose
     options = mount_options(store, mountpoint, settings, verbose=verbose)
     if not foreground:
         from ckptfs.fs.launch import start
 
-        start(options)
+        start(options, key)
         return
     from ckptfs.fs.launch import configure_logging, keep
 
     configure_logging(options.verbose)
-    sys.exit(keep(options, _tell_ready))
+    sys.exit(keep(options, _tell_ready, key=key))
 
 
 def _tell_ready() -> None:

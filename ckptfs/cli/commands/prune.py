@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ckptfs.cli.access import StoreAccess, writing_access_options
 from ckptfs.cli.output import print_json
 from ckptfs.cli.parameters import Command, json_option
 from ckptfs.cli.progress import progress
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 @click.option(
     "--unsafe-single-writer", is_flag=True, help="Prune a store that ignores If-None-Match, while nobody writes."
 )
+@writing_access_options
 @json_option
 def command(
     store: str,
@@ -39,6 +41,7 @@ def command(
     dry_run: bool,
     unsafe_single_writer: bool,
     as_json: bool,
+    access: StoreAccess,
 ) -> None:
     """Drop the versions that no --keep option keeps, and delete the data that only they needed.
 
@@ -53,7 +56,7 @@ def command(
     retention = Retention(keep_last=keep_last, keep_daily=keep_daily, keep_every=keep_every)
     if retention.keeps_all:
         raise click.UsageError("say what to keep: --keep-last, --keep-daily or --keep-every")
-    with opened_history(store) as history, progress("looking at versions", in_bytes=False) as report:
+    with opened_history(store, access) as history, progress("looking at versions", in_bytes=False) as report:
         pruner = Pruner(history, Retry(), host=socket.gethostname(), pid=os.getpid(), on_progress=report)
         if dry_run:
             done = pruner.preview(retention)

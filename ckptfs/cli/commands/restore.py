@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from ckptfs.cli.access import StoreAccess, access_options
 from ckptfs.cli.commands.show import relative_path
 from ckptfs.cli.output import printable
 from ckptfs.cli.parameters import PATH, Command
@@ -18,7 +19,8 @@ from ckptfs.units import format_size
 @click.argument("target", type=PATH)
 @click.argument("paths", nargs=-1, metavar="[PATH]...")
 @click.option("--version", "spec", default="latest", metavar="V", help="A number or a tag.  [default: latest]")
-def command(store: str, target: Path, paths: tuple[str, ...], spec: str) -> None:
+@access_options
+def command(store: str, target: Path, paths: tuple[str, ...], spec: str, access: StoreAccess) -> None:
     """Write a version into the directory TARGET, without FUSE; with PATHs, only those and what is below them.
 
     Every byte is checked. Files there of the same name are replaced, others are left alone.
@@ -28,7 +30,7 @@ def command(store: str, target: Path, paths: tuple[str, ...], spec: str) -> None
 
     started = time.monotonic()
     keep_freed_memory()
-    with opened_history(store) as history, progress("restoring") as report:
+    with opened_history(store, access) as history, progress("restoring") as report:
         record = history.resolve(spec)
         wanted = [relative_path(path) for path in paths]
         try:

@@ -4,6 +4,7 @@ import os
 
 import click
 
+from ckptfs.cli.access import StoreAccess, access_options
 from ckptfs.cli.output import local_time, note_text, print_json, print_table, printable
 from ckptfs.cli.parameters import Command, json_option
 from ckptfs.cli.stores import opened_history
@@ -16,13 +17,14 @@ from ckptfs.units import format_size
 @click.argument("store", metavar="STORE|MOUNTPOINT")
 @click.argument("version")
 @click.argument("path", required=False)
+@access_options
 @json_option
-def command(store: str, version: str, path: str | None, as_json: bool) -> None:
+def command(store: str, version: str, path: str | None, as_json: bool, access: StoreAccess) -> None:
     """Show the files of a VERSION: a number, a tag or `latest`.
 
     With PATH, only that file, or what is below that directory.
     """
-    with opened_history(store) as history:
+    with opened_history(store, access) as history:
         newest = history.newest()
         record = history.resolve(version, newest=newest)
         tree = history.tree(record)

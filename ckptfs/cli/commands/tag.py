@@ -2,6 +2,7 @@
 
 import click
 
+from ckptfs.cli.access import StoreAccess, writing_access_options
 from ckptfs.cli.output import print_json, print_table
 from ckptfs.cli.parameters import Command, json_option
 from ckptfs.cli.stores import opened_history
@@ -15,8 +16,11 @@ from ckptfs.errors import InvalidInputError
 @click.option(
     "--unsafe-single-writer", is_flag=True, help="Tag in a store that ignores If-None-Match, while nobody writes."
 )
+@writing_access_options
 @json_option
-def command(store: str, words: tuple[str, ...], delete: bool, unsafe_single_writer: bool, as_json: bool) -> None:
+def command(
+    store: str, words: tuple[str, ...], delete: bool, unsafe_single_writer: bool, as_json: bool, access: StoreAccess
+) -> None:
     """Name a VERSION (a number, another tag or `latest`); without one, list the names.
 
     A name that is in use moves. A version with a name is never pruned.
@@ -27,7 +31,7 @@ def command(store: str, words: tuple[str, ...], delete: bool, unsafe_single_writ
         raise click.UsageError("--delete takes the NAME, or the VERSION and the NAME")
     if not delete and len(words) not in (0, 2):
         raise click.UsageError("give the VERSION and its NAME")
-    with opened_history(store) as history:
+    with opened_history(store, access) as history:
         if delete:
             if len(words) == 2:
                 _require_tag_on(history.tags(), words[1], history.resolve(words[0]).version)

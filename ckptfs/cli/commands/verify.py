@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ckptfs.cli.access import StoreAccess, access_options
 from ckptfs.cli.failures import FAILED, say_error
 from ckptfs.cli.output import print_json, printable
 from ckptfs.cli.parameters import Command, json_option
@@ -24,8 +25,9 @@ _REPAIR = "the next save of a mount that has the bytes stores them again"
 @click.argument("store", metavar="STORE|MOUNTPOINT")
 @click.option("--version", "spec", metavar="V", help="Check this version only (a number, a tag or `latest`).")
 @click.option("--read-data", is_flag=True, help="Read and hash every byte too.")
+@access_options
 @json_option
-def command(store: str, spec: str | None, read_data: bool, as_json: bool) -> int:
+def command(store: str, spec: str | None, read_data: bool, as_json: bool, access: StoreAccess) -> int:
     """Check that every version's objects are there and whole. Exit code 1 if anything is wrong.
 
     Chunks that are not are marked in the store: the next save of a mount that has their bytes stores them again.
@@ -35,7 +37,7 @@ def command(store: str, spec: str | None, read_data: bool, as_json: bool) -> int
 
     unmarked: list[str] = []
 
-    with opened_history(store) as history, progress("reading") as report:
+    with opened_history(store, access) as history, progress("reading") as report:
         record = history.resolve(spec) if spec is not None else None
         damage = DamageList(history.store)
 
