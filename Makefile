@@ -2,6 +2,7 @@
 # make test   everything: static checks and all tests
 # make check  the static checks alone
 # make simulate  100,000 schedules of writers, pruners and readers over a network that fails (an hour of one core; SIMULATE_ARGS=--help)
+# make test-frameworks  training with each framework, killed and resumed (a few minutes, and 2 GB of packages; TEST_ARGS=-k torch)
 # make fsx    1,000,000 random operations on a file, across saves and remounts (15 minutes; FSX_ARGS=--help)
 # make faults whole-product stories through a proxy that lets requests go wrong (15 minutes; FAULTS_ARGS=--help)
 # make bench  speed and bytes beside the native filesystem and other tools, paired (docs/BENCHMARKS.md; BENCH_ARGS=--quick)
@@ -18,9 +19,10 @@ FSX_ARGS ?=
 SIMULATE_ARGS ?=
 FAULTS_ARGS ?=
 BENCH_ARGS ?=
+TEST_ARGS ?=
 SBIN    ?= /sbin
 
-.PHONY: demo test simulate fsx faults bench bench-codec bench-memory check format picture install-deps install-mount-helper clean
+.PHONY: demo test test-frameworks simulate fsx faults bench bench-codec bench-memory check format picture install-deps install-mount-helper clean
 
 demo: $(VENV)/.demo
 	@scripts/system-packages demo
@@ -38,6 +40,10 @@ check: $(VENV)/.test
 
 simulate: $(VENV)/.test
 	$(BIN)/python -m tests.versions.simulate $(SIMULATE_ARGS)
+
+test-frameworks: $(VENV)/.frameworks
+	@scripts/system-packages test
+	CI=true $(BIN)/python -m pytest tests/frameworks $(TEST_ARGS)
 
 fsx: $(VENV)/.test
 	$(BIN)/python -m tests.fs.fsx $(FSX_ARGS)
@@ -84,6 +90,11 @@ $(VENV)/.bench: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --editable '.[bench]'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'zipnn>=0.5,<1' || \
 	    echo "ZipNN cannot be built here (it needs a C compiler): the comparison is made without it"
+	@touch $@
+
+# torch by its very version: the file for processors alone, where there is one
+$(VENV)/.frameworks: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --editable '.[frameworks]' 'torch==2.13.0'
 	@touch $@
 
 $(VENV)/.test: pyproject.toml | $(VENV)/bin/python

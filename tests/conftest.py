@@ -11,6 +11,14 @@ from demo.seaweedfs import SeaweedFS
 
 BUCKET = "ckptfs-test"
 
+_FRAMEWORKS = Path(__file__).with_name("frameworks")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out what needs packages of its own (`make test-frameworks`), unless it is asked for."""
+    asked = any(Path(argument.partition("::")[0]).resolve().is_relative_to(_FRAMEWORKS) for argument in config.args)
+    return True if collection_path == _FRAMEWORKS and not asked else None
+
 
 @pytest.fixture(scope="session")
 def seaweedfs() -> Iterator[SeaweedFS]:

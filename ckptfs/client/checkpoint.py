@@ -60,6 +60,11 @@ class Checkpoint:
         number = self._place.status()["version"]
         return Version(self._place, number) if number else None
 
+    @property
+    def is_saver(self) -> bool:
+        """True if `save` saves in this process: of the ranks of a job, with `ranks="zero"`, it does in the first."""
+        return self._ranks == "all" or current_rank().rank == 0
+
     def save(
         self,
         note: marker.Note = None,
@@ -90,8 +95,7 @@ class Checkpoint:
             InvalidInputError: The note or the path is none.
         """
         text = marker.encode_note(note)
-        rank = current_rank()
-        is_mine = self._ranks == "all" or rank.rank == 0
+        rank, is_mine = current_rank(), self.is_saver
         if path is not None and (is_mine or barrier):
             from ckptfs.client.incoming import bring
 

@@ -584,7 +584,7 @@ class Operations:
 
     def _marker_attributes(self, number: int) -> Attributes:
         owner = self.versions.attributes(b"%d" % number)
-        return virtual_file(marker_inode(number), 0o444, owner, len(self._text_of_version(number)))
+        return virtual_file(marker_inode(number), owner.mode & 0o444, owner, len(self._text_of_version(number)))
 
     def _text_of_version(self, number: int) -> bytes:
         return save_text(VersionState.of_record(self.versions.record(number)))

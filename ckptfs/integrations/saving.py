@@ -1,0 +1,66 @@
+"""What all callbacks share: which directory, how often, and with what note."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from ckptfs.client import Checkpoint, Version, checkpoint
+
+Where = Checkpoint | str | os.PathLike[str] | None
+"""A Checkpoint, a directory of a mount, or None for $CKPTFS_DIR."""
+
+
+def open_checkpoint(where: Where) -> Checkpoint:
+    """Return the Checkpoint of a directory, in which the first rank saves (B4); one that is given, as it is."""
+    return where if isinstance(where, Checkpoint) else checkpoint(where, ranks="zero")
+
+
+def go_back(where: Where) -> Checkpoint:
+    """Return the Checkpoint of a directory that has been taken back to its newest version (B3)."""
+    found = open_checkpoint(where)
+    if found.is_loaded and found.is_saver:
+        found.load()
+    return found
+
+
+class Saves:
+    """The saves of one training run.
+
+    Args:
+        where: The directory.
+        every: Steps between two saves.
+    """
+
+    def __init__(self, where: Where, every: int) -> None:
+        self.checkpoint = open_checkpoint(where)
+        self.every = every
+        self.saved_step: int | None = None
+
+    def is_due(self, step: int) -> bool:
+        """True if this rank has to save after so many steps, and has not yet."""
+        return step % self.every == 0 and self.is_left(step)
+
+    def is_left(self, step: int) -> bool:
+        """True if this rank has to save a step at the end of training."""
+        return self.checkpoint.is_saver and step != self.saved_step
+
+    def save(self, metrics: Mapping[str, Any], **step: int) -> Version:
+        """Touch the marker (B2).
+
+        Args:
+            metrics: Those that are no numbers are left out.
+            step: The step, under the name that the framework has for it.
+        """
+        (self.saved_step,) = step.values()
+        numbers = {name: number for name, value in metrics.items() if (number := _number(value)) is not None}
+        return self.checkpoint.save({**step, **numbers})
+
+
+def _number(value: Any) -> float | int | None:
+    """Return a number as Python has it; None if it is none, as images and histograms are."""
+    if isinstance(value, int):
+        return value
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):
+        return None

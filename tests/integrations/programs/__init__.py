@@ -1,0 +1,1 @@
+"""Small training runs, one for each framework: python -m tests.integrations.programs.NAME DIRECTORY [DIE_AT]."""
