@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ class Mount:
         deadline_s: When its process is killed.
         env: Environment besides the present one.
         key: Of an encrypted store.
+        through: A program and its arguments that the mount's is started with.
         options: Of MountOptions; prefetch is off unless it is given, so that a test sees what is fetched when.
     """
 
@@ -57,6 +58,7 @@ class Mount:
         deadline_s: float = 100.0,
         env: Mapping[str, str] | None = None,
         key: bytes = b"",
+        through: Sequence[str] = (),
         **options: Any,
     ) -> None:
         mountpoint.parent.mkdir(parents=True, exist_ok=True)
@@ -70,6 +72,7 @@ class Mount:
         self._options = {"prefetch": False, "transport": TRANSPORT, **options}
         self._env = dict(env or {})
         self._key = key
+        self._through = list(through)
         self._deadline_s = deadline_s
         self._watchdog: threading.Timer | None = None
         self.process: subprocess.Popen[bytes] | None = None
@@ -82,12 +85,13 @@ class Mount:
         defaults = MountOptions(store=self.store, mountpoint=self.root, cache_dir=self.cache_dir)
         whole = {field.name: values.get(field.name, getattr(defaults, field.name)) for field in fields(MountOptions)}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "ckptfs.fs.launch", json.dumps(whole)],
+            [*self._through, sys.executable, "-m", "ckptfs.fs.launch", json.dumps(whole)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=os.environ | self._env,
             start_new_session=True,
+            pass_fds=() if whole["fuse_fd"] is None else (whole["fuse_fd"],),
         )
         self._watchdog = threading.Timer(self._deadline_s, self._kill_all)
         self._watchdog.daemon = True

@@ -29,6 +29,7 @@ COMMANDS = (
     "verify",
     "recover",
     "doctor",
+    "lend",
 )
 """In the order of a user's first day."""
 

@@ -25,10 +25,11 @@ from typing import Any, NoReturn
 
 from ckptfs.cache.directory import CacheDirectory
 from ckptfs.errors import CkptfsError, MountError, StoreUnavailableError
-from ckptfs.fs.mountpoint import detach, is_mounted
+from ckptfs.fs.mountpoint import OwnMount
 from ckptfs.fs.options import MountOptions
-from ckptfs.fs.transport.choice import connect
+from ckptfs.fs.transport.choice import connect, mount_of
 from ckptfs.fs.transport.handover import Connection
+from ckptfs.fs.transport.lent import LentMount, Wish, adopt, borrow
 
 log = logging.getLogger("ckptfs")
 
@@ -92,7 +93,7 @@ class Keeper:
         """
         goes_on = self._connection is not None
         if not goes_on:
-            self._connection = connect(self._options.transport)
+            self._connection = self._connect()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._pass_on)
         log_path = self._restart("its keeper's end", 0, 0.0) if goes_on else self._start_server()
@@ -109,7 +110,7 @@ class Keeper:
             if 0 <= code != _ENDED_BADLY or self._signalled:
                 return code if code >= 0 else 1
             cause = f"signal {-code}" if code < 0 else "an exception"
-            if not is_mounted(self._options.mountpoint):
+            if not self._mount.is_there():
                 log.warning("the server was ended by %s, and the mount is gone", cause)
                 return 1
             lived_s = time.monotonic() - started_s
@@ -145,13 +146,30 @@ class Keeper:
 
     def _give_up_connection(self) -> None:
         """Take the dead mount away; who has files open there gets ENOTCONN."""
-        if is_mounted(self._options.mountpoint):
-            detach(self._options.mountpoint)
+        self._mount.take_away()
         if self._connection is not None:
             self._told = None
             self._on_connection(None)
             self._connection.close()
-            self._connection = connect(self._options.transport)
+            self._connection = self._connect()
+
+    def _connect(self) -> Connection | None:
+        options = self._options
+        if options.fuse_socket is not None:
+            wish = Wish(
+                mountpoint=os.fspath(options.mountpoint),
+                source=options.store,
+                allow_other=options.allow_other,
+                read_only=options.read_only or options.version is not None,
+            )
+            return Connection(lent=borrow(options.fuse_socket, wish))
+        if options.fuse_fd is not None:
+            return Connection(lent=adopt(options.fuse_fd))
+        return connect(options.transport)
+
+    @property
+    def _mount(self) -> OwnMount | LentMount:
+        return mount_of(self._connection, self._options.mountpoint)
 
     def _start_server(self) -> Path:
         """Fork a server; return the path for logs when it is ready. Raises CkptfsError."""

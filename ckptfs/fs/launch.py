@@ -28,10 +28,9 @@ from ckptfs.cache.directory import CacheDirectory
 from ckptfs.crypto.secret import KeySource, Secret
 from ckptfs.errors import CacheError, CkptfsError, InvalidInputError, MountError, ReadOnlyError
 from ckptfs.fs.keeper import Keeper
-from ckptfs.fs.mountpoint import detach, is_mounted, prepare_mountpoint
 from ckptfs.fs.options import MountOptions
 from ckptfs.fs.reading import ReadingMount
-from ckptfs.fs.transport.choice import MountPlan, Transport, choose
+from ckptfs.fs.transport.choice import MountPlan, Transport, choose, mount_of
 from ckptfs.fs.transport.handover import Connection
 from ckptfs.fs.writing import WritingMount
 
@@ -58,7 +57,13 @@ def start(options: MountOptions, key: KeySource | None = None) -> int:
     # -P: the user's directory may be one where others put modules
     secret = key().reveal() if key is not None else b""
     command = [sys.executable, "-P", "-m", "ckptfs.fs.launch", json.dumps(options_to_json(options))]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+        pass_fds=() if options.fuse_fd is None else (options.fuse_fd,),
+    )
     if process.stdout is None or process.stdin is None:
         raise MountError("the mount process has no standard input or output")
     with suppress(BrokenPipeError), process.stdin:
@@ -119,7 +124,7 @@ def serve(
     # trees of 100,000 files are built now, and stay: looking for garbage in them takes as long as building them
     gc.disable()
     if connection is None or not connection.is_mounted:
-        prepare_mountpoint(options.mountpoint)
+        mount_of(connection, options.mountpoint).prepare()
     try:
         mount: ReadingMount | WritingMount
         if options.read_only or options.version:
@@ -147,6 +152,7 @@ class _Service:
         self._options = options
         self._mount = mount
         self._ready = ready
+        self._place = mount_of(connection, options.mountpoint)
         self._wake = threading.Event()
         self._is_mounted = threading.Event()
         self._stop_asked = threading.Event()
@@ -189,8 +195,7 @@ class _Service:
         if self._stop_asked.is_set() and server.is_alive():
             if isinstance(self._mount, WritingMount):
                 self._mount.before_detach()
-            if is_mounted(self._options.mountpoint):
-                detach(self._options.mountpoint)
+            self._place.take_away()
             server.join(_LOOP_END_S)
         self._finish()
         return 0
@@ -276,7 +281,7 @@ def options_to_json(options: MountOptions) -> dict[str, Any]:
 def options_from_json(values: dict[str, Any]) -> MountOptions:
     """Undo options_to_json; what another version of ckptfs wrote is taken as far as it is known here."""
     known = {field.name for field in fields(MountOptions)}
-    places = ("mountpoint", "cache_dir", "key_file")
+    places = ("mountpoint", "cache_dir", "key_file", "fuse_socket")
     paths = {name: Path(values[name]) for name in places if values.get(name) is not None}
     return MountOptions(**{name: value for name, value in values.items() if name in known} | paths)
 

@@ -186,7 +186,10 @@ class LiveTree:
             return
         above = self.lstat(parent_of(path))
         gid = -1 if above.st_mode & stat.S_ISGID else caller.gid
-        os.chown(self.at(path), caller.uid, gid, dir_fd=self.root_fd, follow_symlinks=False)
+        try:
+            os.chown(self.at(path), caller.uid, gid, dir_fd=self.root_fd, follow_symlinks=False)
+        except PermissionError:
+            return  # without CAP_CHOWN what we make stays ours
         if mode is not None and mode & (stat.S_ISUID | stat.S_ISGID):
             # chown takes these bits away
             os.chmod(self.at(path), mode, dir_fd=self.root_fd)

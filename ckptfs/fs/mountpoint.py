@@ -15,8 +15,30 @@ _MNT_DETACH = 2
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REMOUNT, _MS_BIND = 1, 2, 4, 8, 32, 4096
 # a mount whose process is gone answers at once (ENOTCONN); one that does not answer in 5 s hangs
 _PROBE_TIMEOUT_S = 5.0
+# what any call in a mount gives whose process is gone, or goes meanwhile
+_DEAD = (errno.ENOTCONN, errno.ECONNABORTED)
 
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+class OwnMount:
+    """A mount that this process makes and takes away itself."""
+
+    def __init__(self, mountpoint: Path) -> None:
+        self._mountpoint = mountpoint
+
+    def prepare(self) -> None:
+        """See prepare_mountpoint."""
+        prepare_mountpoint(self._mountpoint)
+
+    def is_there(self) -> bool:
+        """True while it is mounted."""
+        return is_mounted(self._mountpoint)
+
+    def take_away(self) -> None:
+        """Take it out of the tree, if it is there. Raises MountError."""
+        if self.is_there():
+            detach(self._mountpoint)
 
 
 def prepare_mountpoint(mountpoint: Path) -> None:
@@ -93,10 +115,18 @@ def _unmount(mountpoint: Path, flags: int, option: str) -> None:
 
 
 def _answers(mountpoint: Path) -> bool:
-    probe = subprocess.Popen(["stat", "--", str(mountpoint)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    """False if the process of a mount is gone. One that hangs, or does not let us in, is not ours to take away."""
+    # statfs(2): what the kernel remembers of the root it would tell of a dead mount as well
+    probe = subprocess.Popen(
+        ["stat", "--file-system", "--", str(mountpoint)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"LC_ALL": "C"},
+    )
     try:
-        return probe.wait(_PROBE_TIMEOUT_S) == 0
+        _, said = probe.communicate(timeout=_PROBE_TIMEOUT_S)
     except subprocess.TimeoutExpired:
-        # not waited for: it may hang in the mount beyond SIGKILL; a mount that hangs is not ours to take away
+        # not waited for: it may hang in the mount beyond SIGKILL
         probe.kill()
         return True
+    return not any(os.strerror(number).encode() in said for number in _DEAD)

@@ -47,6 +47,10 @@ class MountOptions:
     follow: bool = False
     """Read-only: move on to each new version."""
     transport: str = "auto"
+    fuse_fd: int | None = None
+    """A descriptor of /dev/fuse that somebody else has mounted on `mountpoint`."""
+    fuse_socket: Path | None = None
+    """Where to ask for such a descriptor (`ckptfs lend`)."""
     allow_other: bool = False
     takeover: bool = False
     save_on_exit: bool = False
@@ -78,3 +82,8 @@ class MountOptions:
     prefetch: bool = True
     """Fetch files that nobody has opened yet, in the background."""
     verbose: bool = False
+
+    @property
+    def is_lent(self) -> bool:
+        """True if somebody else mounts."""
+        return self.fuse_fd is not None or self.fuse_socket is not None

@@ -129,6 +129,7 @@ class ReadingMount:
             "keeper": os.getppid(),
             "cache": os.fspath(self._cache.root),
             "transport": self._transport.name if self._transport is not None else None,
+            "lent": self._options.is_lent,
             "read_only": True,
             "follow": self._options.follow,
             "version": self._view.version,

@@ -280,8 +280,12 @@ class WritingMount:
 
     def _take_root_attributes(self) -> None:
         """An empty store's root looks like the directory that it is mounted on."""
-        status = os.stat(self._options.mountpoint)
         self._live.changes.mark_attributes(b"")
+        if self._options.is_lent:
+            # it is mounted already: looking at it would be waiting for ourselves
+            os.fchmod(self._root_fd, 0o755)
+            return
+        status = os.stat(self._options.mountpoint)
         os.fchmod(self._root_fd, stat.S_IMODE(status.st_mode))
         if os.geteuid() == 0:
             os.fchown(self._root_fd, status.st_uid, status.st_gid)
@@ -329,6 +333,7 @@ class WritingMount:
             "host": self._tenure.holder.host,
             "cache": os.fspath(self._cache.root),
             "transport": self._transport.name if self._transport is not None else None,
+            "lent": self._options.is_lent,
             "read_only": False,
             "fenced": self._uploads.fenced,
             "epoch": self._tenure.writer.epoch,

@@ -217,6 +217,7 @@ def test_a_dead_mount_is_cleared_away_by_the_next(mount: Mounts) -> None:
     dead = mount()
     (dead.root / "model.bin").write_bytes(b"saved")
     touch(dead.root)
+    os.stat(dead.root)  # what the kernel remembers is no sign of life
     dead.kill()
     with pytest.raises(OSError) as caught:
         os.listdir(dead.root)

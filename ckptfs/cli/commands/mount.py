@@ -29,7 +29,20 @@ if TYPE_CHECKING:
     metavar="SIZE",
     help="Most that it keeps of what the store has, too.  [default: 64G]",
 )
-@setting("--transport", type=click.Choice(["auto", "passthrough", "fusepy"]), help="How requests come from the kernel.")
+@setting(
+    "--transport",
+    type=click.Choice(["auto", "passthrough", "mediated", "fusepy"]),
+    help="How requests come from the kernel.",
+)
+@click.option(
+    "--fuse-fd",
+    type=click.IntRange(3),
+    metavar="N",
+    help="Serve this inherited descriptor of /dev/fuse, which is mounted on MOUNTPOINT already.",
+)
+@setting(
+    "--fuse-socket", type=PATH, metavar="PATH", help="Have `ckptfs lend` mount there; this process needs no privileges."
+)
 @setting("--allow-other", is_flag=True, help="Let other users in, as the permissions of the files allow.")
 @setting(
     "--takeover", is_flag=True, help="Do not wait for a dead writer's lease, and end a live one's writing for good."
@@ -67,6 +80,8 @@ def command(store: str, mountpoint: Path, foreground: bool, **settings: Any) -> 
     """
     if settings["follow"] and not settings["read_only"]:
         raise click.UsageError("--follow goes with --read-only")
+    if settings["fuse_fd"] is not None and settings["fuse_socket"] is not None:
+        raise click.UsageError("--fuse-fd and --fuse-socket exclude each other")
     key = given_key(settings.pop("key_file"), settings.pop("key_command"))
     server_encryption(settings["sse"], settings["sse_kms_key_id"])
     verbose = click.get_current_context().ensure_object(Invocation).verbose

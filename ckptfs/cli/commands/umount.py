@@ -2,6 +2,7 @@
 
 import os
 import select
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from ckptfs.cli.mounts import DeadMountError, read_control, require_mount
 from ckptfs.cli.output import printable
 from ckptfs.cli.parameters import PATH, Command
 from ckptfs.cli.progress import progress
-from ckptfs.errors import InvalidInputError, NotDurableError
+from ckptfs.errors import InvalidInputError, MountError, NotDurableError
 from ckptfs.units import format_size
 
 if TYPE_CHECKING:
@@ -50,7 +51,10 @@ def command(mountpoint: Path) -> None:
     cache = None if status["read_only"] else Path(status["cache"])
     # opened before the process can end, so that its number cannot become another's
     process_fd = _open_process(int(status["pid"]))
-    unmount(place)
+    if status["lent"]:
+        _end_server(int(status["keeper"]), place)
+    else:
+        unmount(place)
     if process_fd is not None:
         _wait_for_end(process_fd, lambda: len(_pending(cache)))
     left = _pending(cache)
@@ -85,6 +89,21 @@ def _open_process(pid: int) -> int | None:
     except OSError:
         pass
     return None
+
+
+def _end_server(keeper: int, place: Path) -> None:
+    """End the server of a mount that somebody else made, and has us end by that."""
+    try:
+        fd = os.pidfd_open(keeper)
+        words = Path(f"/proc/{keeper}/cmdline").read_bytes()
+        # the number may be another process's here, if the server is in another container
+        is_it = b"ckptfs" in words and os.fsencode(place.name) in words
+    except OSError:
+        is_it = False
+    if not is_it:
+        raise MountError(f"the server of {place} is not in this container", hint="unmount it, or end it, where it runs")
+    signal.pidfd_send_signal(fd, signal.SIGTERM)
+    os.close(fd)
 
 
 def _wait_for_end(process_fd: int, count_left: Callable[[], int]) -> None:

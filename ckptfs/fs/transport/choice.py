@@ -10,8 +10,10 @@ from typing import Protocol
 
 from ckptfs.errors import MountError
 from ckptfs.fs.launder import Launderer
+from ckptfs.fs.mountpoint import OwnMount
 from ckptfs.fs.operations import Operations
 from ckptfs.fs.transport.handover import Connection
+from ckptfs.fs.transport.lent import LentMount
 from ckptfs.mount_table import rows
 
 _CAP_SYS_ADMIN = 21
@@ -33,7 +35,7 @@ class MountPlan:
     backing: Path
     """Where the files are that the kernel may be given."""
     connection: Connection | None
-    """For passthrough, if it may be possible."""
+    """For our own server, if it is to serve."""
 
 
 class Transport(Protocol):
@@ -103,14 +105,18 @@ class FusepyTransport:
         self._launderer.close()
 
 
-class PassthroughTransport:
-    """Our own server on /dev/fuse."""
+class DeviceTransport:
+    """Our own server on /dev/fuse.
 
-    name = "passthrough"
+    Args:
+        passes: The kernel may be given files to read and write itself; else all data go through the server.
+    """
 
-    def __init__(self, plan: MountPlan, connection: Connection) -> None:
+    def __init__(self, plan: MountPlan, connection: Connection, *, passes: bool) -> None:
         from ckptfs.fs.transport.passthrough import PassthroughServer
 
+        self.name = "passthrough" if passes else "mediated"
+        self._passes = passes
         self._plan = plan
         self._connection = connection
         self._server: PassthroughServer | None = None
@@ -130,6 +136,7 @@ class PassthroughTransport:
             name=plan.name,
             allow_other=plan.allow_other,
             read_only=plan.read_only,
+            passes=self._passes,
             stack_depth=2 if filesystem_type(plan.backing) == OVERLAYFS else 1,
             made=made,
             ready=ready,
@@ -147,24 +154,28 @@ class PassthroughTransport:
             self._server.tree_replaced()
 
     def close(self) -> None:
-        """Nothing is left."""
+        """Answer nothing any more that comes through a mount which we could not take away."""
+        if self._server is not None and self._connection.lent is not None:
+            self._server.refuse()
 
 
 def choose(wanted: str, plan: MountPlan, say: Callable[[str], None]) -> Transport:
     """Return the transport to mount with.
 
     Args:
-        wanted: `auto`, `passthrough` or `fusepy`.
+        wanted: `auto`, `passthrough`, `mediated` or `fusepy`.
         plan: For it.
         say: Told why `auto` did not take passthrough.
 
     Raises:
         MountError: The one wanted cannot work here.
     """
+    if plan.connection is not None and plan.connection.lent is not None:
+        return _choose_for_lent(wanted, plan, plan.connection, say)
     if wanted == "fusepy":
         return FusepyTransport(plan)
     if plan.connection is not None:
-        return PassthroughTransport(plan, plan.connection)
+        return DeviceTransport(plan, plan.connection, passes=wanted != "mediated")
     obstacle = passthrough_obstacle()
     if wanted == "passthrough":
         raise MountError(f"passthrough cannot work here: {obstacle}", hint="use --transport auto or fusepy")
@@ -172,13 +183,43 @@ def choose(wanted: str, plan: MountPlan, say: Callable[[str], None]) -> Transpor
     return FusepyTransport(plan)
 
 
+def _choose_for_lent(wanted: str, plan: MountPlan, connection: Connection, say: Callable[[str], None]) -> Transport:
+    if wanted == "fusepy":
+        raise MountError("libfuse cannot serve a descriptor that was lent", hint="leave --transport out")
+    obstacle = "it is not wanted" if wanted == "mediated" else _backing_obstacle()
+    if obstacle is not None:
+        if wanted == "passthrough":
+            raise MountError(f"passthrough cannot work here: {obstacle}", hint="use --transport auto or mediated")
+        say(f"file data go through this process: {obstacle}")
+    return DeviceTransport(plan, connection, passes=obstacle is None)
+
+
 def connect(wanted: str) -> Connection | None:
-    """Return what a passthrough mount needs and its servers inherit; None if it cannot be or is not wanted."""
-    return Connection() if wanted != "fusepy" and passthrough_obstacle() is None else None
+    """Return what our own server needs and its successors inherit; None if libfuse is to serve.
+
+    Raises:
+        MountError: /dev/fuse cannot be opened, and nothing else was wanted.
+    """
+    if wanted == "mediated" or (wanted != "fusepy" and passthrough_obstacle() is None):
+        return Connection()
+    return None
+
+
+def mount_of(connection: Connection | None, mountpoint: Path) -> OwnMount | LentMount:
+    """Return the mount as something that can be looked at and taken away."""
+    return connection.lent if connection is not None and connection.lent is not None else OwnMount(mountpoint)
 
 
 def passthrough_obstacle() -> str | None:
     """Return why the passthrough transport cannot work on this machine, None if it can."""
+    obstacle = _backing_obstacle()
+    if obstacle is None and not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        return "/dev/fuse cannot be opened"
+    return obstacle
+
+
+def _backing_obstacle() -> str | None:
+    """Return why the kernel would take no file from us to read and write itself, None if it would."""
     release = os.uname().release
     version = re.match(r"(\d+)\.(\d+)", release)
     if version is None or (int(version[1]), int(version[2])) < (6, 9):
@@ -187,8 +228,6 @@ def passthrough_obstacle() -> str | None:
         return "this is not the machine's first user namespace"
     if not _has_capability(_CAP_SYS_ADMIN):
         return "it needs CAP_SYS_ADMIN"
-    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
-        return "/dev/fuse cannot be opened"
     return None
 
 

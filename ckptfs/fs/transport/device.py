@@ -37,6 +37,27 @@ def open_device() -> int:
         ) from error
 
 
+def mount_device(
+    fd: int, mountpoint: Path, source: str, *, owner: tuple[int, int], allow_other: bool, read_only: bool
+) -> None:
+    """Mount a device on a directory; requests may be read from then on.
+
+    Args:
+        owner: User and group of the process that will serve. Without `allow_other` only theirs are let in.
+
+    Raises:
+        PermissionError: We lack CAP_SYS_ADMIN.
+        OSError: The kernel refuses.
+    """
+    options = f"fd={fd},rootmode={stat.S_IFDIR:o},user_id={owner[0]},group_id={owner[1]}"
+    options += ",default_permissions" + (",allow_other" if allow_other else "")
+    flags = _MS_NOSUID | _MS_NODEV | (_MS_RDONLY if read_only else 0)
+    arguments = (source.encode(), os.fsencode(mountpoint), b"fuse.ckptfs", flags, options.encode())
+    if _libc.mount(*arguments) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), str(mountpoint))
+
+
 class DeviceClosedError(Exception):
     """The mount is gone."""
 
@@ -50,21 +71,6 @@ class Device:
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
-
-    def mount(self, mountpoint: Path, source: str, *, allow_other: bool, read_only: bool) -> None:
-        """Mount on a directory; requests may be read from then on.
-
-        Raises:
-            PermissionError: We lack CAP_SYS_ADMIN.
-            OSError: The kernel refuses.
-        """
-        options = f"fd={self.fd},rootmode={stat.S_IFDIR:o},user_id={os.geteuid()},group_id={os.getegid()}"
-        options += ",default_permissions" + (",allow_other" if allow_other else "")
-        flags = _MS_NOSUID | _MS_NODEV | (_MS_RDONLY if read_only else 0)
-        arguments = (source.encode(), os.fsencode(mountpoint), b"fuse.ckptfs", flags, options.encode())
-        if _libc.mount(*arguments) != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), str(mountpoint))
 
     def receive(self, buffer: memoryview) -> memoryview:
         """Return the next request, in the buffer (REQUEST_BYTES long).

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from ckptfs.fs.transport.device import open_device
 from ckptfs.fs.transport.ledger import Ledger
+from ckptfs.fs.transport.lent import LentMount
 
 _SHARED = struct.Struct("<?7xQ")
 """is_mounted, shown_version"""
@@ -24,14 +25,16 @@ class Connection:
 
     Args:
         held: The descriptors of one that somebody held while its keeper and its server died; ours from now on.
+        lent: A mount that somebody else has made; None if our first server is to mount.
 
     Raises:
         MountError: /dev/fuse cannot be opened.
     """
 
-    def __init__(self, held: Descriptors | None = None) -> None:
+    def __init__(self, held: Descriptors | None = None, lent: LentMount | None = None) -> None:
+        self.lent = lent
         if held is None:
-            self.device_fd = open_device()
+            self.device_fd = lent.fd if lent is not None else open_device()
             self.ledger = Ledger()
             self._shared_fd = os.memfd_create("ckptfs-shared", os.MFD_CLOEXEC)
             os.ftruncate(self._shared_fd, _SHARED.size)
@@ -51,7 +54,7 @@ class Connection:
 
     @property
     def is_mounted(self) -> bool:
-        """True once a server has mounted with it: the next one takes over."""
+        """True once a server has served it: the next one takes over."""
         return bool(_SHARED.unpack_from(self._shared)[0])
 
     @property
@@ -60,7 +63,7 @@ class Connection:
         return int(_SHARED.unpack_from(self._shared)[1])
 
     def mounted(self) -> None:
-        """A server has mounted with it."""
+        """A server has mounted with it, or begun to serve a mount that was lent."""
         _SHARED.pack_into(self._shared, 0, True, self.shown_version)
 
     def shows(self, version: int) -> None:
@@ -77,6 +80,8 @@ class Connection:
         """Let go of it: when the servers have ended, the mount is dead."""
         self.keep_lock(-1)
         os.close(self.device_fd)
+        if self.lent is not None:
+            self.lent.close()
         self.ledger.close()
         self._shared.close()
         os.close(self._shared_fd)

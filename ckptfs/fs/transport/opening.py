@@ -36,11 +36,11 @@ class Openings:
     """The ways of all open inodes.
 
     Args:
-        register: Makes a backing id of a file; raises OSError.
+        register: Makes a backing id of a file; raises OSError. None: all inodes are mediated.
         release: Gives it back.
     """
 
-    def __init__(self, register: Callable[[int], int], release: Callable[[int], None]) -> None:
+    def __init__(self, register: Callable[[int], int] | None, release: Callable[[int], None]) -> None:
         self._register = register
         self._release = release
         self._uses: dict[int, _Use] = {}
@@ -91,6 +91,8 @@ class Openings:
                     self._release(use.backing_id)
 
     def _make_backing(self, backing_fd: Callable[[], int]) -> int:
+        if self._register is None:
+            return 0
         try:
             fd = backing_fd()
         except OSError:

@@ -1,7 +1,8 @@
-"""The passthrough transport: our own server on /dev/fuse, without libfuse. The kernel moves file data directly between
-programs and the live files; we answer the rest.
+"""Our own server on /dev/fuse, without libfuse. Passthrough: the kernel moves file data directly between programs and
+the live files, and we answer the rest; that needs Linux 6.9 and CAP_SYS_ADMIN in the first user namespace. Mediated:
+the data go through us as well, which needs nothing but the descriptor.
 
-Needs Linux 6.9 and CAP_SYS_ADMIN in the first user namespace. Requests are served by several threads; one that blocks
+Requests are served by several threads; one that blocks
 (a fetch, a capture, fsync of the marker) does not keep the others from being answered, for a thread is added whenever
 none is waiting.
 """
@@ -29,7 +30,7 @@ from ckptfs.fs.operations import ControlHandle, Handle, Operations, ViewHandle
 from ckptfs.fs.syscalls import is_chown
 from ckptfs.fs.times import NOW_NS
 from ckptfs.fs.transport import wire
-from ckptfs.fs.transport.device import MAX_WRITE_BYTES, REQUEST_BYTES, Device, DeviceClosedError
+from ckptfs.fs.transport.device import MAX_WRITE_BYTES, REQUEST_BYTES, Device, DeviceClosedError, mount_device
 from ckptfs.fs.transport.handle_book import HandleBook, OpenKind, OpenRecord
 from ckptfs.fs.transport.handover import Connection
 from ckptfs.fs.transport.ledger import Ledger
@@ -63,6 +64,8 @@ _WANTED = (
 _ASKED_AT_FIRST_WRITE = b"security.capability"
 # nothing is cached that a close would have to flush
 _GOES_PAST = int(OpenFlag.PASSTHROUGH | OpenFlag.NOFLUSH)
+# Where all data go through the kernel's page cache, it is right at the next open, too
+_STAYS_KNOWN = int(OpenFlag.KEEP_CACHE)
 # what a control file says has no size beforehand, and must not come from the page cache
 _SAYS = int(OpenFlag.DIRECT_IO)
 
@@ -103,6 +106,8 @@ class PassthroughServer:
         operations: What to answer with.
         device: Mounted, or about to be.
         ledger: Takes what the next server must know, if there is to be one.
+        passes: The kernel may be given files; else all are mediated.
+        knows_programs: Process ids in requests are those of our pid namespace.
         stack_depth: 1; 2 if the live tree is on overlayfs.
         ready: Called when kernel and server have agreed on the protocol.
     """
@@ -113,19 +118,24 @@ class PassthroughServer:
         device: Device,
         *,
         ledger: Ledger | None = None,
+        passes: bool = True,
+        knows_programs: bool = True,
         stack_depth: int = 1,
         ready: Callable[[], None] = lambda: None,
     ) -> None:
         self._fs = operations
         self._device = device
         self._ledger = ledger
+        self._passes = passes
+        self._knows_programs = knows_programs
+        self._is_over = False
         self._stack_depth = stack_depth
         self._ready = ready
         note = ledger.append if ledger is not None else lambda record: None
         self._nodes = Nodes(note)
         self._book = HandleBook(note)
         self._interrupts = Interrupts()
-        self._openings = Openings(device.register_backing, device.release_backing)
+        self._openings = Openings(device.register_backing if passes else None, device.release_backing)
         self._handles: dict[int, Handle] = {}
         self._listings: dict[int, list[bytes]] = {}
         self._open_nodes: dict[int, list[FileHandle]] = {}
@@ -333,7 +343,13 @@ class PassthroughServer:
         (unique,) = wire.INTERRUPT_IN.unpack_from(request.body)
         self._interrupts.interrupt(unique & ~wire.UNIQUE_RESEND)
 
+    def refuse(self) -> None:
+        """Answer nothing any more, as if the mount were gone."""
+        self._is_over = True
+
     def _serve_once(self, request: Request) -> None:
+        if not self._knows_programs:
+            request = request._replace(pid=0)
         with self._interrupts.serving(request.unique & ~wire.UNIQUE_RESEND, request.pid):
             self._serve(request)
         self._book.answered(request.unique & ~wire.UNIQUE_RESEND)
@@ -342,8 +358,8 @@ class PassthroughServer:
 
     def _serve(self, request: Request) -> None:
         handler = self._handlers.get(request.opcode)
-        if handler is None:
-            self._device.fail(request.unique, errno.ENOSYS)
+        if handler is None or self._is_over:
+            self._device.fail(request.unique, errno.ENOTCONN if self._is_over else errno.ENOSYS)
             return
         try:
             is_again = request.unique & wire.UNIQUE_RESEND
@@ -367,8 +383,8 @@ class PassthroughServer:
             raise OSError(errno.EPROTO, f"the kernel speaks FUSE {major}.{minor}")
         if flags & InitFlag.INIT_EXT:
             flags |= int.from_bytes(request.body[wire.INIT_IN.size : wire.INIT_IN.size + 4], "little") << 32
-        agreed = int(_WANTED) & flags
-        if not agreed & InitFlag.PASSTHROUGH:
+        agreed = int(_WANTED if self._passes else _WANTED & ~InitFlag.PASSTHROUGH) & flags
+        if self._passes and not agreed & InitFlag.PASSTHROUGH:
             raise OSError(errno.EPROTO, "the kernel has no FUSE passthrough")
         if self._ledger is not None and not agreed & InitFlag.HAS_RESEND:
             self._ledger.give_up("the kernel sends no request twice")
@@ -386,7 +402,7 @@ class PassthroughServer:
                 MAX_WRITE_BYTES // 4096,
                 0,
                 agreed >> 32,
-                self._stack_depth,
+                self._stack_depth if self._passes else 0,
                 0,
             ),
         )
@@ -785,6 +801,8 @@ class PassthroughServer:
             )
             if backing_id:
                 open_flags = _GOES_PAST
+            elif not self._passes:
+                open_flags = _STAYS_KNOWN
             record.ino, record.backing_id = _ino(handle), backing_id
         self._book.opened(number, record)
         self._keep_handle(number, record, handle)
@@ -948,11 +966,12 @@ def serve(
     name: str,
     allow_other: bool,
     read_only: bool,
+    passes: bool,
     stack_depth: int,
     made: Callable[[PassthroughServer], None],
     ready: Callable[[], None],
 ) -> None:
-    """Mount and serve until unmounted; or take over from a server that was killed.
+    """Mount and serve until unmounted; or serve what somebody else mounted, or take over from a server that was killed.
 
     Args:
         made: Given the server before it serves anything.
@@ -962,13 +981,24 @@ def serve(
         MountError: The device or the mount is refused.
     """
     device = Device(os.dup(connection.device_fd))
-    server = PassthroughServer(operations, device, ledger=connection.ledger, stack_depth=stack_depth, ready=ready)
+    lent = connection.lent
+    server = PassthroughServer(
+        operations,
+        device,
+        ledger=connection.ledger,
+        passes=passes,
+        knows_programs=lent is None or lent.knows_programs,
+        stack_depth=stack_depth,
+        ready=ready,
+    )
     made(server)
     try:
         if connection.is_mounted:
             server.take_over()
         else:
-            device.mount(mountpoint, name, allow_other=allow_other, read_only=read_only)
+            if lent is None:
+                owner = (os.geteuid(), os.getegid())
+                mount_device(device.fd, mountpoint, name, owner=owner, allow_other=allow_other, read_only=read_only)
             connection.mounted()
     except OSError as error:
         device.close()
