@@ -33,7 +33,7 @@ Path_ = tuple[str | int, ...]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 # what accepts a rollback does so once: `ckptfs log STORE --accept-rollback`, with the mount's --cache-dir
-_NOT_OF_MOUNTS = {"foreground", "accept_rollback"}
+_NOT_OF_MOUNTS = {"foreground", "accept_rollback", "fuse_fd", "fuse_socket"}
 _SHARED = ("daemon", "defaults", "mount")
 """Tables that are put together from all files."""
 
