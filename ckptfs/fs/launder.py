@@ -80,9 +80,11 @@ class Launderer:
 def _read_line(fd: int, deadline_s: float) -> bytes:
     """Return a line without its end, or nothing if it does not come in time."""
     line = b""
+    # select(2) takes no descriptor over 1023, and a thousand files may be open
+    answer = select.poll()
+    answer.register(fd, select.POLLIN)
     while not line.endswith(b"\n"):
-        ready, _, _ = select.select([fd], [], [], max(0.0, deadline_s - time.monotonic()))
-        piece = os.read(fd, 64) if ready else b""
+        piece = os.read(fd, 64) if answer.poll(1000 * max(0.0, deadline_s - time.monotonic())) else b""
         if not piece:
             return b""
         line += piece

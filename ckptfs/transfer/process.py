@@ -187,18 +187,24 @@ class UploadProcess:
         return max(0, len(pending_numbers(self._cache.pending)) - 1)
 
     def _renew(self, writer: Writer) -> None:
-        """Renew the lease until the mount process is gone."""
+        """Renew the lease until the mount process is gone. An outage is said once, not each time for hours."""
+        is_away = False
         while not self._orphaned.is_set():
             try:
                 writer.renew()
                 self._events.lease(None)
+                if is_away:
+                    logger.info("renewed the lease again")
+                is_away = False
             except FencedError as error:
                 self._events.fenced(error)
                 os._exit(EXIT_FENCED)
             except CkptfsError as error:
                 # a commit decides whether we are the writer, not the lease
                 self._events.lease(error)
-                logger.warning("did not renew the lease error=%r", error.fact)
+                if not is_away:
+                    logger.warning("did not renew the lease error=%r", error.fact)
+                is_away = True
             self._orphaned.wait(writer.lease_s / 3)
 
     def _upload(self, uploader: VersionUploader, pending: PendingVersion) -> None:

@@ -373,7 +373,15 @@ class PassthroughServer:
             self._device.fail(request.unique, errno.EIO)
         else:
             if reply is not None:
-                self._device.reply(request.unique, reply)
+                self._answer(request, reply)
+
+    def _answer(self, request: Request, reply: Reply) -> None:
+        try:
+            self._device.reply(request.unique, reply)
+        except OSError:
+            # no reply at all would hold the program for ever, beyond SIGKILL
+            log.exception("could not answer opcode=%d", request.opcode)
+            self._device.fail(request.unique, errno.EIO)
 
     # protocol
 
@@ -710,7 +718,8 @@ class PassthroughServer:
             if row:
                 parts.append(row)
                 room -= needed
-        return parts
+        # in one piece: writev(2) takes 1,024 at most, and as many short names fit
+        return (b"".join(parts),)
 
     def _names_in(self, path: bytes) -> list[bytes]:
         return [b".", b"..", *(listed.name for listed in self._fs.listing(path))]
