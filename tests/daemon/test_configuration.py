@@ -37,7 +37,7 @@ def test_a_mount_has_its_own_settings_then_the_defaults_then_those_of_the_comman
 def test_every_option_of_the_mount_command_is_a_setting() -> None:
     theirs = {setting.key for setting in settings_of(mount_command)}
     ours = {setting.key for setting in mount_setting_keys()}
-    assert theirs - ours == {"foreground", "accept-rollback"}
+    assert theirs - ours == {"foreground", "accept-rollback", "fuse-fd", "fuse-socket"}
     assert {"cache-dir", "read-only", "version", "save-on-exit"} <= ours
 
 
