@@ -9,6 +9,8 @@
 # make bench-memory  the most memory while 20 GiB and 100,000 files are saved and restored (BENCH_ARGS=--size=2G)
 # make bench-codec  what floats take, and the codec's speed, on checkpoints that it trains (minutes; once)
 # make install-mount-helper  links mount.ckptfs and umount.ckptfs into /sbin, for mount(8) and /etc/fstab (docs/FSTAB.md)
+# make install-systemd  puts ckptfs, ckptfsd and their units on this machine (PREFIX=/opt/ckptfs; docs/DAEMON.md)
+# make test-systemd  ckptfsd on a systemd that boots in a container (minutes; needs podman)
 # Each makes .venv and installs what it needs; a second run finds it done and is quick.
 
 VENV    := .venv
@@ -21,8 +23,11 @@ FAULTS_ARGS ?=
 BENCH_ARGS ?=
 TEST_ARGS ?=
 SBIN    ?= /sbin
+PREFIX  ?= /opt/ckptfs
+UNITS   ?= /etc/systemd/system
 
-.PHONY: demo test test-frameworks simulate fsx faults bench bench-codec bench-memory check format picture install-deps install-mount-helper clean
+.PHONY: demo test test-frameworks simulate fsx faults bench bench-codec bench-memory check format picture install-deps \
+        install-mount-helper install-systemd test-systemd clean
 
 demo: $(VENV)/.demo
 	@scripts/system-packages demo
@@ -80,6 +85,23 @@ install-mount-helper: $(VENV)/.demo
 	@mkdir -p $(DESTDIR)$(SBIN)
 	@for type in ckptfs fuse.ckptfs; do for what in mount umount; do \
 	    ln -sfn $(abspath $(BIN))/$$what.ckptfs $(DESTDIR)$(SBIN)/$$what.$$type && echo "$(DESTDIR)$(SBIN)/$$what.$$type"; done; done
+
+# a virtual environment of its own, that does not go when this directory does; configuration that is there is left alone
+install-systemd:
+	@[ -x "$(DESTDIR)$(PREFIX)/bin/python" ] || "$$(scripts/python)" -m venv "$(DESTDIR)$(PREFIX)"
+	"$(DESTDIR)$(PREFIX)/bin/python" -m pip install --quiet --disable-pip-version-check --use-pep517 '.[daemon]'
+	@install -d "$(DESTDIR)/usr/local/bin" "$(DESTDIR)$(UNITS)" "$(DESTDIR)/etc/ckptfs/conf.d" "$(DESTDIR)/usr/local/share/doc/ckptfs"
+	@for name in ckptfs ckptfsd mount.ckptfs umount.ckptfs; do ln -sfn "$(PREFIX)/bin/$$name" "$(DESTDIR)/usr/local/bin/$$name"; done
+	install -m 755 systemd/ckptfs-preempt "$(DESTDIR)/usr/local/bin/"
+	install -m 644 systemd/*.service "$(DESTDIR)$(UNITS)/"
+	install -m 644 systemd/ckptfs.toml.example "$(DESTDIR)/etc/ckptfs/"
+	install -m 644 docs/*.md systemd/*.example "$(DESTDIR)/usr/local/share/doc/ckptfs/"
+	@[ -e "$(DESTDIR)/etc/ckptfs/ckptfs.toml" ] || printf '# see ckptfs.toml.example; mounts in conf.d/*.toml\n' >"$(DESTDIR)/etc/ckptfs/ckptfs.toml"
+	@[ -n "$(DESTDIR)" ] || [ ! -d /run/systemd/system ] || systemctl daemon-reload
+	@echo "next: describe a mount in $(DESTDIR)/etc/ckptfs/conf.d/NAME.toml, then systemctl enable --now ckptfsd"
+
+test-systemd: $(VENV)/.test
+	$(BIN)/python -m tests.systemd
 
 # pip is asked again only when the list of dependencies changed
 $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
