@@ -147,6 +147,21 @@ class CacheDirectory:
             self._lock_fd = -1
 
     @property
+    def is_in_use(self) -> bool:
+        """True while a read-write mount, in whatever process, has the directory."""
+        try:
+            fd = os.open(self.lock_path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(fd)
+        return False
+
+    @property
     def lock_id(self) -> str:
         """`<st_dev>:<st_ino>` of the lock file (FORMAT.md 6)."""
         status = os.stat(self.lock_path)

@@ -4,25 +4,31 @@ Three things are kept, and nothing here changes them:
 
     pending     captured, waiting for upload; the next mount with this cache directory finishes it
     aside       captured, but history went another way: it can never enter it
-    unsaved     files as they were when a crash or a restore left them, never captured
+    unsaved     files as they were when a crash or a restore left them, never captured; those that no mount has taken up
+                since are still in the live tree
 """
 
 import os
+import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 from ckptfs.cache.directory import CacheDirectory
-from ckptfs.cache.pending import PendingVersion
+from ckptfs.cache.pending import PendingVersion, commit_ids
 from ckptfs.capture.copying import copy_data
+from ckptfs.capture.journal import read_journal
 from ckptfs.errors import CacheError, CkptfsError, InvalidInputError
 from ckptfs.format.manifest import Entry, Kind, LocalData
 from ckptfs.format.note import Note
 from ckptfs.format.pending import decode_pending
 from ckptfs.transfer.materialize import TreeWriter
+
+# of some 100 bytes each: far below what one command line takes (128 KiB at least)
+_PATHS_AT_ONCE = 500
 
 KeptKind = Literal["pending", "aside", "unsaved"]
 
@@ -45,6 +51,8 @@ class Kept:
     """Files that it changed in name or attributes only: their bytes are those of an earlier version."""
     damage: str | None = None
     """Why it cannot be read."""
+    is_live_tree: bool = False
+    """The directory holds the whole live tree, of which the paths were never captured."""
 
 
 def cache_directories(path: Path) -> list[CacheDirectory]:
@@ -68,7 +76,13 @@ def cache_directories(path: Path) -> list[CacheDirectory]:
 def list_kept(cache: CacheDirectory) -> list[Kept]:
     """Return what a store's cache directory keeps, oldest first."""
     kept = [*_versions(cache.pending, "pending"), *_versions(cache.aside, "aside"), *_unsaved(cache.unsaved)]
+    kept += _unsaved_in_tree(cache)
     return sorted(kept, key=lambda each: each.time_ns)
+
+
+def list_pending_versions(cache: CacheDirectory) -> list[Kept]:
+    """Return the captured versions that are not durable yet, in any order."""
+    return list(_versions(cache.pending, "pending"))
 
 
 def copy_out(kept: Kept, target: Path) -> None:
@@ -82,15 +96,21 @@ def copy_out(kept: Kept, target: Path) -> None:
     if os.path.lexists(target):
         raise InvalidInputError(f"{target} exists already", hint="name a new directory")
     target.parent.mkdir(parents=True, exist_ok=True)
-    if kept.kind == "unsaved":
-        # cp knows holes, links, owners, times and xattrs of every kind of file
-        done = subprocess.run(
-            ["cp", "-a", "--reflink=auto", "--", str(kept.directory), str(target)], capture_output=True, check=False
-        )
-        if done.returncode != 0:
-            raise CacheError(f"copying {kept.directory} failed: {done.stderr.decode(errors='replace').strip()}")
+    if kept.is_live_tree:
+        target.mkdir()
+        for start in range(0, len(kept.paths), _PATHS_AT_ONCE):
+            _cp(["--parents", "--", *kept.paths[start : start + _PATHS_AT_ONCE], target.absolute()], kept.directory)
+    elif kept.kind == "unsaved":
+        _cp(["--", kept.directory.absolute(), target.absolute()], kept.directory)
     else:
         _copy_version(_read_version(kept.directory), target)
+
+
+def _cp(arguments: Sequence[str | bytes | Path], directory: Path) -> None:
+    """Copy in a directory; cp knows holes, links, owners, times and xattrs of every kind of file. Raises CacheError."""
+    done = subprocess.run(["cp", "-a", "--reflink=auto", *arguments], cwd=directory, capture_output=True, check=False)
+    if done.returncode != 0:
+        raise CacheError(f"copying {directory} failed: {done.stderr.decode(errors='replace').strip()}")
 
 
 def _is_cache(cache: CacheDirectory) -> bool:
@@ -140,6 +160,43 @@ def _unsaved(root: Path) -> Iterator[Kept]:
             paths=tuple(sorted(paths)),
             bytes=size_bytes,
         )
+
+
+def _unsaved_in_tree(cache: CacheDirectory) -> Iterator[Kept]:
+    """Find what the last mount left in the live tree without capturing it; what a mount shows now is not meant."""
+    state = None if cache.is_in_use else read_journal(cache.journal)
+    if state is None:
+        return
+    if state.intended is not None and state.intended[1] in commit_ids(cache.pending) | commit_ids(cache.aside):
+        state.adopt_intended()
+    found: dict[bytes, int] = {}
+    for path in state.content | state.names:
+        for name, status in _files_at(os.fsencode(cache.live), path):
+            # those without data are in a version; a name that is new may be all that is
+            if status.st_ino not in state.stubs:
+                found[name] = status.st_size
+    if found:
+        yield Kept(
+            kind="unsaved",
+            directory=cache.live,
+            time_ns=cache.journal.stat().st_mtime_ns,
+            paths=tuple(sorted(found)),
+            bytes=sum(found.values()),
+            is_live_tree=True,
+        )
+
+
+def _files_at(root: bytes, path: bytes) -> Iterator[tuple[bytes, os.stat_result]]:
+    """Yield the path, or what is below it, but for directories."""
+    try:
+        status = os.lstat(os.path.join(root, path))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    if not stat.S_ISDIR(status.st_mode):
+        yield path, status
+    # the root is named when only its attributes changed
+    for name in os.listdir(os.path.join(root, path)) if stat.S_ISDIR(status.st_mode) and path else ():
+        yield from _files_at(root, os.path.join(path, name))
 
 
 def _set_aside_ns(directory: Path) -> int:

@@ -107,3 +107,29 @@ def test_credentials_are_in_no_log_no_state_and_no_command_line(
     run = subprocess.run([PROGRAM, *arguments], env=os.environ | REFUSED, capture_output=True, timeout=60, check=False)
     assert run.returncode == 1
     assert [secret for secret in REFUSED.values() if secret.encode() in run.stdout + run.stderr] == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes a mount namespace")
+def test_umount_ends_a_mount_that_a_container_has_too(mount: Mounts) -> None:
+    mounted = mount()
+    (mounted.root / "model.bin").write_bytes(b"saved")
+    script = """
+        # of this mount alone
+        grep fuse.ckptfs /proc/self/mountinfo | cut -d" " -f5 | grep -vFx "$1" | xargs -r umount -l || true
+        ls "$1"; exec sleep 100
+    """
+    words = ["unshare", "-m", "sh", "-c", script, "sh", mounted.root]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as container:
+        try:
+            assert container.stdout is not None
+            assert container.stdout.readline() == "model.bin\n"
+            assert mounted.save() == 1
+            run = subprocess.run(
+                [PROGRAM, "umount", mounted.root], capture_output=True, text=True, timeout=60, check=True
+            )
+            assert run.stdout == f"unmounted {mounted.root}\n"
+            assert mounted.wait(10) == 0
+        finally:
+            container.kill()
+    again = mount()
+    assert (again.root / "model.bin").read_bytes() == b"saved"

@@ -241,3 +241,34 @@ def test_a_tree_that_is_another_version_becomes_the_newest_without_keeping_what_
     again = mount()
     assert_same(newest, snapshot(again.root), "version 2")
     assert kept(again) == {"unsaved": ["unsaved.bin"]}
+
+
+def test_recover_lists_and_copies_what_was_never_saved_before_and_after_the_next_mount(
+    mount: Mounts, tmp_path: Path
+) -> None:
+    writer = mount(cache="cache-0")
+    (writer.root / "large.bin").write_bytes(bytes(1 << 20))
+    touch(writer.root)
+    writer.unmount()
+    mounted = mount()
+    (mounted.root / "saved.bin").write_bytes(b"saved")
+    (mounted.root / "old").mkdir()
+    (mounted.root / "old" / "within.bin").write_bytes(b"saved, and moved")
+    assert mounted.save() == 2
+    mounted.sync()
+    # what a mount shows is in the mount
+    (mounted.root / "unsaved.bin").write_bytes(b"never saved")
+    (mounted.root / "old").rename(mounted.root / "new")
+    (mounted.root / "large.bin").rename(mounted.root / "not-fetched.bin")
+    assert ckptfs("recover", mounted.root, "--json").json == []
+    mounted.kill()
+    expected = {"unsaved.bin": b"never saved", "new/within.bin": b"saved, and moved"}
+    (left,) = ckptfs("recover", mounted.cache_dir, "--json").json
+    assert (left["kind"], left["paths"], left["bytes"]) == ("unsaved", sorted(expected), 27)
+    assert ckptfs("recover", mounted.cache_dir, "--copy-to", tmp_path / "before").code == 0
+    again = mount()
+    assert sorted(path.name for path in again.root.iterdir()) == ["large.bin", "old", "saved.bin"]
+    assert ckptfs("recover", again.root, "--copy-to", tmp_path / "after").code == 0
+    for place in ("before", "after"):
+        (top,) = (tmp_path / place).iterdir()
+        assert {str(path.relative_to(top)): path.read_bytes() for path in top.rglob("*.bin")} == expected, place

@@ -5,6 +5,7 @@ from itertools import chain
 import click
 
 from ckptfs.cli.access import StoreAccess, access_options
+from ckptfs.cli.failures import FAILED, say_error
 from ckptfs.cli.output import print_json, printable
 from ckptfs.cli.parameters import Command, json_option
 
@@ -36,4 +37,8 @@ def command(store: str | None, as_json: bool, access: StoreAccess) -> int:
                 click.echo(f"      {printable(finding.hint)}")
     if as_json:
         print_json([finding._asdict() for finding in seen])
-    return 1 if any(finding.result == "fail" for finding in seen) else 0
+    failed = [finding for finding in seen if finding.result == "fail"]
+    if failed:
+        say_error(f"{', '.join(finding.check for finding in failed)}: {failed[0].fact}", failed[0].hint)
+        return FAILED
+    return 0

@@ -21,7 +21,7 @@ _HELP = """List what a cache directory holds that is in no version: CACHE is wha
 \b
 pending   captured, not durable yet: the next mount with this cache directory finishes it
 aside     captured, but another writer's versions came first: it can never enter history
-unsaved   never captured: what a crash or a restore found in the mount
+unsaved   never captured: what a crash or a restore found in the mount, or the last mount left there
 
 What is listed stays until it is deleted by hand.
 """
@@ -52,6 +52,8 @@ def command(place: Path, copy_to: Path | None, as_json: bool) -> None:
 
 
 def _name(kept: "Kept") -> str:
+    if kept.is_live_tree:
+        return f"{kept.directory.name}-{kept.directory.parent.name}"
     return kept.directory.name if kept.version is None else f"version-{kept.directory.name}"
 
 

@@ -3,7 +3,9 @@
 import os
 import select
 import signal
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from ckptfs.fs.kept import Kept
 
 _POLL_MS = 200
+# a process that has nothing to upload ends within a second, or within 5 of asking a store that is away
+_ENDING_S = 6.0
 
 
 @click.command("umount", cls=Command)
@@ -50,13 +54,13 @@ def command(mountpoint: Path) -> None:
     # a read-only mount shares its cache directory, and what is pending there is another's
     cache = None if status["read_only"] else Path(status["cache"])
     # opened before the process can end, so that its number cannot become another's
-    process_fd = _open_process(int(status["pid"]))
+    process_fd, keeper_fd = _open_process(int(status["pid"])), _open_process(int(status["keeper"]))
     if status["lent"]:
         _end_server(int(status["keeper"]), place)
     else:
         unmount(place)
     if process_fd is not None:
-        _wait_for_end(process_fd, lambda: len(_pending(cache)))
+        _wait_for_end(process_fd, keeper_fd, lambda: len(_pending(cache)))
     left = _pending(cache)
     _tell(place, len(left), sum(kept.bytes for kept in left), cache)
 
@@ -106,20 +110,29 @@ def _end_server(keeper: int, place: Path) -> None:
     os.close(fd)
 
 
-def _wait_for_end(process_fd: int, count_left: Callable[[], int]) -> None:
-    """Return when the process has ended, showing how many versions it still has to upload."""
+def _wait_for_end(process_fd: int, keeper_fd: int | None, count_left: Callable[[], int]) -> None:
+    """Return when the process has ended, showing how many versions it still has to upload.
+
+    A mount namespace that was made meanwhile, as containers have, keeps the mount, and so its process would go on.
+    """
     end = select.poll()
     end.register(process_fd, select.POLLIN)
     total = max(count_left(), 1)
+    idle_since_s = time.monotonic()
     with progress("making versions durable", in_bytes=False) as report:
         while not end.poll(_POLL_MS):
-            report(max(total - count_left(), 0), total)
+            left = count_left()
+            report(max(total - left, 0), total)
+            if left:
+                idle_since_s = time.monotonic()
+            elif keeper_fd is not None and time.monotonic() - idle_since_s > _ENDING_S:
+                with suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(keeper_fd, signal.SIGTERM)
+                keeper_fd = None
 
 
 def _pending(cache: Path | None) -> "list[Kept]":
     from ckptfs.cache.directory import CacheDirectory
-    from ckptfs.fs.kept import list_kept
+    from ckptfs.fs.kept import list_pending_versions
 
-    if cache is None:
-        return []
-    return [kept for kept in list_kept(CacheDirectory(cache)) if kept.kind == "pending"]
+    return list_pending_versions(CacheDirectory(cache)) if cache is not None else []
