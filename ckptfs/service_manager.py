@@ -13,7 +13,7 @@ from pathlib import Path
 
 _FIRST_FD = 3
 _ANSWER_TIMEOUT_S = 5.0
-"""Of systemctl, which asks process 1; it answers in some 10 ms."""
+"""Process 1 answers in some 10 ms; whoever waits for it longer than this is better off alive."""
 
 
 def notify(*lines: str, fds: Sequence[int] = ()) -> bool:
@@ -29,6 +29,7 @@ def notify(*lines: str, fds: Sequence[int] = ()) -> bool:
     # a leading @ stands for the NUL of an abstract address
     to = address.replace("@", "\0", 1) if address.startswith("@") else address
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+        channel.settimeout(_ANSWER_TIMEOUT_S)
         try:
             channel.connect(to)
             socket.send_fds(channel, ["\n".join(lines).encode()], list(fds))

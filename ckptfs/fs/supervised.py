@@ -19,7 +19,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -56,6 +56,7 @@ class Running:
     """A process of a mount, found on this machine: its keeper, or a server whose keeper is gone."""
 
     pid: int
+    parent: int
     label: Label
     options: MountOptions
     """What it was told."""
@@ -90,21 +91,40 @@ def start(
 
 def find(supervisor: str, name: str | None = None) -> list[Running]:
     """Return the topmost process of each mount that a supervisor started, whether or not it was this one's."""
-    found: dict[int, Running] = {}
-    parents: dict[int, int] = {}
+    found = {
+        running.pid: running
+        for running in _all()
+        if running.label.supervisor == supervisor and name in (None, running.label.name)
+    }
+    return [running for running in found.values() if running.parent not in found]
+
+
+def servers_of(keeper_pid: int) -> list[Running]:
+    """Return the processes that a keeper has forked."""
+    return [running for running in _all() if running.parent == keeper_pid]
+
+
+def _all() -> Iterator[Running]:
     for path in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (path / "cmdline").read_bytes().split(b"\0")
-            if words[1:4] != [b"-P", b"-m", _MODULE.encode()] or len(words) < 6:
-                continue
-            label, options = Label(*json.loads(words[4])), options_from_json(json.loads(words[5]))
-            # PID (NAME) STATE PARENT ...
-            state, parent = (path / "stat").read_text().rpartition(") ")[2].split()[:2]
-        except (OSError, ValueError, TypeError, KeyError):
-            continue  # it has ended meanwhile, or is something else
-        if label.supervisor == supervisor and name in (None, label.name) and state not in "ZX":
-            found[int(path.name)], parents[int(path.name)] = Running(int(path.name), label, options), int(parent)
-    return [running for pid, running in found.items() if parents[pid] not in found]
+        running = look(int(path.name))
+        if running is not None:
+            yield running
+
+
+def look(pid: int) -> Running | None:
+    """Return what a process is as one of a mount, None if it is none of this user's, or has ended."""
+    process = Path(f"/proc/{pid}")
+    try:
+        words = (process / "cmdline").read_bytes().split(b"\0")
+        # anybody may give a process of his such a command line
+        if words[1:4] != [b"-P", b"-m", _MODULE.encode()] or process.stat().st_uid != os.geteuid():
+            return None
+        label, options = Label(*json.loads(words[4])), options_from_json(json.loads(words[5]))
+        # PID (NAME) STATE PARENT ...
+        state, parent = (process / "stat").read_text().rpartition(") ")[2].split()[:2]
+    except (OSError, ValueError, TypeError, KeyError, IndexError):
+        return None
+    return Running(pid, int(parent), label, options) if state not in "ZX" else None
 
 
 def receive(channel: socket.socket) -> tuple[dict[str, Any] | None, dict[str, int]]:

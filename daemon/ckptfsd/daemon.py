@@ -16,7 +16,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -341,6 +341,8 @@ class Daemon:
         self._tell(*([] if restarts else ["STOPPING=1"]))
         code = 0
         if restarts:
+            # one that is being unmounted has been told so, and would take the next daemon's word for impatience
+            await self._wait_for([mount for mount in self.mounts.values() if mount.state is State.STOPPING])
             log.info("leaving %d mount(s) to their keepers: the daemon is started again", self._count_up())
             await asyncio.gather(*(mount.leave() for mount in self.mounts.values()))
         else:
@@ -349,14 +351,18 @@ class Daemon:
             task.cancel()
         return code
 
+    async def _wait_for(self, mounts: Iterable[SupervisedMount]) -> None:
+        """Wait until mounts are as they are wanted, and have the service manager wait too."""
+        waiting = {asyncio.ensure_future(mount.settled()) for mount in mounts}
+        while waiting:
+            self._tell(f"EXTEND_TIMEOUT_USEC={int(_EXTEND_S * 1e6)}")
+            _, waiting = await asyncio.wait(waiting, timeout=_EXTEND_S / 3)
+
     async def _drain(self) -> int:
         """Unmount all; return 1 if versions are left that are not durable."""
         for mount in self.mounts.values():
             mount.want(None)
-        waiting = {asyncio.ensure_future(mount.settled()) for mount in self.mounts.values()}
-        while waiting:
-            self._tell(f"EXTEND_TIMEOUT_USEC={int(_EXTEND_S * 1e6)}")
-            _, waiting = await asyncio.wait(waiting, timeout=_EXTEND_S / 3)
+        await self._wait_for(self.mounts.values())
         left = {
             mount.name: mount.left for mount in self.mounts.values() if mount.left is not None and mount.left.versions
         }

@@ -15,7 +15,7 @@ from typing import Any
 from ckptfs.errors import CkptfsError, MountError
 from ckptfs.fs import supervised
 from ckptfs.fs.options import MountOptions
-from ckptfs.fs.supervised import Label
+from ckptfs.fs.supervised import Label, Running
 from ckptfs.fs.transport.handover import Descriptors
 
 OnDescriptors = Callable[[dict[str, int]], None]
@@ -54,6 +54,16 @@ class KeeperProcess:
         if channel is not None:
             channel.setblocking(False)
             self._loop.add_reader(channel, self._hear)
+
+    @classmethod
+    def of(cls, running: Running) -> "KeeperProcess":
+        """Watch one that was found. Raises ProcessLookupError: It has ended meanwhile."""
+        found = cls(running.pid)
+        # now that its number stays its own: is it still the one that was found?
+        if supervised.look(running.pid) != running:
+            found.forget()
+            raise ProcessLookupError
+        return found
 
     @classmethod
     def start(

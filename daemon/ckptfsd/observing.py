@@ -81,7 +81,6 @@ class Observer:
             self._silent_since_s[mount.name] = time.monotonic()
             log.warning("no answer mount=%s error=%r", mount.name, error.fact)
         silent_s = self.silent_s(mount)
-        seen = self._seen.get(mount.name)
-        if self.hang_timeout_s and silent_s > self.hang_timeout_s and seen is not None:
+        if self.hang_timeout_s and silent_s > self.hang_timeout_s:
             self._silent_since_s[mount.name] = time.monotonic()
-            mount.replace_server(int(seen[1]["pid"]), f"it has not answered for {silent_s:.0f} s")
+            mount.replace_server(f"it has not answered for {silent_s:.0f} s")

@@ -25,7 +25,7 @@ from ckptfs.cache.directory import CacheDirectory, store_directory_name
 from ckptfs.errors import CkptfsError, MountError
 from ckptfs.fs import supervised
 from ckptfs.fs.kept import Kept, list_kept
-from ckptfs.fs.mountpoint import is_mounted
+from ckptfs.fs.mountpoint import detach, is_mounted
 from ckptfs.fs.options import MountOptions
 from ckptfs.fs.supervised import Label, Running
 from ckptfsd.configuration import MountSettings
@@ -39,6 +39,8 @@ _TOO_SHORT_S = 10.0
 """A mount that has lived so long is not about to fail for the reason that the last one did."""
 _KILLED_S = 10.0
 """A killed process is gone within milliseconds, unless the machine is very busy."""
+_STOP_MARGIN_S = 60.0
+"""What unmounting may take besides its drain-timeout, saving on exit above all; a server that takes longer hangs."""
 _GRACE_S = 0.3
 """One of its threads may wait in the kernel for an answer that only the next server gives."""
 _OF_THE_MOUNT = ("store", "mountpoint", "cache_dir", "read_only", "version", "transport", "allow_other")
@@ -137,8 +139,11 @@ class SupervisedMount:
 
         Args:
             settings: What it is known to be; None if the configuration does not have it any more.
+
+        Raises:
+            ProcessLookupError: It has just ended.
         """
-        keeper = KeeperProcess(running.pid)
+        keeper = KeeperProcess.of(running)
         options = running.options
         keeper.cache = _cache_of(options)
         is_same = settings is not None and settings.environment_digest == running.label.environment
@@ -169,13 +174,14 @@ class SupervisedMount:
         if self.state is State.STOPPING and self._keeper is not None:
             self._keeper.signal(signal.SIGTERM)
 
-    def replace_server(self, pid: int, why: str) -> None:
-        """Kill the process that serves it: the keeper forks another."""
-        log.warning("replaced the server mount=%s pid=%d why=%r", self.name, pid, why)
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
+    def replace_server(self, why: str) -> None:
+        """Kill the process that serves it: another takes over."""
+        if self._keeper is None:
             return
+        # one whose keeper is gone has none to fork another, but us
+        for running in supervised.servers_of(self._keeper.pid) or supervised.find(self._supervisor, self.name):
+            log.warning("replaced the server mount=%s pid=%d why=%r", self.name, running.pid, why)
+            _kill(running)
 
     async def leave(self) -> None:
         """Let go of it: it stays mounted, and the next daemon finds it."""
@@ -200,8 +206,10 @@ class SupervisedMount:
                     self._set(State.DOWN)
                     self._settled.set()
                     return
-            except OSError as error:
-                self.error = MountError(f"cannot start a process: {error}")
+            except Exception as error:
+                # whatever it is: a mount that nobody looks after any more would be worse
+                log.exception("could not look after mount=%s", self.name)
+                self.error = MountError(f"{type(error).__name__}: {error}")
                 await self._pause()
 
     async def _start(self, settings: MountSettings) -> None:
@@ -270,8 +278,17 @@ class SupervisedMount:
         self._set(State.STOPPING)
         log.info("stopping mount=%s pid=%d", self.name, keeper.pid)
         keeper.signal(signal.SIGTERM)
+        running = self._running
+        patience_s = running.options.drain_timeout_s + _STOP_MARGIN_S if running is not None else None
+        await asyncio.wait({keeper.ended}, timeout=patience_s)
+        if not keeper.ended.done() and running is not None:
+            log.error("ended a mount that did not end mount=%s waited_s=%.0f", self.name, patience_s)
+            keeper.signal(signal.SIGKILL)
+            await self._kill_rest()
+            self._held.drop()
+            await asyncio.to_thread(_take_away, running.options.mountpoint)
         code = await keeper.ended
-        self._keeper, running, self._running = None, self._running, None
+        self._keeper = self._running = None
         self._held.drop()
         self.left = await asyncio.to_thread(_left, keeper.cache) if running and not running.options.read_only else None
         if self.left is not None and self.left.versions:
@@ -322,13 +339,10 @@ class SupervisedMount:
                 self._held.drop()
                 return
             for running in rest:
-                try:
-                    process = KeeperProcess(running.pid)
-                except ProcessLookupError:
-                    continue
-                process.signal(signal.SIGKILL)
-                await asyncio.wait({process.ended}, timeout=_GRACE_S)
-                process.forget()
+                _kill(running)
+            end_s = time.monotonic() + _GRACE_S
+            while any(map(_is_there, rest)) and time.monotonic() < end_s:
+                await asyncio.sleep(_GRACE_S / 10)
 
     async def _pause(self) -> None:
         """Wait, a little longer each time, unless something else is wanted meanwhile."""
@@ -374,6 +388,26 @@ def _changed_options(one: MountOptions, other: MountOptions) -> list[str]:
 def _changed(one: MountSettings, other: MountSettings) -> list[str]:
     """Return the names of the settings that differ."""
     return _changed_options(one.options, other.options) + ["environment"] * (one.environment != other.environment)
+
+
+def _kill(running: Running) -> None:
+    """End a process that was found, by SIGKILL, and no other that has its number by now."""
+    try:
+        process = KeeperProcess.of(running)
+    except ProcessLookupError:
+        return
+    process.signal(signal.SIGKILL)
+    process.forget()
+
+
+def _is_there(running: Running) -> bool:
+    """True until a process has ended altogether, with all its threads."""
+    return Path(f"/proc/{running.pid}").exists()
+
+
+def _take_away(mountpoint: Path) -> None:
+    if is_mounted(mountpoint):
+        detach(mountpoint)
 
 
 def _cache_of(options: MountOptions) -> Path | None:

@@ -8,13 +8,20 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from ckptfs.fs import supervised
+from ckptfs.fs.transport.choice import passthrough_obstacle
 from tests.mounting import clear_away, wait_until
 
+needs_passthrough = pytest.mark.skipif(
+    passthrough_obstacle() is not None, reason=f"passthrough cannot work: {passthrough_obstacle()}"
+)
+"""Only with it is there a connection that can be handed over."""
 _TIMEOUT_S = 60.0
 
 
@@ -74,16 +81,29 @@ class RunningDaemon:
 
     # life
 
-    def start(self, *, env: Mapping[str, str] | None = None) -> "RunningDaemon":
-        """Start it; return when every mount has been tried."""
+    def start(
+        self,
+        *,
+        env: Mapping[str, str] | None = None,
+        through: Sequence[str] = (),
+        program: Sequence[str] = ("-m", "ckptfsd"),
+    ) -> "RunningDaemon":
+        """Start it; return when every mount has been tried.
+
+        Args:
+            env: Environment besides the present one.
+            through: A command that executes what follows it. Descriptors that can be inherited are.
+            program: What Python runs.
+        """
         lines = self.lines("ready")
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "ckptfsd", "--config", str(self.config)],
+                [*through, sys.executable, *program, "--config", str(self.config)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 env=os.environ | dict(env or {}),
+                close_fds=not through,
             )
         self.wait(lambda: len(self.lines("ready")) > len(lines) or self.has_ended, "it is ready")
         assert not self.has_ended, self.log()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemon.running import RunningDaemon
+from tests.daemon.running import RunningDaemon, needs_passthrough
 from tests.e2e.programs import Program
 
 pytestmark = [pytest.mark.fuse]
@@ -45,6 +45,7 @@ def test_a_mount_that_was_removed_while_no_daemon_ran_is_drained_by_the_next(mak
     assert daemon.lines("committed version=1")
 
 
+@needs_passthrough
 def test_open_files_outlive_the_keeper_and_the_server_at_once(make_daemon: MakeDaemon, tmp_path: Path) -> None:
     daemon = make_daemon()
     place = daemon.describe("llama")
@@ -113,6 +114,18 @@ def test_stopping_waits_for_versions_and_says_what_is_left(make_daemon: MakeDaem
     assert daemon.status_of("slow")["version"] == 1
 
 
+def test_a_mount_that_does_not_end_is_taken_away_when_its_time_is_over(make_daemon: MakeDaemon) -> None:
+    impatient = "import ckptfsd.supervised_mount as m; m._STOP_MARGIN_S = 1.0; from ckptfsd.main import main; main()"
+    daemon = make_daemon()
+    place = daemon.describe("llama", 'drain-timeout = "1s"')
+    daemon.start(program=["-c", impatient])
+    (place / "model").write_bytes(b"weights")
+    os.kill(daemon.pids("llama")[1], signal.SIGSTOP)
+    assert daemon.stop() == 0
+    assert daemon.lines("ended a mount that did not end")[0]["mount"] == "llama"
+    assert os.listdir(place) == []
+
+
 def test_sigusr1_saves_every_mount(make_daemon: MakeDaemon) -> None:
     daemon = make_daemon()
     places = [daemon.describe(name) for name in ("a", "b")]
@@ -124,6 +137,7 @@ def test_sigusr1_saves_every_mount(make_daemon: MakeDaemon) -> None:
     assert [daemon.status_of(name)["version"] for name in ("a", "b")] == [1, 1]
 
 
+@needs_passthrough
 def test_a_server_that_hangs_is_replaced_under_open_files(make_daemon: MakeDaemon) -> None:
     daemon = make_daemon(daemon='hang-timeout = "1s"')
     place = daemon.describe("llama")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemon.running import RunningDaemon
+from tests.daemon.running import RunningDaemon, needs_passthrough
 from tests.e2e.programs import Program
 
 pytestmark = [pytest.mark.fuse]
@@ -60,6 +60,7 @@ def test_a_mount_that_is_removed_is_saved_drained_and_goes(daemon: RunningDaemon
     assert [line["version"] for line in daemon.lines("committed") if line["mount"] == "gone"] == ["1"]
 
 
+@needs_passthrough
 def test_settings_of_the_serving_process_change_under_open_files(daemon: RunningDaemon) -> None:
     place = daemon.describe("tuned")
     before = daemon.wait_mounted("tuned")
