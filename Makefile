@@ -5,6 +5,8 @@
 # make test-frameworks  training with each framework, killed and resumed (a few minutes, and 2 GB of packages; TEST_ARGS=-k torch)
 # make fsx    1,000,000 random operations on a file, across saves and remounts (15 minutes; FSX_ARGS=--help)
 # make faults whole-product stories through a proxy that lets requests go wrong (15 minutes; FAULTS_ARGS=--help)
+# make crash-points  every durable step of a scenario, killed there and without power there (15 minutes; CRASH_ARGS=--help)
+# make soak   training for hours with kills, faults, tags and prunes, every version compared (SOAK_ARGS="--minutes=120")
 # make bench  speed and bytes beside the native filesystem and other tools, paired (docs/BENCHMARKS.md; BENCH_ARGS=--quick)
 # make bench-memory  the most memory while 20 GiB and 100,000 files are saved and restored (BENCH_ARGS=--size=2G)
 # make bench-codec  what floats take, and the codec's speed, on checkpoints that it trains (minutes; once)
@@ -20,13 +22,15 @@ PYTEST_ARGS ?=
 FSX_ARGS ?=
 SIMULATE_ARGS ?=
 FAULTS_ARGS ?=
+CRASH_ARGS ?=
+SOAK_ARGS ?= --minutes=120
 BENCH_ARGS ?=
 TEST_ARGS ?=
 SBIN    ?= /sbin
 PREFIX  ?= /opt/ckptfs
 UNITS   ?= /etc/systemd/system
 
-.PHONY: demo test test-frameworks simulate fsx faults bench bench-codec bench-memory check format picture install-deps \
+.PHONY: demo test test-frameworks simulate fsx faults crash-points soak bench bench-codec bench-memory check format picture install-deps \
         install-mount-helper install-systemd test-systemd clean
 
 demo: $(VENV)/.demo
@@ -56,6 +60,14 @@ fsx: $(VENV)/.test
 faults: $(VENV)/.test
 	@scripts/system-packages test
 	$(BIN)/python -m tests.faults $(FAULTS_ARGS)
+
+crash-points: $(VENV)/.test
+	@scripts/system-packages test
+	$(BIN)/python -m tests.crash $(CRASH_ARGS)
+
+soak: $(VENV)/.test
+	@scripts/system-packages test
+	$(BIN)/python -m tests.soak $(SOAK_ARGS)
 
 bench: $(VENV)/.bench
 	@scripts/system-packages demo

@@ -65,7 +65,7 @@ class MemoryWatch:
 
     def _watch(self) -> None:
         while not self._done.is_set():
-            sizes = {pid: _pss_bytes(pid) for pid in tree_of(self._root)}
+            sizes = {pid: pss_bytes(pid) for pid in tree_of(self._root)}
             self.peak_bytes = max(self.peak_bytes, sum(sizes.values()))
             for pid, size in sizes.items():
                 self.peaks_bytes[pid] = max(self.peaks_bytes.get(pid, 0), size)
@@ -107,7 +107,8 @@ def _stat(pid: int) -> list[bytes]:
         return []
 
 
-def _pss_bytes(pid: int) -> int:
+def pss_bytes(pid: int) -> int:
+    """Return the memory of a process, its share of what it shares with others; 0 if it has ended."""
     try:
         for line in (_PROC / str(pid) / "smaps_rollup").read_bytes().splitlines():
             if line.startswith(b"Pss:"):

@@ -26,6 +26,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ckptfs.cache.durable import sync_path
 from ckptfs.errors import CacheError
 from ckptfs.hashing import hash_bytes
 from ckptfs.private import exchangeable_part, make_private, write_private
@@ -194,11 +195,19 @@ class CacheDirectory:
             return {}
         return session if isinstance(session, dict) else {}
 
-    def write_session(self, session: dict[str, Any]) -> None:
-        """Replace the session's identity atomically."""
+    def write_session(self, session: dict[str, Any], *, durably: bool = False) -> None:
+        """Replace the session's identity atomically.
+
+        Args:
+            durably: It outlives a restart of the machine from here on.
+        """
         temporary = self.session.with_suffix(".tmp")
         write_private(temporary, json.dumps(session).encode())
+        if durably:
+            sync_path(temporary)
         temporary.rename(self.session)
+        if durably:
+            sync_path(self.root)
 
 
 def write_pid(lock_fd: int) -> None:

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ckptfs.cache.durable import sync_path
 from ckptfs.errors import CkptfsError, CorruptObjectError
 from ckptfs.format.manifest import Part
 from ckptfs.format.part import decode_part, encode_part
@@ -105,6 +106,19 @@ def list_pending(pending_root: Path) -> list[PendingVersion]:
     return found
 
 
+def damaged_pending(pending_root: Path) -> list[tuple[Path, str]]:
+    """Return the directories of versions whose description cannot be read, and why. Nobody else is at work there."""
+    found = []
+    for _, _, directory in sorted(_directories(pending_root)):
+        try:
+            decode_pending((directory / "version.json").read_bytes())
+        except FileNotFoundError:
+            found.append((directory, "it has no version.json"))
+        except CorruptObjectError as error:
+            found.append((directory, error.fact))
+    return found
+
+
 def pending_numbers(pending_root: Path) -> set[int]:
     """Return the numbers of the pending versions, whatever their state."""
     return {version for version, _, _ in _directories(pending_root)}
@@ -145,10 +159,10 @@ def sync_pending(pending: PendingVersion) -> None:
         pending.directory / "manifest",
         pending.directory / "version.json",
     ]:
-        _fsync(path)
+        sync_path(path)
     (pending.directory / "synced").touch()
     for path in (pending.directory / "data", pending.directory, pending.directory.parent):
-        _fsync(path)
+        sync_path(path)
 
 
 def is_synced(pending: PendingVersion) -> bool:
@@ -160,11 +174,3 @@ def _directories(pending_root: Path) -> Iterator[tuple[int, int, Path]]:
     for entry in os.scandir(pending_root):
         if match := _NAME.fullmatch(entry.name):
             yield int(match[1]), int(match[2]), Path(entry.path)
-
-
-def _fsync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -8,12 +8,21 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ckptfs.cache.directory import CacheDirectory
-from ckptfs.cache.pending import PendingVersion, close_pending, discard_pending, is_synced, list_pending, sweep_pending
+from ckptfs.cache.pending import (
+    PendingVersion,
+    close_pending,
+    damaged_pending,
+    discard_pending,
+    is_synced,
+    list_pending,
+    sweep_pending,
+)
 from ckptfs.capture.journal import JournalState
-from ckptfs.errors import CkptfsError, CorruptObjectError, NoSuchVersionError
+from ckptfs.errors import CkptfsError, NoSuchVersionError
 from ckptfs.format.commit import CommitKind, CommitRecord
 from ckptfs.format.manifest import LocalData
 from ckptfs.fs.align import Aligner, Alignment, Doubts, Target, doubts_of_known, doubts_of_unknown, with_pending
@@ -136,13 +145,18 @@ def align_live_tree(
 
 def move_aside(cache: CacheDirectory, pending: PendingVersion, why: str) -> None:
     """Keep a version that can never enter history."""
-    target = cache.aside / pending.directory.name
-    number = 1
-    while target.exists():
-        number += 1
-        target = cache.aside / f"{pending.directory.name}-{number}"
+    target = _free_name(cache.aside / pending.directory.name)
     pending.directory.rename(target)
     log.warning("kept aside version=%d reason=%r directory=%s", pending.version, why, target)
+
+
+def _free_name(path: Path) -> Path:
+    """Return a path that nothing has, the one given if it is free."""
+    number, free = 1, path
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.name}-{number}")
+    return free
 
 
 def damage_of(pending: PendingVersion) -> str | None:
@@ -162,14 +176,11 @@ def damage_of(pending: PendingVersion) -> str | None:
 
 
 def _all_pending(cache: CacheDirectory) -> list[PendingVersion]:
-    try:
-        return list_pending(cache.pending)
-    except CorruptObjectError:
-        # rare and local: keep all for a person to look at, and go on with what the store has
-        for entry in cache.pending.iterdir():
-            entry.rename(cache.aside / f"damaged-{entry.name}")
-        log.exception("pending versions are damaged directory=%s", cache.aside)
-        return []
+    for directory, why in damaged_pending(cache.pending):
+        # those after it find their predecessor missing
+        directory.rename(_free_name(cache.aside / f"damaged-{directory.name}"))
+        log.error("kept aside a pending version that cannot be read directory=%s reason=%r", directory.name, why)
+    return list_pending(cache.pending)
 
 
 def _commit_id_of(history: History, version: int) -> str | None:

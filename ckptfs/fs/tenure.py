@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ckptfs.cache.directory import CacheDirectory, CacheInUseError, boot_id, lock_is_free, store_directory_name
+from ckptfs.cache.durable import sync_path
 from ckptfs.cache.pending import list_pending, sync_pending
 from ckptfs.crypto.secret import KeySource
 from ckptfs.errors import CkptfsError, HeldError
@@ -85,7 +86,8 @@ class Tenure:
         self.history = self.writer.history.through(lambda store: CachingStore(store, objects))
         self.is_ours = lock_fd is not None or is_our_lineage(session, self.writer)
         """Whether nobody wrote to the store since the last session of this cache directory."""
-        self._write_session()
+        # who takes over does not wait for the disk: the epoch is the one that is there
+        self._write_session(durably=lock_fd is None)
         # again: one that was still starting when its mount process died, and found the old session
         self.cache.stop_upload_process()
 
@@ -121,9 +123,10 @@ class Tenure:
         return Writer.resume(self.store, int(session["epoch"]), self.holder, self._options.lease_s, access=self._access)
 
     def _acquire(self, session: dict[str, Any]) -> Writer:
-        # written before the fence: a session that dies right after it is still known as the one before the next
+        # written before the fence, which is durable: a session that dies right after it, the machine with it, is known
+        # as the one before the next all the same, and what a clean unmount has left pending may go on
         claims = [*claims_of(session), [self.holder.host, self.holder.pid]]
-        self.cache.write_session({**session, "claims": claims})
+        self.cache.write_session({**session, "claims": claims}, durably=True)
         return Writer.acquire(
             self.store,
             self.holder,
@@ -150,7 +153,7 @@ class Tenure:
         named = f"{status.st_dev}:{status.st_ino}" == lease.lock_id
         return named and not lock_is_free(lease.lock, lease.lock_id)
 
-    def _write_session(self) -> None:
+    def _write_session(self, *, durably: bool) -> None:
         self.cache.write_session(
             {
                 "store": self.store.url,
@@ -167,7 +170,8 @@ class Tenure:
                 "machine": self.holder.machine,
                 "lock": self.holder.lock,
                 "lock_id": self.holder.lock_id,
-            }
+            },
+            durably=durably,
         )
 
     @property
@@ -199,9 +203,12 @@ class Tenure:
 def take_left(cache: CacheDirectory) -> int:
     """Count the versions that stay pending, and make them outlive a restart of the machine."""
     left = list_pending(cache.pending)
-    for pending in left:
-        try:
+    try:
+        for pending in left:
             sync_pending(pending)
-        except OSError:
-            log.exception("could not sync version=%d", pending.version)
+        if left:
+            sync_path(cache.session)
+            sync_path(cache.root)
+    except OSError:
+        log.exception("could not sync what is left pending_versions=%d", len(left))
     return len(left)
