@@ -18,7 +18,7 @@ from ckptfs.units import format_size
 @access_options
 @json_option
 def command(store: str, limit: int | None, as_json: bool, access: StoreAccess) -> None:
-    """List versions, newest first."""
+    """List versions, newest first: number, time, host, files, size, new bytes as stored, tags, note."""
     with opened_history(store, access) as history:
         records = list(islice(history.versions(), limit))
         tags = history.tags()
