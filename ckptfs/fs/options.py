@@ -67,6 +67,10 @@ class MountOptions:
     """How much is kept on local disk of what the store has as well: live files that did not change since a durable
     version, files of old versions, and what the next version can be encoded against; of the last never more than there
     is free disk."""
+    keep_last: int | None = None
+    keep_daily: int | None = None
+    keep_every: int | None = None
+    """Which versions are kept (versions/retention.py); without any of the three, all."""
     lease_s: float = 30.0
     unsafe_single_writer: bool = False
     encrypt: bool = False
@@ -87,3 +91,8 @@ class MountOptions:
     def is_lent(self) -> bool:
         """True if somebody else mounts."""
         return self.fuse_fd is not None or self.fuse_socket is not None
+
+    @property
+    def keeps_some(self) -> bool:
+        """True if versions are dropped."""
+        return any(rule is not None for rule in (self.keep_last, self.keep_daily, self.keep_every))

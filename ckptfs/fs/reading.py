@@ -9,9 +9,9 @@ from typing import Any
 
 from ckptfs.cache.directory import CacheDirectory, store_directory_name
 from ckptfs.crypto.secret import KeySource
-from ckptfs.errors import CkptfsError
+from ckptfs.errors import CkptfsError, CorruptObjectError, NoSuchVersionError
 from ckptfs.format.commit import CommitRecord
-from ckptfs.format.manifest import Entry
+from ckptfs.format.manifest import Chunk, Entry
 from ckptfs.fs.contents import ContentCache, MissingContents
 from ckptfs.fs.control import Control, save_text, status_text, version_object
 from ckptfs.fs.eviction import Evictor
@@ -61,7 +61,8 @@ class ReadingMount:
         objects = self._cache.objects / history.store_id
         objects.mkdir(exist_ok=True, mode=0o700)
         self._history = history.through(lambda store: CachingStore(store, objects))
-        self._queue = FetchQueue(Fetcher(self._store, workers=1))
+        self._queue = FetchQueue(Fetcher(self._store, workers=1), on_damage=self._missed)
+        self._error: str | None = None
         self._contents = ContentCache(self._cache.contents, self._queue)
         self._contents.on_wanted = self._wanted_by_program
         self._order = ReadOrder(self._cache.read_order)
@@ -135,7 +136,7 @@ class ReadingMount:
             "version": self._view.version,
             "newest": version_object(state) if state is not None else None,
             "pending": [],
-            "error": None,
+            "error": self._error,
             "counters": self._queue.counters.as_dict(),
         }
 
@@ -165,6 +166,17 @@ class ReadingMount:
         if self._prefetching is not None:
             self._prefetching.follow(entry.path)
 
+    def _missed(self, chunk: Chunk) -> None:
+        """The store does not have a chunk: say so if that is because what is shown was pruned."""
+        record = self._record
+        if record is None or self._error is not None:
+            return
+        try:
+            self._history.require(record, CorruptObjectError(f"{chunk.pack} is missing"))
+        except NoSuchVersionError:
+            self._error = f"version {record.version}, which is shown here, was pruned: what was not read before is gone"
+            log.warning("pruned version=%d store=%s; what was not read before is gone", record.version, self._store.url)
+
     def _tick(self) -> None:
         while not self._over.wait(_SAVE_ORDER_S):
             self._order.save()
@@ -179,7 +191,7 @@ class ReadingMount:
             except CkptfsError as error:
                 log.warning("could not follow error=%r", error.fact)
                 continue
-            self._record, self._view = record, view
+            self._record, self._view, self._error = record, view, None
             self._versions.changed()
             if self._transport is not None:
                 self._transport.tree_replaced()

@@ -11,7 +11,6 @@ from collections.abc import Callable
 
 from ckptfs.capture.capture import Capturer
 from ckptfs.errors import FencedError, NoSuchVersionError, NotDurableError
-from ckptfs.format.commit import CommitRecord
 from ckptfs.format.manifest import Entry, Kind, Tree
 from ckptfs.fs.align import Aligner, Alignment, Doubts, Target
 from ckptfs.fs.live import LiveTree
@@ -26,6 +25,8 @@ class LiveRestorer:
 
     Args:
         adopt: Called inside the closed gate with what was aligned, to bring link groups and stubs in line.
+        pin: Called with a version that is to be restored, and the one on top of which that is: from then on it must
+            not be dropped before there is a version above that.
         sync_timeout_s: How long a version that is still being uploaded is waited for.
         restored: Called, with the gate open again, when names and attributes are other than before.
     """
@@ -39,6 +40,7 @@ class LiveRestorer:
         uploads: Uploads,
         make_aligner: Callable[[], Aligner],
         adopt: Callable[[Target, Alignment], None],
+        pin: Callable[[int, int], None],
         sync_timeout_s: float,
         restored: Callable[[], None],
     ) -> None:
@@ -48,6 +50,7 @@ class LiveRestorer:
         self._uploads = uploads
         self._make_aligner = make_aligner
         self._adopt = adopt
+        self._pin = pin
         self._sync_timeout_s = sync_timeout_s
         self._restored = restored
         self._lock = threading.Lock()
@@ -66,7 +69,7 @@ class LiveRestorer:
                 self._wait_durable()
             record = self._history.resolve(spec)
             wanted = self._history.tree(record)
-            while not self._replace_on(self._newest_durable(), wanted, record.version):
+            while not self._replace_on(self._pinned(record.version), wanted, record.version):
                 pass  # a save came between
             self._restored()
             log.info("restored version=%d base_version=%d", record.version, self._capturer.version)
@@ -87,17 +90,29 @@ class LiveRestorer:
         self._wait_durable()
         return self._capturer.version
 
-    def _record(self, number: int) -> CommitRecord:
+    def _pinned(self, version: int) -> int:
+        """Return the number of the newest captured version, having pinned the one that is to be restored on top."""
+        newest = self._newest_durable()
+        if version != newest:
+            self._pin(version, newest)
+        return newest
+
+    def _base(self, number: int) -> Tree | None:
+        """Return the tree of the newest captured version, None if it is not the newest any more and has been pruned."""
+        if not number:
+            return {}
         try:
-            return self._history.version(number)
+            return self._history.tree(self._history.version(number))
         except NoSuchVersionError as error:
+            if self._capturer.version != number:
+                return None
             raise OSError(errno.EIO, error.fact) from error
 
     def _replace_on(self, newest: int, wanted: Tree, version: int) -> bool:
         """Replace the live tree, unless it is the next version's by now."""
-        base = self._history.tree(self._record(newest)) if newest else {}
+        base = self._base(newest)
         with self._live.gate.exclusive():
-            if self._capturer.version != newest:
+            if base is None or self._capturer.version != newest:
                 return False
             self._replace(base, wanted, version)
             return True

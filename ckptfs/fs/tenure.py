@@ -24,6 +24,8 @@ from ckptfs.fs.recovery import claims_of, is_our_lineage
 from ckptfs.store.caching import CachingStore
 from ckptfs.store.open import open_store
 from ckptfs.versions.leasing import Holder
+from ckptfs.versions.pins import pin
+from ckptfs.versions.retry import Retry
 from ckptfs.versions.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -153,6 +155,11 @@ class Tenure:
         named = f"{status.st_dev}:{status.st_ino}" == lease.lock_id
         return named and not lock_is_free(lease.lock, lease.lock_id)
 
+    def pin(self, version: int, base: int) -> None:
+        """Keep a version while the newest one is not above a base (versions/pins.py). Raises NoSuchVersionError."""
+        host, pid = self.holder.host, self.holder.pid
+        pin(self.history, version, base, Retry(), epoch=self.writer.epoch, host=host, pid=pid)
+
     def _write_session(self, *, durably: bool) -> None:
         self.cache.write_session(
             {
@@ -165,6 +172,9 @@ class Tenure:
                 "upload_nice": self._options.upload_nice,
                 "sse": self._options.sse,
                 "sse_kms_key_id": self._options.sse_kms_key_id,
+                "keep_last": self._options.keep_last,
+                "keep_daily": self._options.keep_daily,
+                "keep_every": self._options.keep_every,
                 "host": self.holder.host,
                 "pid": self.holder.pid,
                 "machine": self.holder.machine,

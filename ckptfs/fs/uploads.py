@@ -90,6 +90,7 @@ class Uploads:
         on_durable: Called with each version that became durable; must not wait for anything.
         counters: Told of what is uploaded, and of what goes wrong.
         key: Of an encrypted store.
+        on_pruned: Called when versions were dropped by the mount's own rules; must not wait for anything.
     """
 
     def __init__(
@@ -100,8 +101,10 @@ class Uploads:
         on_durable: Callable[[int], None],
         counters: Counters | None = None,
         key: KeySource | None = None,
+        on_pruned: Callable[[], None] = lambda: None,
     ) -> None:
         self._cache = CacheDirectory(cache_root)
+        self._on_pruned = on_pruned
         self._guards = guards
         self._on_durable = on_durable
         self._counters = counters or Counters()
@@ -260,11 +263,21 @@ class Uploads:
                     return self._fenced or self._retry_error or error.fact
             self.wait_briefly(min(0.5, remaining_s))
 
-    def stop(self) -> None:
-        """End the upload process; what it has not done stays pending."""
+    def stop(self, linger_s: float = 0.0) -> None:
+        """End the upload process; what it has not done stays pending.
+
+        Args:
+            linger_s: If all is durable, how long it may still take to end by itself.
+        """
         self._stopping = True
         process = self._process
         if process is not None:
+            if linger_s and process.stdin is not None and not self.waiting():
+                try:
+                    process.stdin.close()
+                    process.wait(linger_s)
+                except (OSError, subprocess.TimeoutExpired):
+                    pass
             process.terminate()
         if self._listener.is_alive():
             self._listener.join(10.0)
@@ -350,6 +363,8 @@ class Uploads:
             elif name == "regime":
                 self._regime = {"effort": str(event["effort"]), "why": str(event["why"])}
                 log.info("encoding effort=%s why=%r", self._regime["effort"], self._regime["why"])
+            elif name == "pruned":
+                self._on_pruned()
             elif name == "lease":
                 self._lease_error = event["error"]
                 self._renewed_s = time.monotonic() if event["error"] is None else self._renewed_s

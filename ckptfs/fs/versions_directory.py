@@ -137,7 +137,11 @@ class VersionsDirectory:
         # `041` is no name of version 41
         if not name.isdigit() or name != b"%d" % int(name):
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
-        return self.view(int(name)), below
+        number = int(name)
+        if not below:
+            # the kernel asks for a version's name once a second at most
+            self._refresh()
+        return self.view(number), below
 
     def _refresh(self) -> None:
         now_s = time.monotonic()
@@ -152,6 +156,9 @@ class VersionsDirectory:
             if self._listed_s == float("-inf") and not self._numbers:
                 raise
             return  # the store is away: what was listed before is still true
+        with self._lock:
+            for number in self._trees.keys() - numbers:
+                del self._trees[number]  # pruned
         self._numbers = numbers
         self._links = {name.encode(): b"%d" % number for name, number in sorted(tags.items()) if number in numbers}
         if numbers:

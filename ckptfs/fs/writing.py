@@ -52,6 +52,9 @@ from ckptfs.mount_table import mounts
 from ckptfs.transfer.damage import DamageList
 from ckptfs.transfer.fetch import Fetcher
 
+# a mount with --keep options that has nothing to upload: how long it waits for what its last version lets go
+_LINGER_S = 10.0
+
 log = logging.getLogger(__name__)
 
 _TICK_S = 1.0
@@ -143,7 +146,13 @@ class WritingMount:
         self._transport: Transport | None = None
         newest = VersionState.of_record(taken.head) if taken.head is not None else None
         self._uploads = Uploads(
-            cache.root, self._guards, newest, lambda _: self._became_durable(), self._counters, self._key
+            cache.root,
+            self._guards,
+            newest,
+            lambda _: self._became_durable(),
+            self._counters,
+            self._key,
+            on_pruned=self._versions.changed,
         )
         self._evictor = Evictor(cache, options.cache_size_bytes, contents, self._queue, self._make_evictable())
         self._queue.make_room = self._evictor.make_room
@@ -217,6 +226,7 @@ class WritingMount:
             uploads=self._uploads,
             make_aligner=lambda: Aligner(self._cache.live, self._root_fd, self._cache.unsaved),
             adopt=self._adopt_restored,
+            pin=self._tenure.pin,
             sync_timeout_s=self._options.sync_timeout_s,
             restored=lambda: self._transport.tree_replaced() if self._transport is not None else None,
         )
@@ -372,7 +382,7 @@ class WritingMount:
         for part in (self._prefetch, self._evictor, self._queue):
             part.stop()
         self._order.save()
-        self._uploads.stop()
+        self._uploads.stop(_LINGER_S if self._options.keeps_some else 0.0)
         left = take_left(self._cache)
         self._tenure.release(is_fenced=self._uploads.fenced is not None)
         self._journal.close()

@@ -7,6 +7,7 @@
     {"event": "lease",     "error": text}                       it was renewed (null), or could not be
     {"event": "retrying",  "version": k, "error": text, "next_s": seconds}      k is 0 if it concerns no single version
     {"event": "regime",    "effort": name, "why": text}         how hard chunks are encoded from now on (effort.py)
+    {"event": "pruned",    "versions": n}                       so many were dropped, by the mount's own rules
     {"event": "failed",    "version": k, "error": text}         it can never enter history, and is under aside/ now
     {"event": "fenced",    "error": text}                       nothing can enter history any more; the process ends
 
@@ -66,6 +67,10 @@ class Events:
     def lease(self, error: CkptfsError | None) -> None:
         """Tell that the lease was renewed, or why not."""
         self._write({"event": "lease", "error": describe(error) if error is not None else None})
+
+    def pruned(self, versions: int) -> None:
+        """Tell that versions were dropped."""
+        self._write({"event": "pruned", "versions": versions})
 
     def failed(self, version: int, error: Exception) -> None:
         """Tell that a version was put aside."""

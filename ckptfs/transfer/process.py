@@ -53,9 +53,13 @@ from ckptfs.transfer.effort import EffortControl
 from ckptfs.transfer.encoding import EncoderPool
 from ckptfs.transfer.events import Events, describe
 from ckptfs.transfer.heal import find_on_disk
+from ckptfs.transfer.retaining import Retainer
 from ckptfs.transfer.upload import VersionUploader
 from ckptfs.versions.leasing import Holder
 from ckptfs.versions.opening import Access
+from ckptfs.versions.prune import Pruner
+from ckptfs.versions.retention import Retention
+from ckptfs.versions.retry import Retry
 from ckptfs.versions.writer import Writer
 
 EXIT_DONE, EXIT_FAILED, EXIT_FENCED = 0, 1, 3
@@ -66,6 +70,8 @@ _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 5.0
 # some 60 MiB of memory each, and 1 GB/s together with the store's side of the work
 _MOST_ENCODERS = 4
+# how long a mount that ends waits for what its last version lets go; the next mount finishes it
+_LAST_PRUNE_S = 10.0
 # how long one commit of unknown outcome is asked about before that is said
 _COMMIT_BUDGET_S = 5.0
 # 64 GiB, of anchors, where the session does not say: the mount's own default
@@ -108,6 +114,7 @@ class UploadProcess:
         self._wanted = threading.Event()
         """Something may be new under pending/, or the mount process is gone."""
         self._orphaned = threading.Event()
+        self._retainer: Retainer | None = None
 
     def run(self) -> int:
         """Upload until there is no more to do; return the exit code."""
@@ -127,6 +134,7 @@ class UploadProcess:
                 effort=EffortControl(self._count_waiting, self._events.regime),
                 on_progress=self._events.progress,
             )
+            self._retainer = self._start_retaining(writer)
             while True:
                 is_last = self._orphaned.is_set()
                 self._wanted.clear()
@@ -136,6 +144,8 @@ class UploadProcess:
                         break
                     self._upload(uploader, pending)
                 if is_last:
+                    if self._retainer is not None:
+                        self._retainer.end(_LAST_PRUNE_S)
                     return EXIT_DONE
                 if not self._orphaned.is_set():
                     self._wanted.wait()
@@ -181,6 +191,18 @@ class UploadProcess:
         except (OSError, ValueError, TypeError) as error:
             logger.warning("works without anchors error=%r", str(error))
             return None
+
+    def _start_retaining(self, writer: Writer) -> Retainer | None:
+        """Return what prunes by the rules of the mount; None if it has none."""
+        session = self._cache.read_session()
+        rules = {name: session.get(name) for name in ("keep_last", "keep_daily", "keep_every")}
+        retention = Retention(**{name: rule for name, rule in rules.items() if isinstance(rule, int)})
+        if retention.keeps_all:
+            return None
+        pruner = Pruner(writer.history, Retry(), host=writer.holder.host, pid=writer.holder.pid, epoch=writer.epoch)
+        retainer = Retainer(pruner, retention, lambda done: self._events.pruned(len(done.dropped)))
+        retainer.start()
+        return retainer
 
     def _count_waiting(self) -> int:
         """Return how many versions wait behind the one that is uploaded."""
@@ -230,6 +252,8 @@ class UploadProcess:
             time.monotonic() - started_s,
         )
         self._events.durable(record, uploader.new_bytes)
+        if self._retainer is not None:
+            self._retainer.wake()
 
     def _put_aside(self, pending: PendingVersion) -> None:
         # the number may have been put aside before, and then been given out again

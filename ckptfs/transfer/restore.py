@@ -60,6 +60,7 @@ def restore(
     Raises:
         InvalidInputError: The version has no such path.
         IncompleteRestoreError: The data of some files could not be had; all else is restored.
+        NoSuchVersionError: The same, for the version was pruned meanwhile.
         CorruptObjectError: The version's manifest is damaged.
         StoreError: The manifest cannot be had.
         OSError: The target cannot be written to; names the full path.
@@ -83,7 +84,9 @@ def restore(
                 writer.make_node(entry)
         writer.finish()
     if failures:
-        raise IncompleteRestoreError(sorted(failures.items()), len(files))
+        error = IncompleteRestoreError(sorted(failures.items()), len(files))
+        history.require(record, error)
+        raise error
     return chosen
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from ckptfs.errors import CkptfsError, CorruptObjectError, UnsupportedFormatError
+from ckptfs.errors import CkptfsError, CorruptObjectError, NoSuchVersionError, UnsupportedFormatError
 from ckptfs.format.commit import CommitKind, CommitRecord
 from ckptfs.format.keys import COMMIT_PREFIX, PACK_PREFIX, commit_key, commit_seq
 from ckptfs.format.manifest import Chunk
@@ -67,6 +67,7 @@ def verify(
 
     Raises:
         StoreUnavailableError, StoreAccessError, StoreMissingError: The store cannot be asked.
+        NoSuchVersionError: The one version was pruned meanwhile.
     """
     findings: list[Finding] = []
     records = [record] if record is not None else list(_check_history(history, findings))
@@ -75,6 +76,10 @@ def verify(
     for saved in records:
         try:
             chunks.update(needed_chunks(history.tree(saved).values()))
+        except NoSuchVersionError:
+            if record is not None:
+                raise
+            # pruned since its record was read
         except (CorruptObjectError, UnsupportedFormatError) as error:
             findings.append(Finding(saved.version, b"", "", commit_key(saved.seq), error.fact))
         else:
@@ -82,11 +87,30 @@ def verify(
     bad = _check_packs(store, chunks)
     if read_data:
         bad |= _read_all(store, [chunk for chunk in chunks if chunk not in bad and chunk.base not in bad], on_progress)
+    if bad:
+        readable, bad = _without_pruned(history, readable, bad)
+        if record is not None and not readable:
+            raise NoSuchVersionError(f"version {record.version} of {store.url} was pruned while it was read")
     on_damage(bad)
     if bad:
         for saved in readable:
             findings.extend(_affected(history, saved, bad))
     return findings
+
+
+def _without_pruned(
+    history: History, records: list[CommitRecord], bad: dict[Chunk, str]
+) -> tuple[list[CommitRecord], dict[Chunk, str]]:
+    """Leave out versions that were pruned since their records were read, and what only they need."""
+    try:
+        dropped = history.dropped()
+    except CorruptObjectError:
+        return records, bad  # what is wrong with history was found before
+    left = [record for record in records if not ranges.contains(dropped, record.version)]
+    if len(left) == len(records):
+        return records, bad
+    needed = {chunk for record in left for chunk in needed_chunks(history.tree(record).values())}
+    return left, {chunk: why for chunk, why in bad.items() if chunk in needed}
 
 
 def _check_history(history: History, findings: list[Finding]) -> Iterator[CommitRecord]:

@@ -13,6 +13,7 @@ from types import MappingProxyType
 
 from ckptfs.cache.high_water import HighWater, Mark
 from ckptfs.errors import (
+    CkptfsError,
     CorruptObjectError,
     InvalidInputError,
     NoSuchVersionError,
@@ -195,8 +196,13 @@ class History:
 
         Raises:
             CorruptObjectError: A part is missing or damaged, or the parts make no tree.
+            NoSuchVersionError: It was pruned since its record was read.
         """
-        tree = merge(self.load_parts(record))
+        try:
+            tree = merge(self.load_parts(record))
+        except CorruptObjectError as error:
+            self.require(record, error)
+            raise
         with naming(commit_key(record.seq)):
             check_tree(tree)
         return tree
@@ -228,6 +234,17 @@ class History:
     def _rise(self, record: CommitRecord) -> None:
         if self._high_water is not None:
             self._high_water.rise(self.store_id, Mark(record.seq, record.digest))
+
+    def require(self, record: CommitRecord, cause: CkptfsError) -> None:
+        """Raise NoSuchVersionError if something of a version is missing because it was pruned meanwhile."""
+        try:
+            dropped = self.dropped()
+        except CkptfsError:
+            return  # that it is missing says more
+        if ranges.contains(dropped, record.version):
+            raise NoSuchVersionError(
+                f"version {record.version} of {self.store.url} was pruned while it was read"
+            ) from cause
 
     def _save_record(self, seq: int, number: int) -> CommitRecord:
         record = self._of_kind(seq, CommitKind.SAVE)

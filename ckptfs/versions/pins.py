@@ -20,8 +20,11 @@ class _PinnedError(CkptfsError):
     """The pin is there already. Never leaves this module."""
 
 
-def pin(history: History, version: int, base: int, retry: Retry, *, host: str, pid: int) -> None:
+def pin(history: History, version: int, base: int, retry: Retry, *, epoch: int, host: str, pid: int) -> None:
     """Keep a version from being dropped while the newest one is not above a base.
+
+    Args:
+        epoch: The writer's. If it is over there is nothing to pin, for nothing can be saved.
 
     Raises:
         NoSuchVersionError: It has been dropped.
@@ -33,8 +36,7 @@ def pin(history: History, version: int, base: int, retry: Retry, *, host: str, p
         if newest is None:
             raise NoSuchVersionError(f"{history.store.url} has no version yet")
         history.version(version, newest=newest)
-        # over already if a version came between, which only another writer's can
-        if newest.version > base or (version, base) in newest.pins:
+        if newest.epoch != epoch or newest.version > base or (version, base) in newest.pins:
             raise _PinnedError("there is nothing to pin")
         record = successor(newest, CommitKind.TAG, commit_id, host=host, pid=pid)
         return replace(record, tag_map=history.tags(newest=newest), pins=(*newest.pins, (version, base))), b""

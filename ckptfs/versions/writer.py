@@ -167,6 +167,11 @@ class Writer:
         return cls(history, newest, holder, lease_s, retry)
 
     @property
+    def holder(self) -> Holder:
+        """Who writes."""
+        return self._holder
+
+    @property
     def newest(self) -> CommitRecord:
         """The newest record that this writer knows. Others may have tagged or pruned since."""
         return self._newest

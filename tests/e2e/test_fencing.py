@@ -160,6 +160,7 @@ def test_a_writer_that_was_taken_over_can_save_no_more_and_what_it_had_captured_
     os.kill(upload_pid, signal.SIGCONT)
     wait_until(lambda: is_fenced(old), 20, "the old writer knows")
     assert f"taken over by {HOST} (pid {new.pid}" in old.status()["fenced"]
+    assert re.search(rf"ERROR .*fenced error=.*taken over by {HOST} \(pid {new.pid}", old.log), old.log
     assert touch_errno(old) == errno.EROFS
     run = ckptfs("save", old.root)
     assert run.code == 1
@@ -211,6 +212,8 @@ def test_a_writer_that_was_stopped_during_the_takeover_commits_nothing_when_it_g
         os.kill(old.pid, signal.SIGCONT)
         os.kill(upload_pid, signal.SIGCONT)
     wait_until(lambda: is_fenced(old), 20, "the old writer knows")
+    assert old.status()["error"] == old.status()["fenced"]
+    assert re.search(rf"ERROR .*fenced error=.*taken over by {HOST} \(pid {new.pid}", old.log), old.log
     assert touch_errno(old) == errno.EROFS
     touch(new.root, "new")
     new.sync()

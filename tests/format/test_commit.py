@@ -160,6 +160,49 @@ def test_a_record_that_contradicts_itself_is_refused(record: CommitRecord, chang
 
 
 @pytest.mark.parametrize(
+    ("record", "changes"),
+    [
+        (SAVE, {"revival": 43}),
+        (SAVE, {"revival": 42}),
+        (SAVE, {"revival": 42, "revived": []}),
+        (SAVE, {"revival": 7, "revived": [PACK]}),
+        (SAVE, {"revived": [PACK]}),
+        (SAVE, {"revival": 42, "revived": ["m/" + "0" * 32]}),
+        (SAVE, {"revival": True}),
+        (SAVE, {"revival": None}),
+        (SAVE, {"pins": [[1, 39]]}),
+        (SAVE, {"pins": [[41, 41]]}),
+        (SAVE, {"pins": [[0, 41]]}),
+        (SAVE, {"pins": [[1, 41, 1]]}),
+        (SAVE, {"pins": [1]}),
+        (FENCE, {"revival": FENCE.seq}),
+        (GC, {"swept": -1}),
+        (GC, {"swept": 10**10}),
+    ],
+)
+def test_what_pruning_needs_is_refused_where_it_contradicts_the_rest(
+    record: CommitRecord, changes: dict[str, Any]
+) -> None:
+    inline = INLINE if record is SAVE else b""
+    with pytest.raises(CorruptObjectError):
+        decode_commit(raw_commit(body_of(record, inline) | changes, inline), seq=record.seq)
+
+
+@RECORDS
+def test_what_pruning_needs_reads_back_and_is_not_missed_in_older_records(record: CommitRecord, inline: bytes) -> None:
+    assert not {"revival", "revived", "pins", "swept"} & body_of(record, inline).keys()
+    is_save, is_gc = record.kind is CommitKind.SAVE, record.kind is CommitKind.GC
+    told = replace(
+        record,
+        revival=record.seq if is_save else 0,
+        revived=(PACK,) if is_save else None,
+        pins=((1, max(1, record.version)),) if record.version else (),
+        swept=7 if is_gc else 0,
+    )
+    assert decode_commit(encode_commit(told, inline), seq=record.seq)[0] == told
+
+
+@pytest.mark.parametrize(
     ("index", "changes"),
     [
         (0, {"at": "elsewhere"}),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ckptfs.errors import ChunkCorruptError, InvalidInputError
+from ckptfs.errors import ChunkCorruptError, InvalidInputError, NoSuchVersionError
 from ckptfs.format.commit import CommitRecord
 from ckptfs.format.manifest import Chunk, Entry, Kind, Tree
 from ckptfs.store.file import FileStore
@@ -21,6 +21,7 @@ from ckptfs.transfer.upload import VersionUploader
 from ckptfs.versions.history import open_history
 from tests.transfer.conftest import Bench
 from tests.transfer.trees import acquire, capture, snapshot
+from tests.versions.scene import collect
 
 MIB = 1 << 20
 NOBODY = 65534
@@ -314,3 +315,13 @@ def test_a_user_without_privileges_gets_no_setuid_file_of_another_owner_and_no_d
     status = os.stat(open_directory / "target" / "tool")
     assert (status.st_uid, stat.S_IMODE(status.st_mode)) == (NOBODY, 0o755)
     assert os.listdir(open_directory / "target") == ["tool"]
+
+
+def test_a_version_that_is_pruned_while_it_is_restored_is_said_to_be(bench: Bench, record: CommitRecord) -> None:
+    bench.save()
+    del bench.store.objects[bench.packs()[0]]
+    with pytest.raises(IncompleteRestoreError, match="is missing"):
+        bring(bench, record)
+    collect(bench.store, dropped=[(1, 1)])
+    with pytest.raises(NoSuchVersionError, match=r"version 1 .* was pruned while it was read"):
+        bring(bench, record)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from ckptfs.errors import StoreUnavailableError
+from ckptfs.errors import NoSuchVersionError, StoreUnavailableError
 from ckptfs.format.keys import commit_key
 from ckptfs.format.manifest import Chunk, Entry, Kind, Part
 from ckptfs.transfer.verify import Finding, verify
@@ -143,3 +143,22 @@ def test_a_store_that_does_not_answer_is_an_error_and_no_finding(three: Bench, m
     three.store.faults = lambda operation, key: Fault.BEFORE if key.startswith("p/") else Fault.NONE
     with pytest.raises(StoreUnavailableError):
         check(three, read_data=True)
+
+
+def test_what_is_pruned_meanwhile_is_no_fault(three: Bench) -> None:
+    history = open_history(three.store)
+    record = history.version(1)
+    gone = chunk_of(three, 2, b"each").pack
+
+    def prune(_: int, __: int) -> None:
+        if gone in three.store.objects:
+            collect(three.store, dropped=[(1, 2)], condemned=[gone])
+            del three.store.objects[gone]
+
+    told: list[object] = []
+    assert verify(history, three.store, read_data=True, on_damage=told.extend, on_progress=prune) == []
+    assert told == []
+    del three.store.objects[chunk_of(three, 3, b"same").pack]
+    with pytest.raises(NoSuchVersionError, match=r"version 1 .* pruned while"):
+        verify(history, three.store, record=record)
+    assert {finding.version for finding in check(three)} == {3}

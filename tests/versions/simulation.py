@@ -309,7 +309,7 @@ class Machine:
         history = writer.history
         try:
             if is_pinned:
-                pin(history, number, newest, self.simulation.retry, host=self.name, pid=self.mounts)
+                pin(history, number, newest, self.simulation.retry, epoch=writer.epoch, host=self.name, pid=self.mounts)
             files = files_of(history, history.version(number))
         except CkptfsError:
             return {}, False

@@ -13,7 +13,7 @@ from ckptfs.format.lease import LeaseRecord, decode_lease
 from ckptfs.versions.tags import set_tag
 from ckptfs.versions.writer import Writer
 from tests.versions.memory_store import Fault, MemoryStore, fail_next
-from tests.versions.scene import FakeClock, acquire, all_records, holder, resume, save
+from tests.versions.scene import FakeClock, acquire, all_records, fresh, holder, resume, save
 
 
 def renew_all(writers: list[Writer]) -> None:
@@ -413,3 +413,48 @@ def test_a_renewal_gives_up_before_the_next_one_is_due() -> None:
     with pytest.raises(StoreUnavailableError):
         writer.renew()
     assert idle.now_s <= 16
+
+
+class JumpingWallClock:
+    """The machine's wall clock, set by years to and fro whenever somebody looks."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+
+    def time_ns(self) -> int:
+        self.looks += 1
+        years = (0, 30, -20, 1)[self.looks % 4]
+        return 1_790_000_000_000_000_000 + years * 365 * 86_400 * 10**9
+
+
+@pytest.fixture
+def wall(monkeypatch: pytest.MonkeyPatch) -> JumpingWallClock:
+    clock = JumpingWallClock()
+    monkeypatch.setattr(time, "time_ns", clock.time_ns)
+    monkeypatch.setattr(time, "time", lambda: clock.time_ns() / 1e9)
+    return clock
+
+
+def test_a_wall_clock_that_jumps_refuses_nobody_who_may_write_and_lets_nobody_in_who_may_not(
+    wall: JumpingWallClock,
+) -> None:
+    store = MemoryStore()
+    first = acquire(store, "gpu-07")
+    save(first, 2)
+    # a holder that renews is alive, however far apart the clocks are
+    alive = World(10, first.renew)
+    with pytest.raises(HeldError, match="renewed just now"):
+        acquire(store, "gpu-08", time=alive)
+    # one that does not is waited for as long as its lease says: by the observer's own monotonic clock
+    silent = FakeClock()
+    second = acquire(store, "gpu-08", time=silent)
+    assert 30 <= silent.now_s < 33
+    save(second, 2)
+    with pytest.raises(FencedError):
+        save(first)
+    with pytest.raises(FencedError):
+        first.renew()
+    assert [record.version for record in fresh(store).versions()] == [4, 3, 2, 1]
+    times = [record.time_ns for record in all_records(store)]
+    assert times != sorted(times)
+    assert wall.looks > 5

@@ -50,12 +50,24 @@ def test_history_begins_with_a_fence() -> None:
         (CommitKind.SAVE, {"gc": 2}),
         (CommitKind.GC, {"tags": 2}),
         (CommitKind.GC, {"gc": 0}),
+        (CommitKind.GC, {"revival": 2}),
+        (CommitKind.SAVE, {"revival": 1}),
     ],
 )
 def test_a_record_that_breaks_a_rule_is_refused_and_named(kind: CommitKind, fields: dict[str, int]) -> None:
     record = replace(after(TAG, kind, version=2 if kind is CommitKind.SAVE else 1), **fields)  # type: ignore[arg-type]
     with pytest.raises(CorruptObjectError, match=commit_key(record.seq)):
         check_successor(TAG, record)
+
+
+def test_a_record_that_does_not_say_what_was_revived_may_follow_and_be_followed() -> None:
+    silent = replace(after(TAG, CommitKind.SAVE, version=2), revival=None)
+    check_successor(TAG, silent)
+    told = after(silent, CommitKind.GC)
+    assert told.revival == silent.seq
+    check_successor(silent, told)
+    with pytest.raises(CorruptObjectError, match="revival"):
+        check_successor(silent, replace(told, revival=0))
 
 
 def test_records_far_apart_never_fall_in_epoch_or_version() -> None:

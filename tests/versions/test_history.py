@@ -14,7 +14,7 @@ from ckptfs.versions.history import History
 from ckptfs.versions.recent import RecentRecords
 from ckptfs.versions.tags import set_tag
 from tests.versions.memory_store import MemoryStore
-from tests.versions.scene import acquire, collect, draft, fresh, save
+from tests.versions.scene import Series, acquire, collect, draft, fresh, save
 
 
 def store_with(versions: int) -> MemoryStore:
@@ -270,3 +270,20 @@ def test_records_in_memory_are_bounded() -> None:
         recent.add(record, bytes(4000))
     held = [record.seq for record in records if recent.get(record.seq)]
     assert held == [18, 19, 20, 21]
+
+
+def test_a_version_that_was_pruned_while_it_was_read_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ckptfs.versions.parts.MAX_INLINE_BYTES", 0)
+    store = MemoryStore()
+    made = Series(acquire(store))
+    for _ in range(2):
+        made.save("a")
+    reader = fresh(store)
+    record = reader.version(1)
+    (segment,) = (part.key for part in record.parts)
+    del store.objects[segment]
+    with pytest.raises(CorruptObjectError, match=segment):
+        reader.tree(record)
+    collect(store, dropped=[(1, 1)], condemned=[segment])
+    with pytest.raises(NoSuchVersionError, match=r"version 1 .* was pruned while it was read"):
+        reader.tree(record)

@@ -174,8 +174,8 @@ def test_a_version_that_a_live_tree_was_restored_to_stays_until_that_is_saved() 
     made = series(store)
     for _ in range(4):
         made.save("a")
-    pin(fresh(store), 2, 4, FakeClock().retry(), host="gpu-07", pid=1)
-    pin(fresh(store), 2, 4, FakeClock().retry(), host="gpu-07", pid=1)
+    pin(fresh(store), 2, 4, FakeClock().retry(), epoch=1, host="gpu-07", pid=1)
+    pin(fresh(store), 2, 4, FakeClock().retry(), epoch=1, host="gpu-07", pid=1)
     prune(store, keep_last=1)
     assert fresh(store).numbers() == [2, 4]
     check_whole(store)
@@ -183,7 +183,18 @@ def test_a_version_that_a_live_tree_was_restored_to_stays_until_that_is_saved() 
     prune(store, keep_last=1)
     assert fresh(store).numbers() == [5]
     with pytest.raises(NoSuchVersionError, match="pruned"):
-        pin(fresh(store), 2, 5, FakeClock().retry(), host="gpu-07", pid=1)
+        pin(fresh(store), 2, 5, FakeClock().retry(), epoch=1, host="gpu-07", pid=1)
+
+
+def test_a_writer_that_was_taken_over_pins_nothing() -> None:
+    store = MemoryStore()
+    made = series(store)
+    for _ in range(2):
+        made.save("a")
+    acquire(store, "gpu-08", takeover=True)
+    before = dict(store.objects)
+    pin(fresh(store), 1, 2, FakeClock().retry(), epoch=1, host="gpu-07", pid=1)
+    assert store.objects == before
 
 
 def test_dry_runs_change_nothing_and_tell_what_would_go() -> None:

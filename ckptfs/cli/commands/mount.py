@@ -64,6 +64,19 @@ if TYPE_CHECKING:
     help="Niceness of compressing and uploading.  [default: 10]",
 )
 @setting(
+    "--keep-last",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="After each save, drop versions but the newest N and those of the other --keep options and with a tag.",
+)
+@setting(
+    "--keep-daily",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Keep the newest version of each of the last N days (UTC) that have one.",
+)
+@setting("--keep-every", type=click.IntRange(min=1), metavar="N", help="Keep versions whose number N divides.")
+@setting(
     "--lease",
     type=duration,
     metavar="T",
