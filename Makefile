@@ -10,6 +10,7 @@
 # make bench  speed and bytes beside the native filesystem and other tools, paired (docs/BENCHMARKS.md; BENCH_ARGS=--quick)
 # make bench-memory  the most memory while 20 GiB and 100,000 files are saved and restored (BENCH_ARGS=--size=2G)
 # make bench-codec  what floats take, and the codec's speed, on checkpoints that it trains (minutes; once)
+# make test-watch-container  ckptfs watch in containers without /dev/fuse and privileges (needs podman and the base image)
 # make install-mount-helper  links mount.ckptfs and umount.ckptfs into /sbin, for mount(8) and /etc/fstab (docs/FSTAB.md)
 # make install-systemd  puts ckptfs, ckptfsd and their units on this machine (PREFIX=/opt/ckptfs; docs/DAEMON.md)
 # make test-systemd  ckptfsd on a systemd that boots in a container (minutes; needs podman)
@@ -31,7 +32,7 @@ PREFIX  ?= /opt/ckptfs
 UNITS   ?= /etc/systemd/system
 
 .PHONY: demo test test-frameworks simulate fsx faults crash-points soak bench bench-codec bench-memory check format picture install-deps \
-        install-mount-helper install-systemd test-systemd clean
+        install-mount-helper install-systemd test-systemd test-watch-container clean
 
 demo: $(VENV)/.demo
 	@scripts/system-packages demo
@@ -114,6 +115,9 @@ install-systemd:
 
 test-systemd: $(VENV)/.test
 	$(BIN)/python -m tests.systemd
+
+test-watch-container:
+	scripts/test-watch-container
 
 # pip is asked again only when the list of dependencies changed
 $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python

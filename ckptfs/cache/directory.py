@@ -2,6 +2,7 @@
 
     live/               the live tree: real files, shown by the mount
     journal             what changed in the live tree since the last capture (capture/journal.py)
+    watch-journal       which version a watched directory was made or saved as (fs/watch/)
     session.json        the writer's identity for the upload process; its epoch decides whose pending versions may go on
     pending/            captured versions that are not durable yet (cache/pending.py)
     aside/              captured versions that can never enter history
@@ -76,6 +77,7 @@ class CacheDirectory:
         self.root = root
         self.live = root / "live"
         self.journal = root / "journal"
+        self.watch_journal = root / "watch-journal"
         self.session = root / "session.json"
         self.pending = root / "pending"
         self.aside = root / "aside"

@@ -13,6 +13,8 @@ from ckptfs.capture.journal import Journal, JournalState
 from ckptfs.format.manifest import Extent
 
 _ATTRIBUTES, _CONTENT, _NAME = 1, 2, 4
+ALL_OF_IT = _ATTRIBUTES | _CONTENT | _NAME
+"""What of a path may differ if nothing is known of it."""
 
 
 Origin = bytes | tuple[Extent, ...]

@@ -1,5 +1,6 @@
 """Drafting a version: from changed paths to entries and tombstones, and the links and copies that hold their bytes."""
 
+import errno
 import os
 import secrets
 import stat
@@ -16,6 +17,14 @@ from ckptfs.format.manifest import Entry, Extent, LocalData, ParentFile, Part
 
 # A file that changes under the copy is copied again: a writer that pauses as long as a copy takes lets one of 3 succeed
 _COPY_ATTEMPTS = 3
+
+
+# A name that leads to another file whenever it is opened: not one that is renamed over, which takes microseconds
+_OPEN_ATTEMPTS = 50
+
+
+class _ReplacedError(Exception):
+    """A name leads to another file than it did when it was looked at."""
 
 
 @dataclass(slots=True)
@@ -55,6 +64,8 @@ class Draft:
     """Inode to its index under `data/`, and what it looked like."""
     _groups: dict[int, tuple[bytes, os.stat_result]] = field(default_factory=dict)
     """Inode with several names to the name that was met first, and what it looked like."""
+    _replaced: dict[bytes, int] = field(default_factory=dict)
+    """Path to how often it was another file when it was opened."""
     _data_prefix: bytes = b""
     """Plain bytes, made once: pathlib would take a fifth of the capture of 1,000 files."""
 
@@ -80,7 +91,15 @@ class Draft:
                 if path in self.known:
                     tombstones.append(path)
                 continue
-            entries[path] = self._entry(path, status)
+            try:
+                entries[path] = self._entry(path, status)
+            except _ReplacedError as error:
+                # only where nothing holds programs back meanwhile
+                self._replaced[path] = self._replaced.get(path, 0) + 1
+                if self._replaced[path] == _OPEN_ATTEMPTS:
+                    raise OSError(errno.EBUSY, "it is replaced all the time", os.fsdecode(path)) from error
+                waiting.append(path)
+                continue
             # what one name of an inode shows, all do
             waiting.extend(name for name in self.links.names(status.st_ino) if name not in entries)
         return Part(tuple(entry for _, entry in sorted(entries.items())), tuple(sorted(tombstones)))
@@ -116,7 +135,7 @@ class Draft:
             index = len(self._data)
             target = b"%s%d" % (self._data_prefix, index)
             if status.st_ino in self.unseen:
-                status = self.looks[status.st_ino] = self._copy(path, target)
+                status = self.looks[status.st_ino] = self._copy(path, status.st_ino, target)
             else:
                 self.times.keep(status)
                 os.link(reach(self.root_fd, path), target, src_dir_fd=self.root_fd, follow_symlinks=False)
@@ -124,14 +143,26 @@ class Draft:
             taken = self._data[status.st_ino] = index, status
         return taken
 
-    def _copy(self, path: bytes, target: bytes) -> os.stat_result:
+    def _copy(self, path: bytes, ino: int, target: bytes) -> os.stat_result:
         """Copy a file that may be written to meanwhile, until it held still for one copy, or the attempts are over.
 
         Returns:
             What it looked like before: what is done to it from then on makes it look different.
+
+        Raises:
+            _ReplacedError: It is not the file that the path led to a moment ago.
         """
-        source_fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.root_fd)
+        # O_NONBLOCK: what was a file a moment ago may be a FIFO now
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
+            source_fd = os.open(reach(self.root_fd, path), flags, dir_fd=self.root_fd)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO):
+                raise _ReplacedError from error
+            raise
+        try:
+            if os.fstat(source_fd).st_ino != ino:
+                raise _ReplacedError
             for _ in range(_COPY_ATTEMPTS):
                 before = os.fstat(source_fd)
                 if before.st_ino in self.mapped:

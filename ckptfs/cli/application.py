@@ -18,6 +18,7 @@ from ckptfs.cli.parameters import Invocation, config_option, verbose_option
 COMMANDS = (
     "mount",
     "umount",
+    "watch",
     "save",
     "status",
     "log",

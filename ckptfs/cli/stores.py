@@ -1,4 +1,4 @@
-"""Opening what a user means by STORE: an address, or the mount point of a mount that shows one."""
+"""Opening what a user means by STORE: an address, or a mount point or a watched directory that shows one."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ckptfs.errors import InvalidInputError
 from ckptfs.mount_table import mount_at
+from ckptfs.watch_table import watch_at
 
 if TYPE_CHECKING:
     from ckptfs.cli.access import StoreAccess
@@ -17,11 +18,11 @@ def store_url(argument: str) -> str:
     """Return the address of the store meant.
 
     Raises:
-        InvalidInputError: It is no address, and no mount is there.
+        InvalidInputError: It is no address, and no mount or watch is there.
     """
     if "://" in argument:
         return argument
-    mount = mount_at(Path(argument))
+    mount = mount_at(Path(argument)) or watch_at(Path(argument))
     if mount is None:
         raise InvalidInputError(
             f"{argument} is neither a store's address nor a ckptfs mount",

@@ -4,7 +4,8 @@ All it does is to read and write the control files of a mount; a program in anot
 means (docs/frameworks/python.md).
 
 Rules:
-    N1  nothing here imports anything but the standard library, ckptfs.errors and ckptfs.mount_table
+    N1  nothing here imports anything but the standard library, ckptfs.errors, ckptfs.mount_table
+        and ckptfs.watch_table
     N2  no handle, thread or other state outlives a call: a Checkpoint may be pickled, and used after fork
 """
 

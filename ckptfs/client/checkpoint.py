@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ckptfs.client import marker
+from ckptfs.client import marker, watched
 from ckptfs.client.place import find_place
 from ckptfs.client.rank import current_rank
 from ckptfs.client.version import SKIPPED, Version
@@ -114,7 +114,9 @@ class Checkpoint:
         return version.wait() if wait else version
 
     def list(self) -> list[Version]:
-        """Return all versions, newest first, those included that are not durable yet."""
+        """Return all versions, newest first, those included that are not durable yet. Not where it is watched."""
+        if self._place.is_watched:
+            raise watched.without_versions(self._place.root)
         status = self._place.status()
         numbers = {each["version"] for each in status["pending"]}
         numbers |= {int(name) for name in os.listdir(self._place.root / ".versions") if name.isdigit()}
@@ -156,6 +158,8 @@ class Checkpoint:
 
     def _touch(self, text: bytes) -> int:
         try:
+            if self._place.is_watched:
+                return int(watched.touch(self._place.root, text)["version"])
             return int(marker.touch(self.directory, text)["version"])
         except OSError as error:
             raise marker.explained(error, self._place.root) or self._not_saved(error) from error
@@ -169,6 +173,9 @@ class Checkpoint:
     def _restore(self, spec: str) -> None:
         path = self._place.root / ".restore"
         try:
+            if self._place.is_watched:
+                watched.restore(self._place.root, spec)
+                return
             fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
             try:
                 os.write(fd, f"{spec}\n".encode())

@@ -1,4 +1,4 @@
-"""Where a directory's versions come from: the mount that it is in."""
+"""Where a directory's versions come from: the mount that it is in, or the watched directory."""
 
 import errno
 import json
@@ -8,22 +8,25 @@ from typing import Any
 
 from ckptfs.errors import CkptfsError, InvalidInputError, MountError
 from ckptfs.mount_table import mount_at
+from ckptfs.watch_table import watch_at
 
 STATUS = ".status"
 _GONE = (errno.ENOTCONN, errno.ECONNABORTED)
 
 
 class Place:
-    """The mount that a directory is in.
+    """The mount, or the watched directory, that a directory is in.
 
     Attributes:
         root: Its uppermost directory, which has the control files.
         below: The directory's path below the root; `.` for the root itself.
+        is_watched: True for a watched directory (`ckptfs watch`): it answers when it has noticed.
     """
 
-    def __init__(self, root: Path, below: Path) -> None:
+    def __init__(self, root: Path, below: Path, *, is_watched: bool = False) -> None:
         self.root = root
         self.below = below
+        self.is_watched = is_watched
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Place) and self.root == other.root
@@ -69,10 +72,13 @@ def find_place(directory: Path) -> Place:
     """Return the place of a directory, which need not exist yet.
 
     Raises:
-        InvalidInputError: It is in no mount.
+        InvalidInputError: It is in no mount, and not watched.
     """
     directory = Path(os.path.abspath(directory))
     mount = mount_at(directory)
+    watched = watch_at(directory) if mount is None else None
+    if watched is not None:
+        return Place(watched.directory, _below(directory, watched.directory), is_watched=True)
     if mount is None:
         raise InvalidInputError(
             f"{directory} is not in a ckptfs mount",

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ckptfs.client.place import Place
+from ckptfs.client.watched import without_versions
 from ckptfs.errors import FencedError, NoSuchVersionError, NotDurableError
 
 SKIPPED = "skipped"
@@ -38,7 +39,7 @@ class Version:
 
     @property
     def path(self) -> Path:
-        """Its files, read-only: the directory as this version has it, from when it is durable."""
+        """Its files, read-only: the directory as this version has it, from when it is durable (not where watched)."""
         return self._place.root / ".versions" / str(self.number) / self._place.below
 
     def info(self) -> dict[str, Any]:
@@ -53,6 +54,8 @@ class Version:
         known = _of_status(self._place.status(), self.number)
         if known is not None:
             return known
+        if self._place.is_watched:
+            raise without_versions(self._place.root)
         try:
             return self._place.read(f".versions/{self.number}/.save")
         except FileNotFoundError as error:

@@ -9,11 +9,8 @@ Rules:
         is a stub whose chunks are looked at before they are fetched
 """
 
-import errno
-import fcntl
 import logging
 import os
-import signal
 import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,6 +22,7 @@ from ckptfs.format.manifest import Chunk, Entry, Hole, Kind, Tree
 from ckptfs.fs.eviction import Candidate
 from ckptfs.fs.filling import punch
 from ckptfs.fs.hydrate import Stub
+from ckptfs.fs.leases import NOBODY_ELSE, is_granted
 from ckptfs.fs.live import LiveTree
 from ckptfs.fs.open_files import OpenFiles
 from ckptfs.fs.times import set_times
@@ -175,12 +173,5 @@ class EvictableLiveFiles:
         """True if nobody but us has a file open or mapped (E2)."""
         if not self._leases_tell and self._goes_past():
             return False
-        try:
-            # whoever opens it meanwhile breaks the lease; the signal for that is to end nobody
-            fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
-            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
-            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-        except OSError as error:
-            # a filesystem without leases
-            return error.errno != errno.EAGAIN and not self._goes_past()
-        return True
+        granted = is_granted(fd, NOBODY_ELSE)
+        return granted if granted is not None else not self._goes_past()

@@ -265,11 +265,16 @@ class Keeper:
             os.kill(self._server, signal.SIGTERM)
 
 
-def redirect_output(log_path: Path) -> None:
-    """Let go of the terminal: what is logged goes to a file."""
+def redirect_errors(log_path: Path) -> None:
+    """Send what is logged to a file."""
     fd = os.open(log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     os.dup2(fd, 2)
     os.close(fd)
+
+
+def redirect_output(log_path: Path) -> None:
+    """Let go of the terminal: what is logged goes to a file."""
+    redirect_errors(log_path)
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     os.dup2(null, 1)
     os.close(null)

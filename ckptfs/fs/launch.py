@@ -28,7 +28,7 @@ from ckptfs.cache.directory import CacheDirectory
 from ckptfs.crypto.secret import KeySource, Secret
 from ckptfs.errors import CacheError, CkptfsError, InvalidInputError, MountError, ReadOnlyError
 from ckptfs.fs.keeper import Keeper
-from ckptfs.fs.options import MountOptions
+from ckptfs.fs.options import MountOptions, WatchOptions
 from ckptfs.fs.reading import ReadingMount
 from ckptfs.fs.transport.choice import MountPlan, Transport, choose, mount_of
 from ckptfs.fs.transport.handover import Connection
@@ -274,16 +274,17 @@ def _is_inside(path: str, directory: str) -> bool:
 
 def options_to_json(options: MountOptions) -> dict[str, Any]:
     """Return what the command line of another process can carry."""
-    values = {field.name: getattr(options, field.name) for field in fields(MountOptions)}
+    values = {field.name: getattr(options, field.name) for field in fields(options)}
     return {name: os.fspath(value) if isinstance(value, Path) else value for name, value in values.items()}
 
 
 def options_from_json(values: dict[str, Any]) -> MountOptions:
     """Undo options_to_json; what another version of ckptfs wrote is taken as far as it is known here."""
-    known = {field.name for field in fields(MountOptions)}
+    kind = WatchOptions if "adopt" in values else MountOptions
+    known = {field.name for field in fields(kind)}
     places = ("mountpoint", "cache_dir", "key_file", "fuse_socket")
     paths = {name: Path(values[name]) for name in places if values.get(name) is not None}
-    return MountOptions(**{name: value for name, value in values.items() if name in known} | paths)
+    return kind(**{name: value for name, value in values.items() if name in known} | paths)
 
 
 def _key_from(data: bytes) -> KeySource | None:
@@ -299,13 +300,18 @@ def _answer(fields_: dict[str, Any]) -> None:
 
 
 def main(argument: str) -> int:
-    """The keeper of one mount, started by `start`."""
+    """The keeper of one mount, or the process of a watch, started by `start`."""
     options = options_from_json(json.loads(argument))
     configure_logging(options.verbose)
     # not to keep the filesystem busy where the user happened to be
     os.chdir("/")
     try:
         key = _key_from(sys.stdin.buffer.read())
+        if isinstance(options, WatchOptions):
+            # imported here: watchdog takes 50 ms, and a mount has no use for it
+            from ckptfs.fs.watch.service import keep_watching
+
+            return keep_watching(options, lambda: _answer({"ready": True}), key=key, in_background=True)
         return keep(options, lambda: _answer({"ready": True}), key=key, in_background=True)
     except CkptfsError as error:
         _answer({"error": error.fact, "hint": error.hint, "errno": error.errno})

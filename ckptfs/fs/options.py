@@ -96,3 +96,11 @@ class MountOptions:
     def keeps_some(self) -> bool:
         """True if versions are dropped."""
         return any(rule is not None for rule in (self.keep_last, self.keep_daily, self.keep_every))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchOptions(MountOptions):
+    """One watch; its mount point is an ordinary directory."""
+
+    adopt: bool = False
+    """What the directory holds is left there, and is in the next version, if nobody wrote to the store meanwhile."""

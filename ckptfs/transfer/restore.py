@@ -41,6 +41,8 @@ def restore(
     target: Path,
     paths: Sequence[bytes] = (),
     on_progress: OnProgress = lambda done, total: None,
+    *,
+    keep_target: bool = False,
 ) -> Tree:
     """Write a version into a directory.
 
@@ -53,6 +55,7 @@ def restore(
             as the version has them, but those that exist are left alone. None given: everything, and the target gets
             the root's own attributes.
         on_progress: Told how far it is.
+        keep_target: The target keeps its own attributes in any case.
 
     Returns:
         The entries that were asked for.
@@ -70,7 +73,8 @@ def restore(
     files = [entry for entry in chosen.values() if entry.kind is Kind.FILE]
     with TreeWriter(target) as writer:
         for path in sorted([*ancestors, *(path for path, entry in chosen.items() if entry.kind is Kind.DIRECTORY)]):
-            writer.make_directory(ancestors.get(path) or chosen[path], keep_existing=path in ancestors)
+            keep_existing = path in ancestors or (keep_target and not path)
+            writer.make_directory(ancestors.get(path) or chosen[path], keep_existing=keep_existing)
         contents = _FileContents(writer, Fetcher(store), on_progress)
         contents.write([entry for entry in files if not is_further_link(entry, first)])
         failures = dict(contents.failures)
@@ -146,7 +150,7 @@ class _FileContents:
             return False
         try:
             status = os.fstat(fd)
-            return status.st_size == entry.size_bytes and status.st_nlink == 1 and _has_content(fd, entry)
+            return status.st_size == entry.size_bytes and status.st_nlink == 1 and has_content(fd, entry)
         finally:
             os.close(fd)
 
@@ -211,7 +215,8 @@ def _data_bytes(entry: Entry) -> int:
     return sum(extent.size_bytes for extent in entry.extents if isinstance(extent, Chunk))
 
 
-def _has_content(fd: int, entry: Entry) -> bool:
+def has_content(fd: int, entry: Entry) -> bool:
+    """True if an open file of the right size has an entry's bytes and holes; all of it is read."""
     offset = 0
     for extent in entry.extents:
         if isinstance(extent, Chunk):

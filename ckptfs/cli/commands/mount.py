@@ -107,10 +107,10 @@ def command(store: str, mountpoint: Path, foreground: bool, **settings: Any) -> 
     from ckptfs.fs.launch import configure_logging, keep
 
     configure_logging(options.verbose)
-    sys.exit(keep(options, _tell_ready, key=key))
+    sys.exit(keep(options, tell_ready, key=key))
 
 
-def _tell_ready() -> None:
+def tell_ready() -> None:
     """Tell a service manager that waits for it (Type=notify) that the mount is there."""
     from ckptfs.service_manager import notify
 

@@ -11,6 +11,7 @@ from ckptfs.cli.parameters import PATH, Command, json_option
 from ckptfs.cli.versions import path_text
 from ckptfs.mount_table import mount_at
 from ckptfs.units import format_size
+from ckptfs.watch_table import STATUS, read_object, watch_at
 
 if TYPE_CHECKING:
     from ckptfs.fs.kept import Kept
@@ -36,7 +37,7 @@ def command(place: Path, copy_to: Path | None, as_json: bool) -> None:
     from ckptfs.fs.kept import cache_directories, copy_out, list_kept
 
     # of a dead mount the cache directory cannot be asked for: then the user names it
-    cache = Path(read_control(place, ".status")["cache"]) if mount_at(place) is not None else place
+    cache = _cache_of(place)
     caches = cache_directories(cache)
     found = [kept for cache in caches for kept in list_kept(cache)]
     if as_json:
@@ -49,6 +50,14 @@ def command(place: Path, copy_to: Path | None, as_json: bool) -> None:
         if kept.damage is None:
             copy_out(kept, copy_to / _name(kept))
             click.echo(f"copied {len(kept.paths)} files to {copy_to / _name(kept)}", err=True)
+
+
+def _cache_of(place: Path) -> Path:
+    if mount_at(place) is not None:
+        return Path(read_control(place, ".status")["cache"])
+    watched = watch_at(place)
+    status = read_object(watched.directory / STATUS) if watched is not None else None
+    return Path(status["cache"]) if status is not None else place
 
 
 def _name(kept: "Kept") -> str:

@@ -11,10 +11,12 @@ from ckptfs.cli.daemon_socket import find_daemon
 from ckptfs.cli.mounts import read_control, require_mount
 from ckptfs.cli.output import print_json
 from ckptfs.cli.parameters import PATH, Command, json_option, setting
+from ckptfs.cli.watches import status_of
 from ckptfs.client.marker import encode_note, explained, touch
 from ckptfs.client.rank import current_rank
 from ckptfs.errors import CkptfsError, NotDurableError
 from ckptfs.mount_table import mount_at
+from ckptfs.watch_table import watch_at
 
 
 @click.command("save", cls=Command)
@@ -44,12 +46,29 @@ def command(mountpoint: Path, note: str | None, wait: bool, ranks: str | None, a
     if daemon is not None and kept is not None:
         _tell(daemon.save(kept["name"], note, wait=wait), as_json=as_json)
         return
+    watched = watch_at(mountpoint)
+    if watched is not None:
+        status_of(watched)  # so that no touch is left to nobody
+        _tell(_save_watched(watched.directory, text, wait=wait), as_json=as_json)
+        return
     mount = require_mount(mountpoint)
     try:
         saved = touch(mount.mountpoint, text, sync=wait)
     except OSError as error:
         raise _explained(error, mount.mountpoint, wait=wait) from error
     _tell(saved, as_json=as_json)
+
+
+def _save_watched(directory: Path, text: bytes, *, wait: bool) -> dict[str, Any]:
+    from ckptfs.client.watched import touch
+
+    try:
+        return touch(directory, text, sync=wait)
+    except OSError as error:
+        known = explained(error, directory)
+        if known is not None:
+            raise known from error
+        raise NotDurableError(f"{directory}: {error.strerror}") from error
 
 
 def _tell(saved: dict[str, Any], *, as_json: bool) -> None:

@@ -11,16 +11,18 @@ from ckptfs.cli.daemon_socket import find_daemon
 from ckptfs.cli.mounts import read_control, require_mount
 from ckptfs.cli.output import note_text, print_json, printable
 from ckptfs.cli.parameters import PATH, Command, json_option
+from ckptfs.cli.watches import status_of, status_or_error
 from ckptfs.errors import CkptfsError
 from ckptfs.mount_table import mount_at, mounts
 from ckptfs.units import format_size
+from ckptfs.watch_table import watch_at, watches
 
 
 @click.command("status", cls=Command)
 @click.argument("mountpoint", type=PATH, required=False)
 @json_option
 def command(mountpoint: Path | None, as_json: bool) -> None:
-    """Show the state of one mount, or of all on this machine."""
+    """Show the state of one mount or watched directory, or of all on this machine."""
     daemon = find_daemon()
     kept = {each["mountpoint"]: each for each in daemon.mounts()} if daemon is not None else {}
     if mountpoint is not None:
@@ -32,6 +34,7 @@ def command(mountpoint: Path | None, as_json: bool) -> None:
         return
     found = [str(mount.mountpoint) for mount in mounts()]
     statuses = [_with_keeping(_status_or_error(Path(place)), kept.get(place)) for place in found]
+    statuses += [status_or_error(watched) for watched in watches()]
     statuses += [_with_keeping({}, each) for place, each in sorted(kept.items()) if place not in found]
     if as_json:
         print_json(statuses)
@@ -44,10 +47,13 @@ def command(mountpoint: Path | None, as_json: bool) -> None:
 
 
 def _status_of(path: Path, kept: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Return the status of the mount that a path is in, or of the one that a daemon would have there."""
+    """Return the status of what a path is in, or of the mount that a daemon would have there."""
     here = kept.get(os.path.abspath(path))
     if here is not None and mount_at(path) is None:
         return _with_keeping({}, here)
+    watched = watch_at(path)
+    if watched is not None:
+        return status_of(watched)
     place = require_mount(path).mountpoint
     return _with_keeping(read_control(place, ".status"), kept.get(str(place)))
 

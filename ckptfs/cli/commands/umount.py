@@ -16,8 +16,10 @@ from ckptfs.cli.mounts import DeadMountError, read_control, require_mount
 from ckptfs.cli.output import printable
 from ckptfs.cli.parameters import PATH, Command
 from ckptfs.cli.progress import progress
+from ckptfs.cli.watches import DeadWatchError, clear_away, end_watch, status_of
 from ckptfs.errors import InvalidInputError, MountError, NotDurableError
 from ckptfs.units import format_size
+from ckptfs.watch_table import Watched, watch_at
 
 if TYPE_CHECKING:
     from ckptfs.fs.kept import Kept
@@ -34,6 +36,7 @@ def command(mountpoint: Path) -> None:
 
     A mount whose process is gone is cleared away. Exit code 1 if versions are left; they stay in the cache directory.
     One that ckptfsd keeps up stays unmounted until the daemon is told otherwise (SIGHUP, or a restart).
+    A watched directory (`ckptfs watch`) is not watched any more, and keeps its files.
     """
     from ckptfs.fs.mountpoint import detach, unmount
 
@@ -41,6 +44,10 @@ def command(mountpoint: Path) -> None:
     kept = daemon.mount_at(mountpoint) if daemon is not None else None
     if daemon is not None and kept is not None:
         _stop(daemon, kept)
+        return
+    watched = watch_at(mountpoint)
+    if watched is not None:
+        _end_watch(watched)
         return
     place = require_mount(mountpoint).mountpoint
     if place not in (Path(os.path.abspath(mountpoint)), mountpoint.resolve()):
@@ -65,6 +72,18 @@ def command(mountpoint: Path) -> None:
     _tell(place, len(left), sum(kept.bytes for kept in left), cache)
 
 
+def _end_watch(watched: Watched) -> None:
+    try:
+        cache = Path(status_of(watched)["cache"])
+    except DeadWatchError:
+        clear_away(watched.directory)
+        click.echo(f"cleared away what a dead watch left in {printable(bytes(watched.directory))}")
+        return
+    _wait_for_end(end_watch(watched), None, lambda: len(_pending(cache)))
+    left = _pending(cache)
+    _tell(watched.directory, len(left), sum(kept.bytes for kept in left), cache, done="ended the watch of")
+
+
 def _stop(daemon: DaemonSocket, kept: dict[str, Any]) -> None:
     """Have the daemon that keeps it up unmount it, and keep it so."""
     with progress("making versions durable", in_bytes=False):
@@ -72,15 +91,17 @@ def _stop(daemon: DaemonSocket, kept: dict[str, Any]) -> None:
     _tell(left["mountpoint"], left["left_versions"], left["left_bytes"], left["cache"])
 
 
-def _tell(place: Path | str, versions: int, size_bytes: int, cache: Path | str | None) -> None:
+def _tell(
+    place: Path | str, versions: int, size_bytes: int, cache: Path | str | None, *, done: str = "unmounted"
+) -> None:
     """Say that it is unmounted. Raises NotDurableError: Versions are left."""
     if versions:
         raise NotDurableError(
-            f"unmounted {place}, but {versions} version{'s' if versions != 1 else ''} ({format_size(size_bytes)}) "
+            f"{done} {place}, but {versions} version{'s' if versions != 1 else ''} ({format_size(size_bytes)}) "
             "are not durable",
             hint=f"they stay in {cache}; the next mount with this cache directory finishes them",
         )
-    click.echo(f"unmounted {printable(os.fsencode(place))}")
+    click.echo(f"{done} {printable(os.fsencode(place))}")
 
 
 def _open_process(pid: int) -> int | None:

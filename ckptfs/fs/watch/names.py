@@ -1,0 +1,32 @@
+"""The names that a watch keeps for itself in its directory, and what of a directory is in no version."""
+
+import re
+
+from ckptfs.fs.control import Control
+
+SAVE = Control.SAVE.value
+STATUS = Control.STATUS.value
+RESTORE = Control.RESTORE.value
+ANSWERS = b".save.status"
+IN_ROOT = frozenset((SAVE, STATUS, RESTORE, ANSWERS))
+
+TEMPORARY_PREFIX = b".ckptfs-"
+# as transfer/materialize.py names them, and we ours
+_TEMPORARY = re.compile(rb"\.ckptfs-[0-9a-f]{8}-[0-9]+\.tmp")
+_OF_THE_FILESYSTEM = b"lost+found"
+
+
+def is_temporary(name: bytes) -> bool:
+    """True for a file that a restore or a watch writes before it gets its name."""
+    return name.startswith(TEMPORARY_PREFIX) and _TEMPORARY.fullmatch(name) is not None
+
+
+def is_ours(directory: bytes, name: bytes) -> bool:
+    """True for a name that is in no version: ours, or one that a filesystem has in its root.
+
+    Args:
+        directory: Relative to the watched one, b"" for itself.
+    """
+    if name == SAVE or is_temporary(name):
+        return True
+    return not directory and (name in IN_ROOT or name == _OF_THE_FILESYSTEM)

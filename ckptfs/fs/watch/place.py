@@ -1,0 +1,74 @@
+"""The directory before it is watched: opening it, keeping others out, and what a watch before left there."""
+
+import fcntl
+import json
+import os
+import time
+from pathlib import Path
+
+from ckptfs.errors import InvalidInputError, MountError
+from ckptfs.fs.marker import NOTE_LIMIT_BYTES
+from ckptfs.fs.watch.names import ANSWERS, SAVE
+from ckptfs.mount_table import mount_at, mounts
+from ckptfs.watch_table import watches
+
+_LOCK_TIMEOUT_S = 1.0
+_LOCK_LOOK_S = 0.02
+
+
+def open_directory(directory: Path) -> int:
+    """Open the directory and keep others from watching it.
+
+    Raises:
+        InvalidInputError: It is in a mount.
+        MountError: It is no directory, or is watched already.
+    """
+    inside = mount_at(directory)
+    if inside is not None:
+        raise InvalidInputError(
+            f"{directory} is in the mount at {inside.mountpoint}", hint=f"touch {inside.mountpoint}/.save there"
+        )
+    try:
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise MountError(f"{directory} does not exist", hint=f"make it first: mkdir -p {directory}") from error
+    except NotADirectoryError as error:
+        raise MountError(f"{directory} is not a directory") from error
+    deadline_s = time.monotonic() + _LOCK_TIMEOUT_S
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return fd
+        except BlockingIOError as error:
+            # who asks whether it is watched holds it for microseconds
+            if time.monotonic() > deadline_s:
+                os.close(fd)
+                raise MountError(
+                    f"{directory} is watched already", hint=f"`ckptfs status {directory}` tells by what"
+                ) from error
+            time.sleep(_LOCK_LOOK_S)
+        except OSError:
+            return fd  # a network filesystem without locks
+
+
+def is_shown(url: str) -> bool:
+    """True if a store is mounted or watched on this machine, as far as can be seen."""
+    return any(mount.store == url for mount in mounts()) or any(watch.store == url for watch in watches())
+
+
+def was_touched_meanwhile(root_fd: int) -> bool:
+    """True if `.save` was touched since a watch that was killed wrote its last `.save.status`."""
+    try:
+        marker = os.stat(SAVE, dir_fd=root_fd, follow_symlinks=False)
+        answers = os.stat(ANSWERS, dir_fd=root_fd, follow_symlinks=False)
+        fd = os.open(SAVE, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=root_fd)
+    except OSError:
+        return False
+    try:
+        said = json.loads(os.pread(fd, 8 * NOTE_LIMIT_BYTES, 0))
+        is_ours = isinstance(said, dict) and "bytes_uploaded" in said
+    except ValueError:
+        is_ours = False
+    finally:
+        os.close(fd)
+    return not is_ours or marker.st_mtime_ns > answers.st_mtime_ns
