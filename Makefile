@@ -7,6 +7,7 @@
 # make faults whole-product stories through a proxy that lets requests go wrong (15 minutes; FAULTS_ARGS=--help)
 # make crash-points  every durable step of a scenario, killed there and without power there (15 minutes; CRASH_ARGS=--help)
 # make soak   training for hours with kills, faults, tags and prunes, every version compared (SOAK_ARGS="--minutes=120")
+# make fuzz   minutes of hostile bytes for every decoder, guided by what they reach (FUZZ_ARGS=--seconds=600)
 # make bench  speed and bytes beside the native filesystem and other tools, paired (docs/BENCHMARKS.md; BENCH_ARGS=--quick)
 # make bench-memory  the most memory while 20 GiB and 100,000 files are saved and restored (BENCH_ARGS=--size=2G)
 # make bench-codec  what floats take, and the codec's speed, on checkpoints that it trains (minutes; once)
@@ -21,6 +22,7 @@ BIN     := $(VENV)/bin
 SOURCES := ckptfs daemon demo bench tests conftest.py
 PYTEST_ARGS ?=
 FSX_ARGS ?=
+FUZZ_ARGS ?=
 SIMULATE_ARGS ?=
 FAULTS_ARGS ?=
 CRASH_ARGS ?=
@@ -31,7 +33,7 @@ SBIN    ?= /sbin
 PREFIX  ?= /opt/ckptfs
 UNITS   ?= /etc/systemd/system
 
-.PHONY: demo test test-frameworks simulate fsx faults crash-points soak bench bench-codec bench-memory check format picture install-deps \
+.PHONY: demo test test-frameworks simulate fsx faults crash-points soak fuzz bench bench-codec bench-memory check format picture install-deps \
         install-mount-helper install-systemd test-systemd test-watch-container clean
 
 demo: $(VENV)/.demo
@@ -69,6 +71,9 @@ crash-points: $(VENV)/.test
 soak: $(VENV)/.test
 	@scripts/system-packages test
 	$(BIN)/python -m tests.soak $(SOAK_ARGS)
+
+fuzz: $(VENV)/.fuzz
+	$(BIN)/python -m tests.fuzz $(FUZZ_ARGS)
 
 bench: $(VENV)/.bench
 	@scripts/system-packages demo
@@ -122,6 +127,11 @@ test-watch-container:
 # pip is asked again only when the list of dependencies changed
 $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --editable '.[demo]'
+	@touch $@
+
+$(VENV)/.fuzz: $(VENV)/.test
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'atheris>=3,<4' || \
+	    echo "atheris cannot be had for this Python: inputs are mutated at random, and not guided by what they reach"
 	@touch $@
 
 $(VENV)/.bench: pyproject.toml | $(VENV)/bin/python

@@ -6,6 +6,8 @@ Invariants that one record shows (C1 to C4 there hold between records):
     R1  parent is seq - 1; head, tags and gc are not above seq, and are seq exactly where the record is of that kind
     R2  a record holds no fields of another kind
     R3  the inline parts, in order, are the inline bytes, and each hashes to what its description says
+    R4  what a reader takes up is bounded: no more versions than records, no part twice, and of all together no more
+        than MAX_PART_BYTES
     R4  a save that revived packs is the newest one that did, and the other way round; pins are of versions there are,
         and none is over
 """
@@ -38,7 +40,7 @@ from ckptfs.hashing import HASH_BYTES, hash_bytes
 
 MAX_RECORD_BYTES = 16 << 20
 MAX_PART_BYTES = 1 << 30
-"""Raw, of one manifest part."""
+"""Raw, of one manifest part, and of all of a version together."""
 
 _MAGIC = b"ckptfsC1"
 _HEADER = struct.Struct("<8sHHII")
@@ -267,6 +269,8 @@ def _record(body: dict[str, Any], seq: int, inline: bytes, what: str) -> CommitR
         raise CorruptObjectError(f"{what} has newest version {record.version} made by record {record.head}")
     if (record.revival == seq) != bool(record.revived):
         raise CorruptObjectError(f"{what} has revival {record.revival}, and revived {len(record.revived or ())} packs")
+    if record.version - sum(high - low + 1 for low, high in record.gaps if high < record.version) > seq:
+        raise CorruptObjectError(f"{what} has newest version {record.version}: more than there are records")
     if any(low <= record.version <= high for low, high in record.gaps):
         raise CorruptObjectError(f"{what} has version {record.version}, which its gaps exclude")
     return record
@@ -369,6 +373,10 @@ def _parts(body: dict[str, Any], seq: int, inline: bytes, what: str) -> tuple[Pa
     parts = take_list(body, "parts", what, _part(seq))
     if parts and parts[0].tombstones:
         raise CorruptObjectError(f"{what}: the first part has tombstones, and nothing to remove")
+    if sum(part.raw_bytes for part in parts) > MAX_PART_BYTES:
+        raise CorruptObjectError(f"{what} has a manifest of more than {MAX_PART_BYTES} bytes")
+    if len({(part.at, part.seq, part.key, part.offset) for part in parts}) < len(parts):
+        raise CorruptObjectError(f"{what} has one part twice")
     position = 0
     for part in parts:
         if part.at != "inline":

@@ -15,6 +15,9 @@ ENCRYPTED = "encrypted-1"
 """Feature: every object but format.json is sealed (FORMAT.md 9)."""
 KNOWN_FEATURES = frozenset({ENCRYPTED})
 
+MAX_SMALL_BYTES = 64 << 10
+"""Of format.json and of the lease: what a reader takes of them, some hundred bytes being usual."""
+
 _WHAT = "format.json"
 
 

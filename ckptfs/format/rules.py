@@ -17,6 +17,14 @@ from ckptfs.hashing import HASH_BYTES
 MAX_FILE_BYTES = (1 << 63) - 1
 """What off_t holds."""
 MAX_PATH_BYTES = 0xFFFF
+MAX_NAME_BYTES = 255
+"""Of one component: NAME_MAX of Linux, whatever the filesystem."""
+MAX_TARGET_BYTES = 4095
+"""Of a symlink: PATH_MAX of Linux, less the NUL."""
+MAX_XATTR_NAME_BYTES = 255
+MAX_XATTR_VALUE_BYTES = 64 << 10
+MAX_RDEV = (1 << 32) - 1
+"""What the kernel's own encoding of a device number holds."""
 
 _STORED = frozenset((Chunk, Hole))
 _LOCAL = frozenset((Chunk, Hole, LocalData, ParentFile))
@@ -92,7 +100,7 @@ def _check_paths(paths: Sequence[bytes]) -> None:
 
 
 def _are_sound(paths: Sequence[bytes]) -> bool:
-    """Tell whether no path is absolute, or has an empty, `.` or `..` component or a NUL.
+    """Tell whether no path is absolute, has an empty, `.`, `..` or too long component, or a NUL.
 
     All paths are searched as one text, 7 times faster than one by one: "/" and NUL between two of them make every
     component stand between slashes, and show up as more NULs than there are gaps.
@@ -100,7 +108,11 @@ def _are_sound(paths: Sequence[bytes]) -> bool:
     if not paths:
         return True
     text = b"/%b/" % b"/\0/".join(paths)
-    return text.count(0) == len(paths) - 1 and b"//" not in text and b"/./" not in text and b"/../" not in text
+    if text.count(0) != len(paths) - 1 or b"//" in text or b"/./" in text or b"/../" in text:
+        return False
+    # a path that is short has no long component: mostly nothing is split
+    long = (path for path in paths if len(path) > MAX_NAME_BYTES)
+    return all(max(map(len, path.split(b"/"))) <= MAX_NAME_BYTES for path in long)
 
 
 def _check_file(entry: Entry, allowed: frozenset[type]) -> None:
@@ -132,21 +144,23 @@ def _check_special(entry: Entry) -> None:
     if entry.extents or entry.torn:
         raise CorruptObjectError(f"{entry.path!r} is no file, but has extents or is torn")
     if entry.kind is Kind.SYMLINK:
-        if not entry.target or b"\0" in entry.target:
+        if not 0 < len(entry.target) <= MAX_TARGET_BYTES or b"\0" in entry.target:
             raise CorruptObjectError(f"{entry.path!r} is a symlink to {entry.target[:300]!r}")
     elif entry.target:
         raise CorruptObjectError(f"{entry.path!r} is no symlink, but has a target")
     if entry.size_bytes != len(entry.target):
         raise CorruptObjectError(f"{entry.path!r} is no file, but has {entry.size_bytes} bytes")
-    if entry.rdev and entry.kind not in _DEVICES:
-        raise CorruptObjectError(f"{entry.path!r} is no device, but has a device number")
+    if entry.rdev and (entry.kind not in _DEVICES or entry.rdev > MAX_RDEV):
+        raise CorruptObjectError(f"{entry.path!r} has device number {entry.rdev}, and can have none such")
     if entry.kind is Kind.DIRECTORY and entry.link_id:
         raise CorruptObjectError(f"{entry.path!r} is a directory with a hard link")
 
 
 def _check_xattrs(entry: Entry) -> None:
     last = b""
-    for name, _ in entry.xattrs:
+    for name, value in entry.xattrs:
+        if len(name) > MAX_XATTR_NAME_BYTES or len(value) > MAX_XATTR_VALUE_BYTES:
+            raise CorruptObjectError(f"{entry.path!r} has xattr {name[:300]!r} of {len(value)} bytes")
         # the empty name is below every other, so that it fails as the first one
         if name <= last or b"\0" in name:
             raise CorruptObjectError(f"{entry.path!r} has xattr {name[:300]!r} after {last[:300]!r}")

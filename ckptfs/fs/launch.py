@@ -6,6 +6,7 @@
 the terminal and logs to the cache directory.
 """
 
+import errno
 import gc
 import json
 import logging
@@ -132,9 +133,11 @@ def serve(
         else:
             mount = WritingMount(options, connection, key)
     except OSError as error:
+        is_too_small = error.errno in (errno.EFBIG, errno.ENAMETOOLONG)
+        what = "its filesystem holds no such file" if is_too_small else "free some space there"
         raise CacheError(
             f"cannot use {error.filename or options.cache_dir}: {error.strerror}",
-            hint="free some space there, or choose another directory with --cache-dir",
+            hint=f"{what}, {'so' if is_too_small else 'or'} choose another directory with --cache-dir",
         ) from error
     return _Service(options, mount, ready, connection).run()
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from ckptfs.format.manifest import Chunk, Entry, Kind, Tree
 from ckptfs.fs.attributes import Attributes, Listed
 from ckptfs.fs.contents import ContentCache
+from ckptfs.fs.control import control_of
 from ckptfs.fs.fetching import Reader
 from ckptfs.transfer.attributes import kind_format
 
@@ -68,7 +69,9 @@ class TreeView:
                 self._links[entry.link_id] = self._links.get(entry.link_id, 0) + 1
             self._inodes[path] = ino
             above, _, name = path.rpartition(b"/")
-            self._children[above].append(name)
+            # a store made by hand may have names that a mount keeps for itself: they are not listed there either
+            if control_of(path) is None:
+                self._children[above].append(name)
 
     def entry(self, path: bytes) -> Entry:
         """Return a path's entry. Raises FileNotFoundError."""

@@ -11,6 +11,9 @@ Backends are safe for use by several threads at once.
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
+# 1 GiB: a pack of the format has no more; what reads one object for another's bytes says less
+MAX_GET_BYTES = 1 << 30
+
 
 class ObjectInfo(NamedTuple):
     """One row of a listing."""
@@ -26,8 +29,13 @@ class Store(Protocol):
     def url(self) -> str:
         """The store's address in canonical form, without credentials."""
 
-    def get(self, key: str) -> bytes:
-        """Return a whole object. Raises NotFoundError."""
+    def get(self, key: str, *, most_bytes: int = MAX_GET_BYTES) -> bytes:
+        """Return a whole object.
+
+        Raises:
+            NotFoundError: There is no such object.
+            CorruptObjectError: It has more than `most_bytes`, which are not read.
+        """
 
     def get_range(self, key: str, offset_bytes: int, size_bytes: int, *, may_end: bool = False) -> bytes:
         """Return exactly `size_bytes` (at least 1) bytes from an offset.

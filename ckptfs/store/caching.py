@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ckptfs.private import write_private
-from ckptfs.store.base import ObjectInfo, Store
+from ckptfs.store.base import MAX_GET_BYTES, ObjectInfo, Store
 
 _KEPT_PREFIXES = ("c/", "m/")
 
@@ -25,16 +25,16 @@ class CachingStore:
         """The wrapped store's."""
         return self._store.url
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, *, most_bytes: int = MAX_GET_BYTES) -> bytes:
         """As the wrapped store, but an immutable object comes from disk when it was seen before."""
         if not key.startswith(_KEPT_PREFIXES):
-            return self._store.get(key)
+            return self._store.get(key, most_bytes=most_bytes)
         path = self._directory / key.replace("/", "_")
         try:
             return path.read_bytes()
         except OSError:
             pass
-        body = self._store.get(key)
+        body = self._store.get(key, most_bytes=most_bytes)
         self._keep(path, body)
         return body
 

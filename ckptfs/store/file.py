@@ -30,7 +30,7 @@ from ckptfs.errors import (
     UnsafeStoreError,
 )
 from ckptfs.store import atomic
-from ckptfs.store.base import ObjectInfo
+from ckptfs.store.base import MAX_GET_BYTES, ObjectInfo
 from ckptfs.store.pace import Pace
 
 # a reader on NFS gets ESTALE when its file is replaced (put of the same key) between lookup and read
@@ -73,9 +73,16 @@ class FileStore:
         """`file:///DIRECTORY`, percent-encoded where a URL needs it."""
         return f"file://{quote_from_bytes(os.fsencode(self._root))}"
 
-    def get(self, key: str) -> bytes:
-        """Return a whole object. Raises NotFoundError."""
-        return self._read(key, lambda descriptor: _read_at(descriptor, 0, os.fstat(descriptor).st_size))
+    def get(self, key: str, *, most_bytes: int = MAX_GET_BYTES) -> bytes:
+        """Return a whole object. Raises NotFoundError, CorruptObjectError."""
+
+        def read(descriptor: int) -> bytes:
+            size_bytes = os.fstat(descriptor).st_size
+            if size_bytes > most_bytes:
+                raise CorruptObjectError(f"{self._name(key)} has {size_bytes} bytes, at most {most_bytes} are right")
+            return _read_at(descriptor, 0, size_bytes)
+
+        return self._read(key, read)
 
     def get_range(self, key: str, offset_bytes: int, size_bytes: int, *, may_end: bool = False) -> bytes:
         """Return exactly `size_bytes` bytes from an offset. Raises NotFoundError, CorruptObjectError."""

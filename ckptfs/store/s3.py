@@ -30,12 +30,13 @@ from ckptfs.errors import (
     StoreUnavailableError,
     UnsafeStoreError,
 )
-from ckptfs.store.base import ObjectInfo
+from ckptfs.store.base import MAX_GET_BYTES, ObjectInfo
 from ckptfs.store.pace import Pace, PacedBody
 from ckptfs.store.s3_refusals import EXPIRED_CODES, error_of
 from ckptfs.store.server_encryption import ServerEncryption
 
 if TYPE_CHECKING:
+    from botocore.response import StreamingBody
     from mypy_boto3_s3.client import S3Client
     from mypy_boto3_s3.type_defs import ObjectIdentifierTypeDef
 
@@ -47,6 +48,7 @@ _RECONNECT_S = 1.0
 _DEFAULT_REGION = "us-east-1"
 # S3's own limit of one request, for listing as for deleting
 _BATCH_KEYS = 1000
+_PIECE_BYTES = 1 << 20
 
 _CREDENTIAL_ERRORS = (
     boto.NoCredentialsError,
@@ -149,14 +151,14 @@ class S3Store:
         """`s3://BUCKET/PREFIX`."""
         return f"s3://{self._bucket}/{self._prefix}".rstrip("/")
 
-    def get(self, key: str) -> bytes:
-        """Return a whole object. Raises NotFoundError."""
-        return self._read(key, {})[0]
+    def get(self, key: str, *, most_bytes: int = MAX_GET_BYTES) -> bytes:
+        """Return a whole object. Raises NotFoundError, CorruptObjectError."""
+        return self._read(key, {}, most_bytes)[0]
 
     def get_range(self, key: str, offset_bytes: int, size_bytes: int, *, may_end: bool = False) -> bytes:
         """Return exactly `size_bytes` bytes from an offset. Raises NotFoundError, CorruptObjectError."""
         asked = f"bytes={offset_bytes}-{offset_bytes + size_bytes - 1}"
-        body, content_range = self._read(key, {"Range": asked})
+        body, content_range = self._read(key, {"Range": asked}, size_bytes)
         # a server that knows no ranges answers with the whole object
         if not content_range.startswith(f"bytes {offset_bytes}-"):
             raise StoreError(f"asked for {asked} of {self._name(key)}, the server sent {content_range or 'everything'}")
@@ -164,8 +166,12 @@ class S3Store:
             raise CorruptObjectError(f"asked for {asked} of {self._name(key)}, which has {content_range}")
         return body
 
-    def _read(self, key: str, arguments: dict[str, Any]) -> tuple[bytes, str]:
-        """Return the body of an answer, and the range that it is of (empty: the whole)."""
+    def _read(self, key: str, arguments: dict[str, Any], most_bytes: int) -> tuple[bytes, str]:
+        """Return the body of an answer, and the range that it is of (empty: the whole).
+
+        Raises:
+            CorruptObjectError: It would be longer than `most_bytes`, and is not read.
+        """
         with self._errors("read", key):
             tries = 0
             while True:
@@ -175,7 +181,19 @@ class S3Store:
                 )
                 try:
                     with closing(answer["Body"]) as body:
-                        return body.read(), answer.get("ContentRange", "")
+                        content_range = answer.get("ContentRange", "")
+                        size_bytes = answer.get("ContentLength")
+                        if size_bytes is None or (arguments and not content_range):
+                            # a body without an end that is known, or of an object that was asked for a range of
+                            data = _read_at_most(body, most_bytes)
+                            if len(data) > most_bytes and not arguments:
+                                raise CorruptObjectError(
+                                    f"{self._name(key)} has more than the at most {most_bytes} bytes"
+                                )
+                            return data, content_range
+                        if size_bytes > most_bytes:
+                            raise CorruptObjectError(f"{self._name(key)}: {size_bytes} bytes, asked for {most_bytes}")
+                        return body.read(), content_range
                 except _CONNECTION_ERRORS:
                     # boto3 tries again only until the first byte of an answer
                     if tries >= self._attempts:
@@ -308,6 +326,16 @@ class S3Store:
         # ValueError: an endpoint URL that is none
         except (boto.BotoCoreError, ValueError) as error:
             raise StoreError(f"{what}: {_words(error)}", hint="check AWS_ENDPOINT_URL and ~/.aws/config") from error
+
+
+def _read_at_most(body: "StreamingBody", most_bytes: int) -> bytes:
+    """Return the beginning of a body, at most a byte more than it should have."""
+    pieces = []
+    left_bytes = most_bytes + 1
+    while left_bytes > 0 and (piece := body.read(min(left_bytes, _PIECE_BYTES))):
+        pieces.append(piece)
+        left_bytes -= len(piece)
+    return b"".join(pieces)
 
 
 def _is_end(content_range: str) -> bool:

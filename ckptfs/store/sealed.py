@@ -9,11 +9,11 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
-from ckptfs.crypto.sealing import SALT_BYTES, BlockRange, ObjectCipher, StoreKey, blocks_of, plain_bytes
+from ckptfs.crypto.sealing import SALT_BYTES, BlockRange, ObjectCipher, StoreKey, blocks_of, plain_bytes, sealed_bytes
 from ckptfs.errors import CorruptObjectError
 from ckptfs.format.keys import DAMAGE_PREFIX, FORMAT_KEY, is_pack_key, split_damage_key, split_pack_key
 from ckptfs.hashing import HASH_BYTES
-from ckptfs.store.base import ObjectInfo, Store
+from ckptfs.store.base import MAX_GET_BYTES, ObjectInfo, Store
 
 MAGIC = b"ckptfsE1"
 HEADER_BYTES = len(MAGIC) + SALT_BYTES
@@ -43,11 +43,11 @@ class SealedStore:
         """The wrapped store's."""
         return self._store.url
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, *, most_bytes: int = MAX_GET_BYTES) -> bytes:
         """Return a whole object. Raises NotFoundError, CorruptObjectError."""
-        body = self._store.get(self._name_of(key))
         if key == FORMAT_KEY:
-            return body
+            return self._store.get(key, most_bytes=most_bytes)
+        body = self._store.get(self._name_of(key), most_bytes=HEADER_BYTES + sealed_bytes(most_bytes))
         if is_pack_key(key):
             return self._open(key, self._pack_cipher(key), memoryview(body))
         if not body.startswith(MAGIC) or len(body) < HEADER_BYTES:

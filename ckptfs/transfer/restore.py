@@ -5,6 +5,7 @@ target sees the old file or the new one. A file that holds the right bytes alrea
 besides stays.
 """
 
+import errno
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -22,6 +23,11 @@ from ckptfs.versions.history import History
 
 OnProgress = Callable[[int, int], None]
 """Gets bytes done and bytes in all, of file data; called by several threads, one at a time."""
+
+
+# names, sizes and numbers that other filesystems hold and the target's does not: what else there is can be restored
+_OWN_ERRORS = (errno.EFBIG, errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.EMLINK)
+_HINT_TARGET = "restore it to a filesystem that holds such files"
 
 
 class IncompleteRestoreError(CkptfsError):
@@ -62,7 +68,8 @@ def restore(
 
     Raises:
         InvalidInputError: The version has no such path.
-        IncompleteRestoreError: The data of some files could not be had; all else is restored.
+        IncompleteRestoreError: The data of some files could not be had, or the target cannot hold them; all else is
+            restored.
         NoSuchVersionError: The same, for the version was pruned meanwhile.
         CorruptObjectError: The version's manifest is damaged.
         StoreError: The manifest cannot be had.
@@ -79,19 +86,33 @@ def restore(
         contents.write([entry for entry in files if not is_further_link(entry, first)])
         failures = dict(contents.failures)
         for entry in chosen.values():
-            if is_further_link(entry, first):
-                if (error := failures.get(first[entry.link_id])) is not None:
-                    failures[entry.path] = error
-                else:
+            is_link = is_further_link(entry, first)
+            if is_link and (error := failures.get(first[entry.link_id])) is not None:
+                failures[entry.path] = error
+                continue
+            try:
+                if is_link:
                     writer.make_link(entry.path, first[entry.link_id])
-            elif entry.kind not in (Kind.FILE, Kind.DIRECTORY):
-                writer.make_node(entry)
+                elif entry.kind not in (Kind.FILE, Kind.DIRECTORY):
+                    writer.make_node(entry)
+            except OSError as failure:
+                failures[entry.path] = _own_failure(entry.path, failure)
         writer.finish()
     if failures:
         error = IncompleteRestoreError(sorted(failures.items()), len(files))
         history.require(record, error)
         raise error
     return chosen
+
+
+def _own_failure(path: bytes, error: OSError) -> CkptfsError:
+    """Return why one entry cannot be in the target. Raises the error if it does not concern that entry alone."""
+    if error.errno not in _OWN_ERRORS:
+        raise error
+    failure = CkptfsError(f"{os.fsdecode(path)!r} cannot be in the target: {error.strerror}", hint=_HINT_TARGET)
+    failure.errno = error.errno
+    failure.__cause__ = error
+    return failure
 
 
 class _FileContents:
@@ -121,15 +142,19 @@ class _FileContents:
                 jobs.append(FetchJob(entry, files[entry.path].write))
 
         def done(job: FetchJob, error: CkptfsError | None) -> None:
-            if error is None:
-                files[job.entry.path].publish()
-            elif isinstance(error.__cause__, OSError):
+            path = job.entry.path
+            try:
+                if error is None:
+                    files[path].publish()
+                    return
+                if isinstance(error.__cause__, OSError):
+                    raise error.__cause__
+            except OSError as cause:
                 # a full disk stays full for the files that follow
-                raise error.__cause__
-            else:
-                files[job.entry.path].discard()
-                with self._lock:
-                    self.failures[job.entry.path] = error
+                error = _own_failure(path, cause)
+            files[path].discard()
+            with self._lock:
+                self.failures[path] = error
 
         try:
             self._fetcher.fetch(jobs, done, self._add_done)

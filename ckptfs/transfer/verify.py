@@ -143,12 +143,23 @@ def _records(history: History) -> Iterator[tuple[int, CommitRecord | CkptfsError
         except (CorruptObjectError, UnsupportedFormatError) as error:
             return seq, error
 
-    newest_seq = 0
-    for info in history.store.list(COMMIT_PREFIX, limit=1):
-        newest_seq = commit_seq(info.key)
+    seq = _next_listed(history.store, "")
     with ThreadPoolExecutor(_READERS, thread_name_prefix="ckptfs-verify") as executor:
-        for start in range(newest_seq, 0, -_BATCH):
-            yield from executor.map(read, range(start, max(start - _BATCH, 0), -1))
+        while seq > 0:
+            batch = list(executor.map(read, range(seq, max(seq - _BATCH, 0), -1)))
+            yield from batch
+            seq -= len(batch)
+            if seq > 0 and all(isinstance(record, CkptfsError) for _, record in batch):
+                # one planted record of a high number stands for more missing ones than can be told one by one
+                there = _next_listed(history.store, commit_key(seq + 1))
+                if there < seq:
+                    yield seq, CorruptObjectError(f"commit records {there + 1} to {seq} are missing")
+                seq = there
+
+
+def _next_listed(store: Store, after: str) -> int:
+    """Return the number of the first commit record that is listed after a key: the next lower one; 0: there is none."""
+    return next((commit_seq(info.key) for info in store.list(COMMIT_PREFIX, after=after, limit=1)), 0)
 
 
 def _check_packs(store: Store, chunks: Iterable[Chunk]) -> dict[Chunk, str]:

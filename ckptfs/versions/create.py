@@ -1,7 +1,7 @@
 """A store as a whole: what makes a place a ckptfs store, and whether it keeps two writers apart."""
 
 from ckptfs.errors import AlreadyExistsError, InvalidInputError, NoStoreError, NotFoundError, UnsafeStoreError
-from ckptfs.format.header import StoreFormat, decode_format, encode_format
+from ckptfs.format.header import MAX_SMALL_BYTES, StoreFormat, decode_format, encode_format
 from ckptfs.format.keys import COMMIT_PREFIX, FORMAT_KEY, LEASE_KEY, PACK_PREFIX, SEGMENT_PREFIX
 from ckptfs.store.base import Store
 from ckptfs.versions.decoded import read_decoded
@@ -18,7 +18,7 @@ def read_format(store: Store) -> StoreFormat:
         CorruptObjectError: It is damaged.
     """
     try:
-        return read_decoded(store, FORMAT_KEY, decode_format)
+        return read_decoded(store, FORMAT_KEY, decode_format, most_bytes=MAX_SMALL_BYTES)
     except NotFoundError as error:
         raise NoStoreError(f"{store.url} is not a ckptfs store") from error
 

@@ -15,19 +15,19 @@ from ckptfs.versions.naming import naming
 T = TypeVar("T")
 
 
-def read_decoded(store: Store, key: str, decode: Callable[[bytes], T]) -> T:
-    """Return what a decoder makes of an object.
+def read_decoded(store: Store, key: str, decode: Callable[[bytes], T], *, most_bytes: int) -> T:
+    """Return what a decoder makes of an object of at most so many bytes.
 
     Raises:
         NotFoundError: There is no such object.
         CorruptObjectError, UnsupportedFormatError: The decoder's, naming the object.
     """
     try:
-        return decode(store.get(key))
+        return decode(store.get(key, most_bytes=most_bytes))
     # an unknown version may be a known one with a bit flipped
     except (CorruptObjectError, UnsupportedFormatError):
         if isinstance(store, CachingStore):
             store.forget(key)
-    body = store.get(key)
+    body = store.get(key, most_bytes=most_bytes)
     with naming(key):
         return decode(body)

@@ -20,7 +20,7 @@ from ckptfs.errors import (
     NotFoundError,
     RollbackError,
 )
-from ckptfs.format.commit import CommitKind, CommitRecord, decode_commit, is_tag_name
+from ckptfs.format.commit import MAX_RECORD_BYTES, CommitKind, CommitRecord, decode_commit, is_tag_name
 from ckptfs.format.header import StoreFormat
 from ckptfs.format.keys import COMMIT_PREFIX, commit_key, commit_seq
 from ckptfs.format.manifest import Part, Tree, merge
@@ -273,7 +273,7 @@ class History:
                 raise CorruptObjectError(f"commit record {seq} has {has} `previous`, and its store needs {needs} such")
             return record, inline
 
-        record, inline = read_decoded(self.store, commit_key(seq), decode)
+        record, inline = read_decoded(self.store, commit_key(seq), decode, most_bytes=MAX_RECORD_BYTES)
         self._recent.add(record, inline)
         return record, inline
 

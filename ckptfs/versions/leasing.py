@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from ckptfs.errors import CorruptObjectError, NotFoundError
+from ckptfs.format.header import MAX_SMALL_BYTES
 from ckptfs.format.keys import LEASE_KEY
 from ckptfs.format.lease import LeaseRecord, decode_lease, encode_lease
 from ckptfs.store.base import Store
@@ -69,7 +70,7 @@ class Holder:
 def read_lease(store: Store, retry: Retry) -> LeaseRecord | None:
     """Return the lease, None if there is none or it is damaged (L3)."""
     try:
-        return decode_lease(retry.call(lambda: store.get(LEASE_KEY)))
+        return decode_lease(retry.call(lambda: store.get(LEASE_KEY, most_bytes=MAX_SMALL_BYTES)))
     except NotFoundError:
         return None
     except CorruptObjectError as error:

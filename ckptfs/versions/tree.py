@@ -41,7 +41,7 @@ def load_parts(
             return part
         if ref.at == "segment":
             try:
-                return read_decoded(store, ref.key, lambda stored: _decode(ref, stored))
+                return read_decoded(store, ref.key, lambda stored: _decode(ref, stored), most_bytes=ref.stored_bytes)
             except NotFoundError as error:
                 raise CorruptObjectError(f"{ref.key} is missing; commit {record.seq} names it") from error
         holder = _holder(record, ref)

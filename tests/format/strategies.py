@@ -56,7 +56,7 @@ def entries(draw: st.DrawFn, path: bytes, *, local: bool) -> Entry:
         gid=draw(U32),
         mtime_ns=draw(I64),
         link_id=0 if kind is Kind.DIRECTORY else draw(st.just(0) | U64),
-        rdev=draw(U64) if kind in (Kind.CHARACTER, Kind.BLOCK) else 0,
+        rdev=draw(U32) if kind in (Kind.CHARACTER, Kind.BLOCK) else 0,
         xattrs=draw(XATTRS),
         torn=kind is Kind.FILE and draw(st.booleans()),
     )

@@ -130,6 +130,8 @@ def test_no_field_takes_a_value_of_another_type(record: CommitRecord, inline: by
         (SAVE, {"gc": 43}),
         (SAVE, {"commit_id": "0" * 31}),
         (SAVE, {"commit_id": "A" * 32}),
+        (SAVE, {"version": 1 << 62}),  # more versions than records
+        (SAVE, {"version": 43, "gaps": []}),
         (SAVE, {"gaps": [[3, 2]]}),
         (SAVE, {"gaps": [[0, 2]]}),
         (SAVE, {"gaps": [[1, 2], [2, 3]]}),
@@ -157,6 +159,15 @@ def test_a_record_that_contradicts_itself_is_refused(record: CommitRecord, chang
     assert changes.keys() <= body.keys()
     with pytest.raises(CorruptObjectError):
         decode_commit(raw_commit(body | changes, inline), seq=record.seq)
+
+
+@pytest.mark.parametrize("change", ["twice", "too much"])
+def test_a_small_record_cannot_have_a_reader_take_up_more_than_its_bound(change: str) -> None:
+    body = body_of(SAVE, INLINE)
+    segment = next(part for part in body["parts"] if part["at"] == "segment")
+    more = [segment] if change == "twice" else [segment | {"key": segment["key"][:-1] + "0", "raw_bytes": 1 << 30}]
+    with pytest.raises(CorruptObjectError, match=r"one part twice|manifest of more than"):
+        decode_commit(raw_commit(body | {"parts": [*more, *body["parts"]]}, INLINE), seq=SAVE.seq)
 
 
 @pytest.mark.parametrize(

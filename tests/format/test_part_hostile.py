@@ -62,6 +62,13 @@ HOSTILE_PARTS = {
     "xattr twice": Part((file(b"a", xattrs=((b"a", b""), (b"a", b""))),)),
     "xattr without a name": Part((file(b"a", xattrs=((b"", b""),)),)),
     "xattr with a NUL": Part((file(b"a", xattrs=((b"a\0", b""),)),)),
+    "xattr with too long a name": Part((file(b"a", xattrs=((b"n" * 256, b""),)),)),
+    "xattr with too large a value": Part((file(b"a", xattrs=((b"n", bytes(65537)),)),)),
+    "symlink to more than any path": Part((special(Kind.SYMLINK, target=b"t" * 4096, size_bytes=4096),)),
+    "device number of more than 32 bits": Part((special(Kind.BLOCK, rdev=1 << 32),)),
+    "name longer than any": Part((file(b"n" * 256),)),
+    "name longer than any below a directory": Part((file(b"d/" + b"n" * 256 + b"/f"),)),
+    "tombstone of a name longer than any": Part((), (b"d/" + b"n" * 256,)),
     "hard links that differ": Part((file(b"a", link_id=1), file(b"b", link_id=1, mode=0))),
     "hard links of two kinds": Part((file(b"a", link_id=1), special(Kind.FIFO, b"b", link_id=1, mode=0o644))),
     "chunk before the frames": Part((file(b"a", CHUNK._replace(offset_bytes=15)),)),
@@ -116,6 +123,19 @@ def test_a_path_out_of_the_mount_is_neither_read_nor_written(path: bytes, monkey
     assert_refused(Part((file(path),)), monkeypatch)
     assert_refused(Part((special(Kind.DIRECTORY, b""), file(path), file(b"\xff"))), monkeypatch)
     assert_refused(Part((), (path,)), monkeypatch)
+
+
+def test_what_is_as_long_as_it_may_be_is_kept() -> None:
+    xattrs = ((b"n" * 255, bytes(65536)),)
+    part = Part(
+        (
+            special(Kind.BLOCK, b"device", rdev=(1 << 32) - 1),
+            special(Kind.SYMLINK, b"link", target=b"t" * 4095, size_bytes=4095),
+            file(b"n" * 255, xattrs=xattrs),
+            file(b"/".join([b"n" * 255] * 255)),
+        )
+    )
+    assert decode_part(encode_part(part)) == part
 
 
 @pytest.mark.parametrize("path", [b"...", b".a", b"..a", b"a..", b"a/...", b"a/.b", b" ", b"\n", b"a\\..\\b", b"\xff"])

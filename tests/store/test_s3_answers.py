@@ -1,6 +1,7 @@
 """How S3Store takes the answers of a server that is ill, slow, odd or in the middle of a race."""
 
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -271,3 +272,36 @@ def test_a_delete_of_many_that_failed_for_one_is_a_failure(
 def _page(names: list[str], *, truncated: bool) -> bytes:
     rows = "".join(f"<Contents><Key>some/prefix/{name}</Key><Size>1</Size></Contents>" for name in names)
     return f"<ListBucketResult><IsTruncated>{str(truncated).lower()}</IsTruncated>{rows}</ListBucketResult>".encode()
+
+
+def endless(*, declared_bytes: int | None = None, **headers: str) -> tuple[Answer, list[int]]:
+    """An answer that goes on until the client hangs up, and how much of it was sent."""
+    sent = [0]
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(206 if headers else 200)
+        for name, value in headers.items():
+            handler.send_header(name.replace("_", "-"), value)
+        if declared_bytes is not None:
+            handler.send_header("Content-Length", str(declared_bytes))
+        handler.end_headers()
+        handler.close_connection = True
+        while sent[0] < 1 << 30:
+            handler.wfile.write(bytes(1 << 16))
+            sent[0] += 1 << 16
+
+    return answer, sent
+
+
+@pytest.mark.parametrize("declared_bytes", [None, 1 << 40])
+def test_an_answer_without_an_end_is_not_read_to_it(store: S3Store, stub: StubS3, declared_bytes: int | None) -> None:
+    answer, sent = endless(declared_bytes=declared_bytes)
+    stub.answers = [answer]
+    with pytest.raises(CorruptObjectError, match=r"asked for 65536|at most 65536"):
+        store.get("format.json", most_bytes=1 << 16)
+    answer, sent_of_range = endless(declared_bytes=declared_bytes, Content_Range="bytes 0-99/1000")
+    stub.answers = [answer]
+    with pytest.raises(CorruptObjectError):
+        store.get_range("p/one", 0, 100)
+    # what the sockets of both sides hold is sent in vain
+    assert max(sent[0], sent_of_range[0]) < 64 << 20

@@ -6,7 +6,7 @@ from enum import Enum
 
 from ckptfs.errors import AlreadyExistsError, CorruptObjectError, NotFoundError, StoreUnavailableError
 from ckptfs.format.keys import COMMIT_PREFIX
-from ckptfs.store.base import ObjectInfo
+from ckptfs.store.base import MAX_GET_BYTES, ObjectInfo
 
 
 class Fault(Enum):
@@ -61,11 +61,13 @@ class MemoryStore:
     def url(self) -> str:
         return "memory://store"
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, *, most_bytes: int = MAX_GET_BYTES) -> bytes:
         self._begin("get", key)
         with self._lock:
             if key not in self.objects:
                 raise NotFoundError(f"no object {key}")
+            if len(self.objects[key]) > most_bytes:
+                raise CorruptObjectError(f"{key} has {len(self.objects[key])} bytes, at most {most_bytes} are right")
             return self.objects[key]
 
     def get_range(self, key: str, offset_bytes: int, size_bytes: int, *, may_end: bool = False) -> bytes:

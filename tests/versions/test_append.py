@@ -135,6 +135,6 @@ def test_a_record_that_breaks_the_chain_is_not_built_upon() -> None:
     stranger = replace(
         successor(first, CommitKind.FENCE, "0" * 32, host="b", pid=1), epoch=1, kind=CommitKind.TAG, tags=2
     )
-    store.objects[commit_key(2)] = encode_commit(replace(stranger, version=7, head=1))
+    store.objects[commit_key(2)] = encode_commit(replace(stranger, version=7, head=1, gaps=((1, 6),)))
     with pytest.raises(CorruptObjectError, match=f"{commit_key(2)}.*version 7"):
         append(history, first, fence_by("c"), FakeClock().retry())

@@ -48,8 +48,15 @@ class Series:
 
 
 def many(count: int, *, tag: str = "", random_bytes: int = 64) -> list[Entry]:
-    """Files with random names, so that an entry stores in about half of its raw size, which is twice random_bytes."""
-    return [file(f"{tag}{number:06d}-{os.urandom(random_bytes).hex()}", os.urandom(16)) for number in range(count)]
+    """Files with random xattrs, so that an entry stores in about half of its raw size, which is twice random_bytes."""
+    files = [file(f"{tag}{number:06d}", os.urandom(16)) for number in range(count)]
+    return [replace(each, xattrs=((b"user.x", os.urandom(random_bytes).hex().encode()),)) for each in files]
+
+
+_DEEP = ["x" * 249] * 16
+DEEP_DIRECTORIES = [directory("/".join(_DEEP[:depth])) for depth in range(1, 17)]
+DEEP = "/".join(_DEEP)
+"""Of 4 KB."""
 
 
 def test_the_first_version_is_one_inline_part() -> None:
@@ -115,8 +122,8 @@ def test_a_manifest_above_the_inline_limit_goes_into_segments_of_bounded_size() 
 
 
 def test_a_large_part_that_compresses_to_less_than_the_limit_stays_inline() -> None:
-    entries = [file(f"{number:06d}-{'x' * 4000}") for number in range(3000)]
-    parts, inline = plan_parts(None, part(), lambda: tree_of(directory(), *entries), lambda _: "no segment is needed")
+    tree = tree_of(directory(), *DEEP_DIRECTORIES, *[file(f"{DEEP}/{number:06d}") for number in range(3000)])
+    parts, inline = plan_parts(None, part(), lambda: tree, lambda _: "no segment is needed")
     assert {ref.at for ref in parts} == {"inline"}
     assert len(parts) == 2
     assert len(inline) == sum(ref.stored_bytes for ref in parts) <= MAX_INLINE_BYTES
@@ -125,13 +132,13 @@ def test_a_large_part_that_compresses_to_less_than_the_limit_stays_inline() -> N
 
 def test_many_tombstones_are_cut_too() -> None:
     series = Series()
-    names = [f"{number:06d}-{'x' * 4000}" for number in range(4500)]
-    series.save(part(directory(), *[file(name) for name in names]))
+    names = [f"{DEEP}/{number:06d}" for number in range(4500)]
+    series.save(part(directory(), *DEEP_DIRECTORIES, *[file(name) for name in names]))
     record = series.save(part(removed=names[:2500]))
     assert [(ref.entries, ref.raw_bytes <= MAX_SEGMENT_BYTES) for ref in record.parts[-2:]] == [(0, True), (0, True)]
     assert sum(ref.tombstones for ref in record.parts) == 2500
     assert series.read(record) == series.tree
-    assert len(series.tree) == 2001
+    assert len(series.tree) == 2017
 
 
 def test_a_change_that_leaves_no_tree_is_refused_before_it_is_written() -> None:
@@ -179,15 +186,16 @@ def test_a_damaged_part_is_an_error_that_names_its_object(place: str, damage: st
 
 
 @pytest.mark.parametrize(
-    "lie", [{"raw_bytes": 10}, {"raw_bytes": 1 << 30}, {"entries": 3}, {"tombstones": 1}, {"digest": bytes(32)}]
+    "lie", [{"raw_bytes": 10}, {"raw_bytes": 1 << 29}, {"entries": 3}, {"tombstones": 1}, {"digest": bytes(32)}]
 )
 def test_a_segment_that_is_not_as_described_is_refused(lie: dict[str, int | bytes]) -> None:
     series = Series()
     raw = encode_part(part(directory(), file("a")))
     stored = compress(raw)
     series.store.put(key := new_segment_key(1), stored)
+    series.store.put(first_key := new_segment_key(1), stored)
     true = PartRef("segment", 0, len(stored), len(raw), 2, 0, hash_bytes(stored), key=key)
-    first = PartRef("segment", 0, len(stored), len(raw), 2, 0, hash_bytes(stored), key=key)
+    first = replace(true, key=first_key)
     good = series.writer.commit_save(replace(draft(1), parts=(true,), inline=b""))
     assert len(series.read(good)) == 2
     lying = series.writer.commit_save(replace(draft(2), parts=(first, replace(true, **lie)), inline=b""))  # type: ignore[arg-type]
