@@ -1,6 +1,5 @@
 """What a user gets wrong and what is broken around: a line that says what, one that says what to do, nothing lost."""
 
-import contextlib
 import errno
 import json
 import os
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from demo.seaweedfs import Identity, SeaweedFS
+from tests import disks
 from tests.cli.scene import Run, StoreWithVersions, assert_failed, ckptfs
 from tests.e2e.careless_s3 import CarelessS3
 from tests.mounting import MountFailedError, Mounts, clear_away, touch, wait_until
@@ -60,13 +60,8 @@ def store(mount: Mounts) -> StoreWithVersions:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A filesystem of 8 MiB."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "ckptfs-test", path], check=True, timeout=30)
-    try:
+    with disks.small_disk(tmp_path / "disk", "size=8m") as path:
         yield path
-    finally:
-        subprocess.run(["umount", "-l", path], check=True, timeout=30)
 
 
 # the store
@@ -290,7 +285,7 @@ def test_a_cache_directory_that_cannot_be_written(mount: Mounts, small_disk: Pat
 
 @needs_root
 def test_a_cache_disk_that_is_full_from_the_start(mount: Mounts, small_disk: Path) -> None:
-    fill(small_disk)
+    disks.fill(small_disk)
     arguments = ("--cache-dir", str(small_disk / "cache"))
     mount_fails(mount, "No space left on device", "", arguments=arguments)
 
@@ -309,7 +304,7 @@ def test_a_cache_disk_that_fills_up_loses_nothing_and_goes_on_when_there_is_room
     with pytest.raises(OSError) as caught:
         (mounted.root / "more-than-fits.bin").write_bytes(secrets.token_bytes(8 << 20))
     assert caught.value.errno == errno.ENOSPC
-    fill(small_disk)
+    disks.fill(small_disk)
     before = snapshot(mounted.root)
     with pytest.raises(OSError) as caught:
         touch(mounted.root)
@@ -369,7 +364,7 @@ def test_changing_what_is_pending_on_a_full_disk_fails_and_leaves_both_as_they_a
     try:
         seen = snapshot(mounted.root)
         touch(mounted.root)
-        fill(small_disk)
+        disks.fill(small_disk)
         with open(mounted.root / "model.bin", "r+b", buffering=0) as file, pytest.raises(OSError) as caught:
             # the pending version needs a copy of its own first
             file.write(b"no room for this")
@@ -380,18 +375,6 @@ def test_changing_what_is_pending_on_a_full_disk_fails_and_leaves_both_as_they_a
     mounted.sync()
     assert ckptfs("restore", mount.file_store, tmp_path / "out").code == 0
     assert_same(seen, snapshot(tmp_path / "out"), "version 1")
-
-
-def fill(disk: Path) -> None:
-    """Leave no room on a small disk, but for what is reserved already."""
-    fd = os.open(disk / "filling", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    try:
-        for size in (1 << 16, 1 << 12, 1):
-            with contextlib.suppress(OSError):
-                while True:
-                    os.write(fd, bytes(size))
-    finally:
-        os.close(fd)
 
 
 def assert_same_but_for_times(expected: Snapshot, actual: Snapshot) -> None:

@@ -204,3 +204,41 @@ def test_a_store_that_hangs_holds_up_neither_a_sync_nor_the_end_for_longer_than_
     again = mount(outage.url)
     again.sync()
     assert is_durable(again, 1)
+
+
+@pytest.mark.timeout(150)
+def test_a_long_outage_costs_neither_memory_nor_log_and_versions_come_in_their_order(
+    mount: Mounts, outage: Outage
+) -> None:
+    # a lease that is renewed every 0.1 s makes of seconds what hours are
+    mounted = mount(outage.url, lease_s=0.3)
+    assert mounted.save() == 1
+    mounted.sync()
+    outage.begin()
+    said, memory_kib = len(mounted.log.splitlines()), resident_kib(mounted)
+    for step in range(50):
+        (mounted.root / "model.bin").write_bytes(os.urandom(20_000))
+        touch(mounted.root, f"step={step}")
+        time.sleep(0.05)
+    wait_until(lambda: mounted.status()["error"] is not None, 20, "the status says why")
+    time.sleep(2)
+    lines = mounted.log.splitlines()[said:]
+    assert sum("captured version=" in line for line in lines) == 50
+    others = [line for line in lines if "captured version=" not in line]
+    assert len(others) <= 4, others
+    assert [each["version"] for each in mounted.status()["pending"]] == list(range(2, 52))
+    assert resident_kib(mounted) - memory_kib < 30 * 1024
+    outage.end()
+    wait_until(lambda: is_durable(mounted, 51), 60, "version 51 is durable")
+    logged = ckptfs("log", outage.url, "--json").json
+    assert [each["note"] for each in logged] == [*({"step": step} for step in reversed(range(50))), None]
+    assert mounted.status()["error"] is None
+
+
+def resident_kib(mount: Mount) -> int:
+    """Memory of the mount process and the upload process together."""
+    total = 0
+    for pid in (mount.pid, mount.upload_pid()):
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        total += sum(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
+    return total

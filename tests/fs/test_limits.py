@@ -1,18 +1,23 @@
-"""Many of something: names in a directory, open files; and too few descriptors or inodes for it."""
+"""Many of something: names in a directory, open files; and too few descriptors, inodes or blocks for it."""
 
 import contextlib
+import errno
 import os
 import resource
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.mounting import Mount, Mounts
+from tests.disks import fill, small_disk
+from tests.mounting import Mount, Mounts, touch, wait_until
+from tests.snapshot import assert_same, snapshot
 
 pytestmark = pytest.mark.fuse
 
+MIB = 1 << 20
 FILES = 1100
 OPENS = {"passthrough": 10_000, "fusepy": 2_500}
 _, MOST = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -33,13 +38,8 @@ def descriptors(most: int) -> Iterator[None]:
 @pytest.fixture
 def few_inodes(tmp_path: Path) -> Iterator[Path]:
     """A filesystem of 200 inodes."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "nr_inodes=200", "ckptfs-test", path], check=True, timeout=30)
-    try:
+    with small_disk(tmp_path / "disk", "nr_inodes=200") as path:
         yield path
-    finally:
-        subprocess.run(["umount", "-l", path], check=True, timeout=30)
 
 
 def names(mounted: Mount) -> set[str]:
@@ -82,3 +82,87 @@ def test_thousands_of_files_are_open_at_once_and_saved_and_a_thousand_short_name
     versions = mounted.root / ".versions"
     assert [(versions / version / "7").read_bytes() for version in ("1", "2")] == [b"7", b"changed"]
     assert len(os.listdir(f"/proc/{mounted.pid}/fd")) < 100
+
+
+@needs_root
+def test_a_cache_disk_without_inodes_loses_nothing_and_goes_on_when_there_are_some(
+    mount: Mounts, few_inodes: Path
+) -> None:
+    mounted = mount(cache="disk/cache")
+    (mounted.root / "first.bin").write_bytes(b"first")
+    assert mounted.save() == 1
+    mounted.sync()
+    made = fill_with_files(mounted.root)
+    assert made > 20
+    before = snapshot(mounted.root)
+    for _ in range(2):
+        with pytest.raises(OSError) as caught:
+            touch(mounted.root)
+        assert caught.value.errno == errno.ENOSPC
+    assert mounted.marker()["version"] == 1
+    assert mounted.status()["pending"] == []
+    assert_same(before, snapshot(mounted.root), "the live tree")
+    # what is there can be read, changed and removed
+    (mounted.root / "first.bin").write_bytes(b"second")
+    assert (mounted.root / "first.bin").read_bytes() == b"second"
+    for number in range(10, made):
+        (mounted.root / f"{number}").unlink()
+    assert mounted.save() == 2
+    mounted.sync()
+    assert (mounted.root / ".versions" / "1" / "first.bin").read_bytes() == b"first"
+    saved = snapshot(mounted.root)
+    mounted.kill()
+    assert_same(saved, snapshot(mount(name="elsewhere", cache="cache-2", takeover=True).root), "on another machine")
+
+
+@needs_root
+def test_a_full_cache_disk_fails_a_capture_that_must_copy_and_keeps_what_is_captured(
+    mount: Mounts, tmp_path: Path, transport: str
+) -> None:
+    with small_disk(tmp_path / "disk", "size=24m"):
+        mounted = mount(cache="disk/cache")
+        wait_until(lambda: mounted.upload_pid() is not None, 20, "the upload process runs")
+        pid = mounted.upload_pid()
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            with open(mounted.root / "open.bin", "w+b", buffering=0) as file:
+                file.write(b"1" * (4 * MIB))
+                (mounted.root / "closed.bin").write_bytes(b"1" * MIB)
+                assert mounted.save() == 1
+                file.seek(0)
+                file.write(b"2" * (4 * MIB))
+                fill(tmp_path / "disk")
+                if transport == "passthrough":
+                    # written past us, so that a capture takes a copy
+                    with pytest.raises(OSError) as caught:
+                        touch(mounted.root)
+                    assert caught.value.errno == errno.ENOSPC
+                # a captured file is copied before it changes
+                with open(mounted.root / "closed.bin", "r+b", buffering=0) as closed, pytest.raises(OSError) as caught:
+                    closed.write(b"2")
+                assert caught.value.errno == errno.ENOSPC
+                assert [each["version"] for each in mounted.status()["pending"]] == [1]
+                (tmp_path / "disk" / "filling").unlink()
+                assert mounted.save() == 2
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        mounted.sync()
+        versions = mounted.root / ".versions"
+        for version in ("1", "2"):
+            assert (versions / version / "open.bin").read_bytes() == version.encode() * (4 * MIB)
+            assert (versions / version / "closed.bin").read_bytes() == b"1" * MIB
+        mounted.unmount()
+
+
+def fill_with_files(root: Path) -> int:
+    """Make files until there is no room for one; return how many could be made."""
+    number = 0
+    try:
+        while True:
+            (root / f"{number}").write_bytes(b"")
+            number += 1
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+    return number
