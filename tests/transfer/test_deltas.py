@@ -21,7 +21,10 @@ from ckptfs.transfer.restore import IncompleteRestoreError, restore
 from ckptfs.transfer.upload import VersionUploader
 from ckptfs.transfer.verify import verify
 from ckptfs.versions.history import open_history
+from ckptfs.versions.prune import Pruner
 from ckptfs.versions.references import content_chunks, needed_packs
+from ckptfs.versions.retention import Retention
+from ckptfs.versions.retry import Retry
 from tests.transfer.conftest import Bench
 from tests.transfer.trees import acquire, capture, write_part
 
@@ -154,6 +157,24 @@ def test_a_base_outlives_the_file_that_it_was(bench: Bench) -> None:
     packs = needed_packs(bench.history().tree(save(bench, values)).values())
     second = save(bench, drifted(values))
     assert packs < needed_packs(bench.history().tree(second).values())
+
+
+def test_a_store_that_is_pruned_after_each_save_keeps_the_bases_that_are_needed_and_nothing_else(bench: Bench) -> None:
+    pruner = Pruner(bench.history(), Retry(), host="cleaner", pid=1)
+    values = floats(MIB)
+    based = 0
+    for _ in range(MAX_USES + 3):
+        values = drifted(values, 1e-5)
+        record = save(bench, values)
+        pruner.prune(Retention(keep_last=1))
+        assert restored(bench, record) == bytes(values)
+        assert bench.history().numbers() == [record.version]
+        assert set(bench.packs()) == needed_packs(bench.history().tree(record).values())
+        based += chunks(bench, record)[0].base is not None
+    assert MAX_USES <= based < MAX_USES + 3
+    # an upload process that starts now finds its bases in the store, too
+    bench.uploader = bench.new_uploader()
+    save(bench, drifted(values, 1e-5))
 
 
 def test_a_commit_says_that_it_needs_the_bases_of_what_a_restore_brought_back(bench: Bench) -> None:
