@@ -142,6 +142,7 @@ def test_a_version_goes_from_uploading_to_durable_and_out_of_pending(machine: Ma
         "files": 1,
         "bytes": 100_000,
         "bytes_added": record.bytes_added,
+        "bytes_new": 100_000,
     }
     assert finish(process) == ([], 0)
 
