@@ -44,7 +44,7 @@ def check_machine(cache_dir: Path) -> Iterator[Finding]:
 
 
 def _device() -> Finding:
-    hint = "load it with `modprobe fuse`; a container needs `--device /dev/fuse --cap-add SYS_ADMIN`"
+    hint = "load it with `modprobe fuse`; containers need `--device /dev/fuse --cap-add SYS_ADMIN`, or `ckptfs watch`"
     try:
         os.close(os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC))
     except FileNotFoundError:

@@ -124,6 +124,7 @@ class ReadingMount:
         """Return the fields of `.status`."""
         state = self._state()
         return {
+            "kind": "mount",
             "store": self._store.url,
             "mountpoint": os.fspath(self._options.mountpoint),
             "pid": os.getpid(),

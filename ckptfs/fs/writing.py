@@ -336,6 +336,7 @@ class WritingMount:
         waiting = self._uploads.waiting()
         blocked_since = self._saver.blocked_since
         return {
+            "kind": "mount",
             "store": self._store.url,
             "mountpoint": os.fspath(self._options.mountpoint),
             "pid": os.getpid(),

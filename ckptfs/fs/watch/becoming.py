@@ -5,6 +5,7 @@ import os
 import secrets
 import shutil
 import stat
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -23,6 +24,20 @@ from ckptfs.transfer.restore import has_content, restore
 from ckptfs.versions.history import History
 
 log = logging.getLogger(__name__)
+
+_SAY_S = 5.0
+
+
+class _Progress:
+    """Says now and then how far a restore is."""
+
+    def __init__(self) -> None:
+        self._said_s = time.monotonic()
+
+    def __call__(self, done_bytes: int, total_bytes: int) -> None:
+        if time.monotonic() - self._said_s > _SAY_S:
+            self._said_s = time.monotonic()
+            log.info("restoring done_bytes=%d total_bytes=%d", done_bytes, total_bytes)
 
 
 class DirectoryRestorer:
@@ -58,7 +73,7 @@ class DirectoryRestorer:
         """
         tree = self._history.tree(record)
         set_aside = self._clear(tree, base)
-        restore(self._history, self._store, record, self._directory, keep_target=True)
+        restore(self._history, self._store, record, self._directory, on_progress=_Progress(), keep_target=True)
         return set_aside
 
     def same(self, tree: Tree, found: Found) -> list[bytes]:
@@ -145,6 +160,21 @@ class DirectoryRestorer:
             return False
         same_xattrs = read_xattrs(self._root_fd, path) == entry.xattrs
         return shown == wanted and status.st_mtime_ns == entry.mtime_ns and same_xattrs
+
+
+def untouched(tree: Tree, found: Found) -> list[bytes]:
+    """Return the paths that look as a restore left them: nobody wrote to them before they were looked at."""
+    alike = []
+    for path, entry in tree.items():
+        status = found.get(path)
+        if status is None or stat.S_IFMT(status.st_mode) != kind_format(entry.kind):
+            continue
+        # the root keeps its own times
+        if not path or (
+            status.st_mtime_ns == entry.mtime_ns and (entry.kind is not Kind.FILE or status.st_size == entry.size_bytes)
+        ):
+            alike.append(path)
+    return alike
 
 
 def link_ids(tree: Tree, found: Found, paths: Iterable[bytes]) -> dict[int, int]:

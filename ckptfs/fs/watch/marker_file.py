@@ -171,12 +171,14 @@ class MarkerFile:
     def _exchange(self, prepared: Prepared, text: bytes) -> None:
         status = os.fstat(self._root_fd)
         try:
-            os.write(prepared.fd, text)
+            _write(prepared.fd, text)
             # whoever may make files in the directory may touch it
-            try:
-                os.fchown(prepared.fd, -1, status.st_gid)
-            except PermissionError:
-                pass
+            for owner in (status.st_uid, -1):
+                try:
+                    os.fchown(prepared.fd, owner, status.st_gid)
+                except PermissionError:
+                    continue
+                break
             os.fchmod(prepared.fd, 0o644 | (status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)))
         finally:
             os.close(prepared.fd)
@@ -216,7 +218,7 @@ def replace_text(root_fd: int, name: bytes, text: bytes) -> None:
     temporary = b".ckptfs-%s-0.tmp" % secrets.token_hex(4).encode()
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=root_fd)
     try:
-        os.write(fd, text)
+        _write(fd, text)
         os.fchmod(fd, 0o644)
         os.rename(temporary, name, src_dir_fd=root_fd, dst_dir_fd=root_fd)
     except OSError:
@@ -241,6 +243,11 @@ def take_file(root_fd: int, path: bytes) -> Taken | None:
         return Taken(text, os.fstat(fd).st_ctime_ns)
     finally:
         os.close(fd)
+
+
+def _write(fd: int, text: bytes) -> None:
+    if os.write(fd, text) != len(text):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _read(fd: int, before: bytes) -> bytes:

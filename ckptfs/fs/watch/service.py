@@ -33,12 +33,14 @@ def keep_watching(
     stop, stop_draining = threading.Event(), threading.Event()
     watch: Watch | None = None
 
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        if watch is None:
+            # it may be fetching for hours; what it leaves is what a kill -9 leaves, which the next one takes up
+            os._exit(128 + number)
         if stop.is_set():
             stop_draining.set()
         stop.set()
-        if watch is not None:
-            watch.wake()
+        watch.wake()
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, on_signal)

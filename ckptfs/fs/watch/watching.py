@@ -23,7 +23,7 @@ from ckptfs.capture.guards import Guards, Slot
 from ckptfs.capture.journal import Journal, JournalState, read_journal
 from ckptfs.capture.sizes import Sizes
 from ckptfs.crypto.secret import KeySource
-from ckptfs.errors import CkptfsError, NoSuchVersionError, NotDurableError, NoteTooLargeError
+from ckptfs.errors import CkptfsError, NoSuchVersionError, NoteTooLargeError
 from ckptfs.format.commit import CommitRecord
 from ckptfs.format.manifest import LocalData, Tree
 from ckptfs.fs.control import save_text, version_object
@@ -33,7 +33,7 @@ from ckptfs.fs.recovery import Taken, take_up
 from ckptfs.fs.tenure import Ending, Tenure, take_left
 from ckptfs.fs.uploads import Uploads, VersionState
 from ckptfs.fs.watch.answers import Answers
-from ckptfs.fs.watch.becoming import DirectoryRestorer, link_ids
+from ckptfs.fs.watch.becoming import DirectoryRestorer, link_ids, untouched
 from ckptfs.fs.watch.directory_saver import DirectorySaver
 from ckptfs.fs.watch.looks import Looks, look_around
 from ckptfs.fs.watch.marker_file import MarkerFile, take_file
@@ -117,11 +117,6 @@ class Watch:
             log.info("finishing pending versions=%d", len(taken.pending))
         while self._uploads.waiting():
             self._uploads.check_allowed()
-            if self._stop.is_set():
-                raise NotDurableError(
-                    f"ended while {len(self._uploads.waiting())} version(s) of an earlier session were being uploaded",
-                    hint="they stay in the cache directory; watch again with it",
-                )
             self._uploads.wait_briefly(_LOOK_S)
 
     def _begin(self, taken: Taken) -> None:
@@ -193,14 +188,14 @@ class Watch:
 
         Args:
             tree: The newest version.
-            same: What of it the directory holds for certain; None: it is to be compared.
+            same: What of it was put into the directory a moment ago; None: it is to be compared.
         """
         # files that were written a moment ago could change once more without looking different
         time.sleep(_TICK_S)
         self._marker.put(self._marker_text())
         clock_ns = self._marker.clock_ns()
         found = look_around(self._root_fd)
-        paths = list(same) if same is not None else self._restorer.same(tree, found)
+        paths = untouched(same, found) if same is not None else self._restorer.same(tree, found)
         self._looks.start(self._root_fd, found, paths, clock_ns)
         self._capturer.link_ids.update(link_ids(tree, found, paths))
         self._notices.check_limit(sum(entry.kind.name == "DIRECTORY" for entry in tree.values()))
@@ -315,8 +310,7 @@ class Watch:
         set_aside = self._restorer.restore(record, newest)
         self._set_aside += set_aside
         self._restored = record.version
-        same = {path: entry for path, entry in wanted.items() if newest.get(path) == entry}
-        self._know(newest, same)
+        self._know(newest, {path: entry for path, entry in wanted.items() if newest.get(path) == entry})
         log.info("restored version=%d base_version=%d set_aside=%d", record.version, version, set_aside)
         return record
 
@@ -379,7 +373,6 @@ class Watch:
 
     def finish(self, stop_draining: threading.Event) -> Ending:
         """Save what is asked for, drain, and give the store back."""
-        self._notices.stop()
         try:
             if self._notices.has_any() or self._is_touched():
                 self._serve_touch()
@@ -387,6 +380,7 @@ class Watch:
                 self._save([TakenText(b"", self._marker.clock_ns())])
         except (CkptfsError, OSError):
             log.exception("could not save on exit")
+        self._notices.stop()
         reason = self._uploads.drain(self._options.drain_timeout_s, stop_draining)
         self._uploads.stop(_PRUNING_S if self._options.keeps_some else 0.0)
         left = take_left(self._cache)

@@ -138,6 +138,36 @@ def test_a_file_that_never_holds_still_is_whole_or_said_to_be_torn(watch: Watche
     assert watching.answers()["answers"][-1]["torn"] == 0, "it holds still now"
 
 
+def _replace_all_the_time(directory: str) -> None:
+    generation = 0
+    while True:
+        generation = (generation + 1) % 256
+        for name in ("model", "linked"):
+            Path(directory, "new").write_bytes(bytes([generation]) * 300_000)
+            Path(directory, "other").unlink(missing_ok=True)
+            Path(directory, "other").hardlink_to(Path(directory, "new"))
+            Path(directory, "new").rename(Path(directory, name))
+        Path(directory, "link").unlink(missing_ok=True)
+        Path(directory, "link").symlink_to("model")
+
+
+def test_a_file_that_is_replaced_all_the_time_is_whole_in_every_version(watch: Watches) -> None:
+    watching = watch()
+    writer = multiprocessing.get_context("spawn").Process(target=_replace_all_the_time, args=(str(watching.root),))
+    writer.start()
+    try:
+        wait_until(lambda: (watching.root / "link").is_symlink(), 60, "it has begun")
+        for _ in range(5):
+            number = watching.save(sync=True)
+            of_version(watching, number, target := watch.directory / f"version-{number}")
+            for name in ("model", "linked"):
+                content = (target / name).read_bytes() if (target / name).exists() else b""
+                assert len(set(content)) <= 1, name
+    finally:
+        writer.kill()
+        writer.join()
+
+
 def test_what_was_captured_survives_kill_9_and_what_was_not_is_set_aside(watch: Watches) -> None:
     watching = watch(drain_timeout_s=1.0)
     (watching.root / "sub").mkdir()
