@@ -34,6 +34,7 @@ from ckptfs.fs.reading import ReadingMount
 from ckptfs.fs.transport.choice import MountPlan, Transport, choose, mount_of
 from ckptfs.fs.transport.handover import Connection
 from ckptfs.fs.writing import WritingMount
+from ckptfs.transfer.confine import require_confinement
 
 log = logging.getLogger("ckptfs")
 
@@ -257,6 +258,8 @@ def check(options: MountOptions) -> None:
     """Raise a CkptfsError if the options contradict each other, or a mount would keep its data in itself."""
     if options.version is not None and options.save_on_exit:
         raise ReadOnlyError("a mount of an old version is read-only: --save-on-exit does not go with --version")
+    if options.confine_upload:
+        require_confinement()
     # not the mount point itself, which may be a dead mount
     given = os.path.abspath(options.mountpoint)
     real = os.path.join(os.path.realpath(os.path.dirname(given)), os.path.basename(given))

@@ -59,6 +59,8 @@ class MountOptions:
     """How long fsync on the marker waits before it says EIO."""
     upload_limit_bps: int = 0
     """The most bytes a second that uploads send; 0: no limit."""
+    confine_upload: bool = False
+    """The upload process may change files below the cache directory and the store only, and has few capabilities."""
     upload_nice: int = 10
     """Niceness of the processes that compress and upload, 0 to 19: training's own go first."""
     max_pending_bytes: int | None = None

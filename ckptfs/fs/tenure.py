@@ -170,6 +170,7 @@ class Tenure:
                 "cache_size_bytes": self._options.cache_size_bytes,
                 "upload_limit_bps": self._options.upload_limit_bps,
                 "upload_nice": self._options.upload_nice,
+                "confine_upload": self._options.confine_upload,
                 "sse": self._options.sse,
                 "sse_kms_key_id": self._options.sse_kms_key_id,
                 "keep_last": self._options.keep_last,

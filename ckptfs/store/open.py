@@ -74,8 +74,18 @@ def _open_s3(rest: str, pace: Pace | None, server_encryption: ServerEncryption |
     return S3Store(bucket, prefix, pace=pace, server_encryption=server_encryption)
 
 
+def store_directory(url: str) -> Path | None:
+    """Return the directory of a store that is in one, None for any other."""
+    scheme, _, rest = url.partition("://")
+    return _file_directory(rest) if scheme == "file" else None
+
+
 def _open_file(rest: str, pace: Pace | None, *, create: bool) -> Store:
+    return FileStore(_file_directory(rest), create=create, pace=pace)
+
+
+def _file_directory(rest: str) -> Path:
     path = os.fsdecode(unquote_to_bytes(os.fsencode(rest.removeprefix("localhost"))))
     if not path.startswith("/") or "\0" in path or os.path.normpath(path) in ("/", "//"):
         raise InvalidInputError(f"file://{rest} names no directory by its absolute path", hint=_FORMS)
-    return FileStore(Path(os.path.normpath(path)), create=create, pace=pace)
+    return Path(os.path.normpath(path))

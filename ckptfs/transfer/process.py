@@ -28,6 +28,7 @@ import random
 import secrets
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -44,8 +45,9 @@ from ckptfs.errors import CacheError, CkptfsError, DivergedError, FencedError
 from ckptfs.format.commit import CommitRecord
 from ckptfs.memory import keep_freed_memory
 from ckptfs.store.base import Store
-from ckptfs.store.open import open_store
+from ckptfs.store.open import open_store, store_directory
 from ckptfs.store.server_encryption import ServerEncryption
+from ckptfs.transfer.confine import confine
 from ckptfs.transfer.content_writer import CHUNK_BYTES
 from ckptfs.transfer.damage import DamageList
 from ckptfs.transfer.data_file import PendingDataError
@@ -299,6 +301,14 @@ def main(arguments: list[str]) -> int:
     cache = CacheDirectory(Path(arguments[0]))
     os.nice(_number(cache.read_session().get("upload_nice"), _NICE))
     keep_freed_memory()
+    if cache.read_session().get("confine_upload"):
+        # before there is another thread, and before anything comes from the network
+        try:
+            confine(_places(cache))
+        except CkptfsError as error:
+            logger.error("did not begin error=%r", error.fact)
+            Events(1).retrying(0, error, 0.0)
+            return EXIT_FAILED
     # before there is a lock, a thread or a connection that it would inherit
     encoders = EncoderPool(min(len(os.sched_getaffinity(0)), _MOST_ENCODERS), chunk_bytes=CHUNK_BYTES, forked=True)
     lock_fd = os.open(cache.upload_lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -306,6 +316,14 @@ def main(arguments: list[str]) -> int:
     write_pid(lock_fd)
     session = arguments[1] if arguments[1:] else None
     return UploadProcess(cache, Events(1), encoders, session=session, key=_read_key() if arguments[2:] else None).run()
+
+
+def _places(cache: CacheDirectory) -> list[Path]:
+    """Return the directories below which this process changes files."""
+    store = store_directory(str(cache.read_session().get("store")))
+    # where boto3, and programs that it asks for credentials, keep what they got
+    places = [Path(os.path.expanduser("~/.aws")), Path(tempfile.gettempdir()), Path("/dev")]
+    return [cache.root, cache.high_water, *places, *([store] if store is not None else [])]
 
 
 def _read_key() -> KeySource | None:

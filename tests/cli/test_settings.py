@@ -81,6 +81,12 @@ def test_the_cache_directory_of_mount_serves_other_commands(tmp_path: Path) -> N
     assert values("doctor", "--config", str(path)) == {"cache_dir": Path("/a")}
 
 
+def test_tables_of_the_daemon_are_left_to_it(tmp_path: Path) -> None:
+    text = '[daemon]\nwatch = false\n[defaults]\ncache-dir = "/b"\n[mounts.llama]\nstore = "s3://b/c"\n'
+    path = write(tmp_path / "c.toml", '[mount]\ncache-dir = "/a"\n' + text)
+    assert values("doctor", "--config", str(path)) == {"cache_dir": Path("/a")}
+
+
 @pytest.mark.parametrize(
     ("text", "fact", "hint"),
     [

@@ -99,7 +99,7 @@ class Story:
         machine = self.machine
         self.wait_up()
         self.say(f"enabled at installation, up after boot with no mount: {self.status_text()!r}")
-        self.describe("a", "save-on-exit = true")
+        self.describe("a", "save-on-exit = true", "confine-upload = true")
         self.describe("b")
         machine.wait("both are mounted", lambda: "2 of 2" in self.status_text())
         for name in "ab":
@@ -113,6 +113,8 @@ class Story:
         assert (shown["version"], shown["state"]) == (1, "durable"), shown
         (record,) = self.machine.journal("captured version=1")
         assert (record["CKPTFS_MOUNT"], record["CKPTFS_VERSION"]) == ("a", "1")
+        rights = self.machine.sh("grep -h CapEff /proc/$(pgrep -of ckptfs.transfer.process)/status").split()[1]
+        self.say(f"the process that uploads a is confined (CapEff {rights}, Landlock)")
         self.say(f"touch makes a version; the journal has it with fields: CKPTFS_MOUNT=a, {record['MESSAGE']!r}")
 
     def restart(self) -> str:

@@ -77,6 +77,11 @@ if TYPE_CHECKING:
 )
 @setting("--keep-every", type=click.IntRange(min=1), metavar="N", help="Keep versions whose number N divides.")
 @setting(
+    "--confine-upload",
+    is_flag=True,
+    help="Let the uploading process write below cache directory and store only, with few capabilities.",
+)
+@setting(
     "--lease",
     type=duration,
     metavar="T",
