@@ -1,0 +1,94 @@
+"""The commands of ckptfs that a task needs, in processes of their own: the task itself imports the client alone."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ckptfs.errors import CkptfsError
+from ckptfs.metaflow.scope import Scope
+
+
+class CommandError(CkptfsError):
+    """A command of ckptfs failed; the fact is what it said."""
+
+
+def run(*arguments: str | Path) -> str:
+    """Run a command; return what it printed. Raises CommandError."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "ckptfs", *map(str, arguments)],
+        env=_environment(os.environ),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        hint = lines[-1].partition("hint: ")[2] if len(lines) > 1 else ""
+        raise CommandError(lines[0].removeprefix("ckptfs: error: "), hint=hint or None)
+    return done.stdout
+
+
+def mount(scope: Scope) -> bool:
+    """Show a task's store at its mount point; return False if an earlier attempt's mount is there still.
+
+    A writer of the same store can only be an earlier attempt that Metaflow has given up, on whatever machine: it is not
+    waited for, and can commit nothing any more.
+    """
+    if is_mounted(scope.mountpoint):
+        return False
+    scope.cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+    scope.mountpoint.mkdir(exist_ok=True)
+    run("mount", scope.store, scope.mountpoint, "--cache-dir", scope.cache, "--takeover")
+    return True
+
+
+def umount(scope: Scope) -> None:
+    """Take the mount away when all is durable, and the cache with it. Raises CommandError: both stay then."""
+    run("umount", scope.mountpoint)
+    shutil.rmtree(scope.directory, ignore_errors=True)
+
+
+def is_mounted(mountpoint: Path) -> bool:
+    """True if there is a mount that answers."""
+    try:
+        return bool(json.loads((mountpoint / ".status").read_bytes())["store"])
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def versions(store: str) -> list[dict[str, Any]]:
+    """Return the versions of a store, newest first; none if there is no such store."""
+    try:
+        return list(json.loads(run("log", store, "--json")))
+    except CommandError:
+        return []
+
+
+def fetch(store: str, number: int, below: str, target: Path) -> None:
+    """Write what a version has in one directory into another. Raises CommandError."""
+    target.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".ckptfs-", dir=target) as temporary:
+        run("restore", store, temporary, "--version", str(number), below)
+        for path in (Path(temporary) / below).iterdir():
+            replace(path, target / path.name)
+
+
+def replace(source: Path, target: Path) -> None:
+    """Rename, also over a directory."""
+    if target.is_dir() and not target.is_symlink():
+        shutil.rmtree(target)
+    os.replace(source, target)
+
+
+def _environment(own: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a command: Metaflow's S3 endpoint is that of the stores beside its own, too."""
+    endpoint = own.get("METAFLOW_S3_ENDPOINT_URL")
+    there = {"AWS_ENDPOINT_URL_S3": endpoint} if endpoint else {}
+    return {**there, **own, "CKPTFS_DEBUG": ""}

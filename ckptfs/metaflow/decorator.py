@@ -1,0 +1,188 @@
+"""The step decorator: mounts a task's store before the step, and takes the mount away after it."""
+
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+from metaflow.decorators import StepDecorator
+from metaflow.exception import MetaflowException
+from metaflow.metadata_provider import MetaDatum
+
+from ckptfs.errors import CkptfsError
+from ckptfs.metaflow import card, command, lineage
+from ckptfs.metaflow.reference import Reference
+from ckptfs.metaflow.scope import Scope, scope_of_task, store_root
+from ckptfs.metaflow.task import TaskCheckpoint
+
+POLICIES = ("fresh", "eager", "none")
+
+
+class CheckpointError(MetaflowException):
+    """@checkpoint is used in a way that cannot work, or the store cannot be mounted."""
+
+    headline = "@checkpoint failed"
+
+
+class CheckpointDecorator(StepDecorator):
+    """Gives a step `current.checkpoint`: a directory whose versions are saved, and found again by the next attempt.
+
+    Args:
+        load_policy: What the step begins with. `fresh`: the newest version of the task's earlier attempts, or of the
+            task that a resumed run has in its place. `eager`: if there is none, the newest of an earlier run of the
+            same user, too. `none`: nothing, ever.
+        store: Where the stores of the tasks are: s3://BUCKET/PREFIX or file:///DIRECTORY. None takes
+            $CKPTFS_METAFLOW_STORE, else beside Metaflow's own data.
+        temp_dir_root: Where it is mounted. None takes $CKPTFS_METAFLOW_DIR, else a directory in /tmp.
+        show_card: Give the step a card with the versions.
+        drain_timeout: Seconds that the end of the step waits for versions to become durable.
+    """
+
+    name = "checkpoint"
+    defaults = {  # noqa: RUF012 (as Metaflow reads it)
+        "load_policy": "fresh",
+        "store": None,
+        "temp_dir_root": None,
+        "show_card": True,
+        "drain_timeout": 300,
+    }
+
+    def step_init(
+        self,
+        flow: Any,
+        graph: Any,
+        step_name: str,
+        decorators: Any,
+        environment: Any,
+        flow_datastore: Any,
+        logger: Callable[..., None],
+    ) -> None:
+        """Check the attributes, and attach the card."""
+        if self.attributes["load_policy"] not in POLICIES:
+            raise CheckpointError(
+                f"load_policy is {self.attributes['load_policy']!r}, expected one of {', '.join(POLICIES)}"
+            )
+        self._datastore, self._logger = flow_datastore, logger
+        self._task: TaskCheckpoint | None = None
+        if self._shows_card:
+            card.attach(flow, step_name)
+
+    def task_pre_step(
+        self,
+        step_name: str,
+        task_datastore: Any,
+        metadata: Any,
+        run_id: str,
+        task_id: str,
+        flow: Any,
+        graph: Any,
+        retry_count: int,
+        max_user_code_retries: int,
+        ubf_context: Any,
+        inputs: Any,
+    ) -> None:
+        """Mount, load what the policy says, and set `current.checkpoint`."""
+        from metaflow import current
+
+        if retry_count > max_user_code_retries:
+            return  # the step itself is not run any more: @catch does the rest
+        pathspec = f"{current.flow_name}/{run_id}/{step_name}/{task_id}"
+        place = _place(flow, current)
+        try:
+            root = store_root(self.attributes["store"], self._datastore)
+            scope = scope_of_task(root, current.username, pathspec, retry_count, self.attributes["temp_dir_root"])
+            _register(metadata, run_id, step_name, task_id, retry_count, scope, place)
+            command.mount(scope)
+            self._task = TaskCheckpoint(scope, ranks="all")
+            self._begin(current, place)
+        except CkptfsError as error:
+            raise CheckpointError(f"{error.fact}{f' ({error.hint})' if error.hint else ''}") from error
+        os.environ.update(scope.export(os.environ))
+        current._update_env({"checkpoint": self._task})
+
+    def task_post_step(
+        self, step_name: str, flow: Any, graph: Any, retry_count: int, max_user_code_retries: int
+    ) -> None:
+        """The step has finished."""
+        # an alarm of @timeout that goes off from now on would have a finished step run again (F4)
+        signal.alarm(0)
+        self._end()
+
+    def task_exception(
+        self,
+        exception: BaseException,
+        step_name: str,
+        flow: Any,
+        graph: Any,
+        retry_count: int,
+        max_user_code_retries: int,
+    ) -> None:
+        """The step has failed: the next attempt may be on another machine, so that all must be durable."""
+        self._end()
+
+    @property
+    def _shows_card(self) -> bool:
+        # from the command line, --with checkpoint:show_card=False, it is text
+        return str(self.attributes["show_card"]).lower() != "false"
+
+    def _begin(self, current: Any, place: str) -> None:
+        task = self._task
+        if task is None:
+            return
+        task.refresh_directory()
+        found = self._found(task, current, place) if self.attributes["load_policy"] != "none" else None
+        if found is not None:
+            task.begin_with(found)
+            self._say(f"began with {found['key']}, saved at {found['created_on']} by attempt {found['attempt']}")
+
+    def _found(self, task: TaskCheckpoint, current: Any, place: str) -> Reference | None:
+        """Return what the task is to begin with (F2)."""
+        flow, run, step, task_id = task.scope.pathspec.split("/")
+        found = task.newest() or lineage.resumed(flow, current.origin_run_id, step, place)
+        control = current.parallel.control_task_id if current.get("parallel") else None
+        if found is None and control and control != task_id:
+            # of ranks where only the first one saves, the others go on from what it has saved
+            found = lineage.of_task(flow, run, step, control)
+        if found is None and self.attributes["load_policy"] == "eager":
+            found = lineage.earlier(flow, run, step, place)
+        return found
+
+    def _end(self) -> None:
+        """Wait for the versions, fill the card, and unmount; what fails is said (F4)."""
+        task, self._task = self._task, None
+        if task is None:
+            return
+        try:
+            task.wait(float(self.attributes["drain_timeout"]))
+            if self._shows_card:
+                self._fill_card(task)
+            command.umount(task.scope)
+        except Exception as error:
+            self._say(f"{error}; what is not durable is kept in {task.scope.directory}")
+
+    def _fill_card(self, task: TaskCheckpoint) -> None:
+        from metaflow import current
+
+        try:
+            card.fill(current.card[card.CARD], task.info, task.references())
+        except Exception as error:
+            self._say(f"the card has no checkpoints: {error}")
+
+    def _say(self, text: str) -> None:
+        self._logger(f"[@checkpoint] {text}", timestamp=False)
+
+
+def _place(flow: Any, current: Any) -> str:
+    """Return which of its step's tasks this is: the indices of the foreach it is in, and its rank."""
+    indices = [str(frame[0]) for frame in flow.foreach_stack() or ()]
+    rank = [f"rank {current.parallel.node_index}"] if current.get("parallel") else []
+    return "/".join(["", *indices, *rank])
+
+
+def _register(metadata: Any, run_id: str, step_name: str, task_id: str, attempt: int, scope: Scope, place: str) -> None:
+    """Say which store the task has, so that others find it."""
+    entries = [
+        MetaDatum(field=field, value=value, type="checkpoint", tags=[f"attempt_id:{attempt}"])
+        for field, value in ((lineage.STORE, scope.store), (lineage.PLACE, place))
+    ]
+    metadata.register_metadata(run_id, step_name, task_id, entries)

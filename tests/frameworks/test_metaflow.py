@@ -1,0 +1,179 @@
+"""`@checkpoint` in flows that really run: `make test-frameworks`."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ckptfs.mount_table import mounts
+
+pytestmark = pytest.mark.timeout(290)
+
+FLOWS = Path(__file__).with_name("flows")
+ROOT = Path(__file__).parents[2]
+
+Runner = Callable[..., str]
+
+
+@pytest.fixture
+def flow(tmp_path: Path) -> Iterator[Runner]:
+    """Runs a flow in a directory of its own; returns what it printed."""
+    shutil.copytree(FLOWS, tmp_path / "flows")
+
+    def run(name: str, *arguments: str, code: int = 0, **environment: str) -> str:
+        own = {
+            "METAFLOW_USER": "ann",
+            "METAFLOW_HOME": str(tmp_path / "home"),
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(ROOT),
+            "PYTHONWARNINGS": "ignore",
+            "CKPTFS_METAFLOW_DIR": str(tmp_path / "mounts"),
+            "OWN": str(tmp_path),
+        }
+        done = subprocess.run(
+            [sys.executable, f"{name}.py", *arguments],
+            cwd=tmp_path / "flows",
+            env=os.environ | own | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=280,
+            check=False,
+        )
+        assert done.returncode == code, done.stdout[-6000:]
+        # 2026-11-26 12:12:24.258 [1795695122132439/count/2 (pid 6349)] what the task printed
+        return re.sub(r"^[\d-]+ [\d:.]+ (\[[^]]*\] )?", "", done.stdout, flags=re.MULTILINE)
+
+    try:
+        yield run
+    finally:
+        for mount in mounts():
+            if mount.mountpoint.is_relative_to(tmp_path):
+                subprocess.run([sys.executable, "-m", "ckptfs", "umount", mount.mountpoint], check=False, timeout=60)
+
+
+def _lines(output: str, word: str) -> list[str]:
+    return sorted(line for line in output.splitlines() if line.startswith(f"{word} "))
+
+
+def test_the_flow_of_the_document_is_interrupted_by_its_timeout_and_reaches_all_rounds(flow: Runner) -> None:
+    output = flow("xgboostflow", "run", "--rounds", "4000")
+    assert "Step train timed out" in output
+    begun = [int(rounds) for rounds in re.findall(r"Checkpoint was trained for (\d+) rounds", output)]
+    assert begun
+    assert begun == sorted(begun)
+    assert "Training completed!" in output
+    assert "\nDone!" in output
+
+
+def test_attempts_go_on_and_the_tasks_of_a_foreach_never_mix(flow: Runner, tmp_path: Path) -> None:
+    output = flow("scopes", "run", "--fails", "1")
+    assert _lines(output, "began") == [
+        "began a 0 False  0",
+        "began a 1 True aaa 3",
+        "began b 0 False  0",
+        "began b 1 True bbb 3",
+    ]
+    names = '["child", "best", "count-6", "count-5", "count-4", "best", "count-3", "count-2", "count-1"]'
+    assert _lines(output, "ended") == [f"ended a aaaaaa 6 {names}", f"ended b bbbbbb 6 {names}"]
+    # nothing is left on the machine
+    assert list((tmp_path / "mounts").iterdir()) == []
+    card = flow("scopes", "card", "list", _last_task(tmp_path, "count"))
+    assert "checkpoints" in card
+
+
+def test_an_attempt_that_was_killed_is_gone_on_from_its_newest_version(flow: Runner) -> None:
+    output = flow("scopes", "run", "--fails", "1", "--dies", "1")
+    assert [line for line in _lines(output, "began") if " 1 " in line] == [
+        "began a 1 True aaa 3",
+        "began b 1 True bbb 3",
+    ]
+
+
+def test_a_resumed_run_goes_on_from_the_run_before_and_that_from_the_one_before_it(
+    flow: Runner, tmp_path: Path
+) -> None:
+    flow("scopes", "run", "--fails", "5", code=1)
+    between = flow("scopes", "resume", code=1, EARLY="1")
+    runs = sorted(path.name for path in (tmp_path / "flows" / ".metaflow" / "Scopes").glob("[0-9]*"))
+    last = flow("scopes", "resume", "--origin-run-id", runs[-1], code=1)
+    for output in (between, last):
+        assert _lines(output, "began")[0] == "began a 0 True aaaaaa 6"
+        assert _lines(output, "began")[2] == "began b 0 True bbbbbb 6"
+
+
+def test_the_policy_says_what_a_new_run_begins_with_and_users_never_mix(flow: Runner) -> None:
+    assert _lines(flow("scopes", "run"), "began") == ["began a 0 False  0", "began b 0 False  0"]
+    assert _lines(flow("scopes", "run"), "began") == ["began a 0 False  0", "began b 0 False  0"]
+    eager = _lines(flow("scopes", "run", POLICY="eager"), "began")
+    assert eager == ["began a 0 True aaa 3", "began b 0 True bbb 3"]
+    other = _lines(flow("scopes", "run", POLICY="eager", METAFLOW_USER="bob"), "began")
+    assert other == ["began a 0 False  0", "began b 0 False  0"]
+
+
+def test_with_none_no_attempt_begins_with_anything(flow: Runner) -> None:
+    output = flow("scopes", "run", "--fails", "1", POLICY="none")
+    assert [line for line in _lines(output, "began") if " 1 " in line] == ["began a 1 False  0", "began b 1 False  0"]
+    assert "load_policy is 'some'" in flow("scopes", "run", POLICY="some", code=1)
+
+
+def test_ranks_have_stores_of_their_own_and_go_on_from_the_first_ones_where_they_saved_nothing(flow: Runner) -> None:
+    assert _lines(flow("ranks", "run"), "began") == [
+        "began 0 0 None",
+        "began 0 1 of rank 0",
+        "began 1 0 None",
+        "began 1 1 of rank 0",
+    ]
+
+
+def test_outside_of_flows_the_versions_of_a_task_are_listed_and_loaded(flow: Runner, tmp_path: Path) -> None:
+    flow("scopes", "run")
+    program = f"""
+from pathlib import Path
+from ckptfs.metaflow import Checkpoint
+found = Checkpoint().list(task={_last_task(tmp_path, "count", of="Scopes/")!r}, name="count-3")
+with Checkpoint() as checkpoint:
+    checkpoint.load(found[0])
+    print("loaded", len(found), (Path(checkpoint.directory) / "count.json").read_text())
+Checkpoint().load(found[0]["key"], path="loaded here")
+print("loaded", (Path("loaded here") / "count.json").exists())
+try:
+    Checkpoint().save()
+except Exception as error:
+    print(error)
+"""
+    (tmp_path / "flows" / "outside.py").write_text(program)
+    output = flow("outside")
+    assert re.search(r'^loaded 1 \{"letters": "(aaa|bbb)", "count": 3\}$', output, re.MULTILINE)
+    assert "loaded True" in output
+    assert "no step with @checkpoint has started this program" in output
+
+
+def test_a_finished_step_is_not_run_again_because_its_store_is_away(flow: Runner, tmp_path: Path) -> None:
+    output = flow("away", "run", STORE=f"file://{tmp_path}/store")
+    assert len(_lines(output, "stepped")) == 1
+    assert "[@checkpoint]" in output
+    assert "what is not durable is kept in" in output
+    assert "\nDone!" in output
+
+
+def test_the_extension_gives_metaflow_its_checkpoint(flow: Runner, tmp_path: Path) -> None:
+    text = (FLOWS / "scopes.py").read_text().replace("from ckptfs.metaflow import checkpoint\n", "")
+    text = text.replace("current, retry, step", "checkpoint, current, retry, step").replace(
+        "from ckptfs.metaflow import Checkpoint", "from metaflow import Checkpoint"
+    )
+    (tmp_path / "flows" / "extended.py").write_text(text)
+    output = flow("extended", "run", "--fails", "1")
+    assert "began a 1 True aaa 3" in output
+
+
+def _last_task(directory: Path, step: str, of: str = "") -> str:
+    """Return run/step/task of the newest task of a step."""
+    tasks = (directory / "flows" / ".metaflow" / "Scopes").glob(f"*/{step}/*")
+    run, name, task = max(path.relative_to(path.parents[2]).parts for path in tasks)
+    return f"{of}{run}/{name}/{task}"
