@@ -9,7 +9,8 @@
 # make soak   training for hours with kills, faults, tags and prunes, every version compared (SOAK_ARGS="--minutes=120")
 # make fuzz   minutes of hostile bytes for every decoder, guided by what they reach (FUZZ_ARGS=--seconds=600)
 # make bench  speed and bytes beside the native filesystem and other tools, paired (docs/BENCHMARKS.md; BENCH_ARGS=--quick)
-# make bench-memory  the most memory while 20 GiB and 100,000 files are saved and restored (BENCH_ARGS=--size=2G)
+# make bench-metaflow  a Metaflow flow with ckptfs and with metaflow-checkpoint on one S3 server (minutes; BENCH_ARGS=--rounds=1)
+# make bench-memory bench-metaflow  the most memory while 20 GiB and 100,000 files are saved and restored (BENCH_ARGS=--size=2G)
 # make bench-codec  what floats take, and the codec's speed, on checkpoints that it trains (minutes; once)
 # make test-watch-container  ckptfs watch in containers without /dev/fuse and privileges (needs podman and the base image)
 # make install-mount-helper  links mount.ckptfs and umount.ckptfs into /sbin, for mount(8) and /etc/fstab (docs/FSTAB.md)
@@ -19,7 +20,7 @@
 
 VENV    := .venv
 BIN     := $(VENV)/bin
-SOURCES := ckptfs daemon demo bench tests conftest.py
+SOURCES := ckptfs daemon metaflow_extensions demo bench tests conftest.py
 PYTEST_ARGS ?=
 FSX_ARGS ?=
 FUZZ_ARGS ?=
@@ -82,6 +83,10 @@ bench: $(VENV)/.bench
 bench-codec: $(VENV)/.bench
 	$(BIN)/python -m bench.codec
 
+bench-metaflow: $(VENV)/.bench-metaflow
+	@scripts/system-packages demo
+	$(BIN)/python -m bench.metaflow --peer $(VENV)/metaflow-checkpoint/bin/python $(BENCH_ARGS)
+
 bench-memory: $(VENV)/.bench
 	@scripts/system-packages demo
 	$(BIN)/python -m bench.memory $(BENCH_ARGS)
@@ -132,6 +137,13 @@ $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
 $(VENV)/.fuzz: $(VENV)/.test
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'atheris>=3,<4' || \
 	    echo "atheris cannot be had for this Python: inputs are mutated at random, and not guided by what they reach"
+	@touch $@
+
+# metaflow-checkpoint takes the names that ckptfs gives Metaflow: it has an environment of its own
+$(VENV)/.bench-metaflow: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --editable '.[demo,metaflow]'
+	$(BIN)/python -m venv $(VENV)/metaflow-checkpoint
+	$(VENV)/metaflow-checkpoint/bin/python -m pip install --quiet --disable-pip-version-check metaflow metaflow-checkpoint xgboost-cpu scikit-learn
 	@touch $@
 
 $(VENV)/.bench: pyproject.toml | $(VENV)/bin/python

@@ -25,7 +25,7 @@ def flow(tmp_path: Path) -> Iterator[Runner]:
     """Runs a flow in a directory of its own; returns what it printed."""
     shutil.copytree(FLOWS, tmp_path / "flows")
 
-    def run(name: str, *arguments: str, code: int = 0, **environment: str) -> str:
+    def run(name: str, *arguments: str, code: int | None = 0, **environment: str) -> str:
         own = {
             "METAFLOW_USER": "ann",
             "METAFLOW_HOME": str(tmp_path / "home"),
@@ -45,7 +45,7 @@ def flow(tmp_path: Path) -> Iterator[Runner]:
             timeout=280,
             check=False,
         )
-        assert done.returncode == code, done.stdout[-6000:]
+        assert code is None or done.returncode == code, done.stdout[-6000:]
         # 2026-11-26 12:12:24.258 [1795695122132439/count/2 (pid 6349)] what the task printed
         return re.sub(r"^[\d-]+ [\d:.]+ (\[[^]]*\] )?", "", done.stdout, flags=re.MULTILINE)
 
@@ -61,13 +61,19 @@ def _lines(output: str, word: str) -> list[str]:
     return sorted(line for line in output.splitlines() if line.startswith(f"{word} "))
 
 
+@pytest.mark.timeout(900)
 def test_the_flow_of_the_document_is_interrupted_by_its_timeout_and_reaches_all_rounds(flow: Runner) -> None:
-    output = flow("xgboostflow", "run", "--rounds", "4000")
+    # half a minute of training; where the machine is too slow for the four attempts of 15 s, the run is resumed
+    output = flow("xgboostflow", "run", "--rounds", "6000", code=None)
+    for _ in range(10):
+        if "\nDone!" in output:
+            break
+        output += flow("xgboostflow", "resume", code=None)
     assert "Step train timed out" in output
     begun = [int(rounds) for rounds in re.findall(r"Checkpoint was trained for (\d+) rounds", output)]
     assert begun
     assert begun == sorted(begun)
-    assert "Training completed!" in output
+    assert output.count("Training completed!") == 1
     assert "\nDone!" in output
 
 
@@ -174,6 +180,6 @@ def test_the_extension_gives_metaflow_its_checkpoint(flow: Runner, tmp_path: Pat
 
 def _last_task(directory: Path, step: str, of: str = "") -> str:
     """Return run/step/task of the newest task of a step."""
-    tasks = (directory / "flows" / ".metaflow" / "Scopes").glob(f"*/{step}/*")
+    tasks = (directory / "flows" / ".metaflow" / "Scopes").glob(f"*/{step}/[0-9]*")
     run, name, task = max(path.relative_to(path.parents[2]).parts for path in tasks)
     return f"{of}{run}/{name}/{task}"

@@ -1,1 +1,1 @@
-"""Flows for the tests. xgboostflow.py and xgboost_checkpointer.py are a document's: only `checkpoint` comes from ckptfs."""
+"""Flows for the tests. xgboostflow.py and its checkpointer are a document's; only `checkpoint` comes from ckptfs."""
