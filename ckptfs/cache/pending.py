@@ -24,6 +24,7 @@ from ckptfs.errors import CkptfsError, CorruptObjectError
 from ckptfs.format.manifest import Part
 from ckptfs.format.part import decode_part, encode_part
 from ckptfs.format.pending import PendingHeader, decode_pending, encode_pending
+from ckptfs.hashing import hash_bytes
 from ckptfs.private import write_private
 
 _NAME = re.compile(r"(\d{10})\.(\d{4})(\.open)?")
@@ -49,7 +50,9 @@ class PendingVersion:
 
     def part(self) -> Part:
         """Return what changed since the version before, with local extents. Raises CorruptObjectError."""
-        return decode_part((self.directory / "manifest").read_bytes(), local=True)
+        manifest = (self.directory / "manifest").read_bytes()
+        check_seal(self.directory, (self.directory / "version.json").read_bytes(), manifest)
+        return decode_part(manifest, local=True)
 
     def data_path(self, index: int) -> Path:
         """Return the path of a LocalData extent's bytes."""
@@ -66,11 +69,32 @@ def write_pending(
     Raises:
         OSError: The disk is full or failing; the draft is left to the caller.
     """
-    write_private(draft / "manifest", encode_part(part, local=True))
-    write_private(draft / "version.json", encode_pending(header))
+    manifest, version = encode_part(part, local=True), encode_pending(header)
+    write_private(draft / "manifest", manifest)
+    write_private(draft / "version.json", version)
+    write_seal(draft, version, manifest)
     directory = pending_root / f"{header.version:010d}.{generation:04d}.open"
     draft.rename(directory)
     return PendingVersion(directory, generation, header)
+
+
+def write_seal(directory: Path, version: bytes, manifest: bytes) -> None:
+    """Write down the hash of a version's description, so that damage to it is found. Raises OSError."""
+    write_private(directory / "seal", _seal_of(version, manifest))
+
+
+def check_seal(directory: Path, version: bytes, manifest: bytes) -> None:
+    """Raise CorruptObjectError if a version's description is not what was written down."""
+    try:
+        sealed = (directory / "seal").read_bytes()
+    except FileNotFoundError:
+        return  # an older ckptfs wrote it
+    if sealed != _seal_of(version, manifest):
+        raise CorruptObjectError("its version.json and manifest do not hash to its seal")
+
+
+def _seal_of(version: bytes, manifest: bytes) -> bytes:
+    return hash_bytes(hash_bytes(version) + hash_bytes(manifest)).hex().encode()
 
 
 def close_pending(pending: PendingVersion) -> PendingVersion:
@@ -111,9 +135,9 @@ def damaged_pending(pending_root: Path) -> list[tuple[Path, str]]:
     found = []
     for _, _, directory in sorted(_directories(pending_root)):
         try:
-            decode_pending((directory / "version.json").read_bytes())
-        except FileNotFoundError:
-            found.append((directory, "it has no version.json"))
+            PendingVersion(directory, 0, decode_pending((directory / "version.json").read_bytes())).part()
+        except FileNotFoundError as error:
+            found.append((directory, f"it has no {Path(error.filename).name}"))
         except CorruptObjectError as error:
             found.append((directory, error.fact))
     return found
@@ -156,8 +180,7 @@ def sync_pending(pending: PendingVersion) -> None:
     """Make a pending version outlive the machine's next restart: fsync all of it, then say so."""
     for path in [
         *(pending.directory / "data").iterdir(),
-        pending.directory / "manifest",
-        pending.directory / "version.json",
+        *(path for path in pending.directory.iterdir() if path.is_file()),
     ]:
         sync_path(path)
     (pending.directory / "synced").touch()

@@ -1,6 +1,7 @@
 """The journal: which paths of the live tree differ from which version, in a file that survives the process.
 
-Records are one letter, a payload and a NUL, appended with one write(2) before the change that they announce:
+Records are one letter, a payload, the CRC-32 of both in 8 hex digits and a NUL, appended with one write(2) before the
+change that they announce:
 
     V<version> <commit id>   the live tree is this version (0 and no id: the empty tree); what follows counts from here
     P<version> <commit id>   a capture is about to become this version
@@ -22,8 +23,10 @@ captures exist.
 
 import ctypes
 import errno
+import logging
 import os
 import threading
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +36,9 @@ _COMPACT_BYTES = 8 << 20
 # 1 MiB: 10,000 files can be deleted on a full disk, which makes room again
 _RESERVE_BYTES = 1 << 20
 _FALLOC_FL_KEEP_SIZE = 1
+_CHECK_BYTES = 8
+
+log = logging.getLogger(__name__)
 
 _libc = ctypes.CDLL(None)
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
@@ -77,13 +83,17 @@ class JournalState:
 
 
 def read_journal(path: Path) -> JournalState | None:
-    """Return what a journal says, or None if there is none. An unfinished last record is left out."""
+    """Return what a journal says, or None if there is none, or a damaged one. An unfinished last record is left out."""
     try:
         records = path.read_bytes().split(b"\0")[:-1]
     except FileNotFoundError:
         return None
     state = JournalState()
-    for record in records:
+    for checked in records:
+        record = checked[:-_CHECK_BYTES]
+        if with_checksums(record + b"\0") != checked + b"\0":
+            log.warning("took no notice of a damaged journal path=%s record=%r", path, checked[:200])
+            return None
         kind, payload = record[:1], record[1:]
         if kind == b"W":
             state.content.add(payload)
@@ -110,6 +120,11 @@ def read_journal(path: Path) -> JournalState | None:
             else:
                 state.intended = (int(number), commit_id)
     return state
+
+
+def with_checksums(text: bytes) -> bytes:
+    """Return records as they are stored, given the same without checksums."""
+    return b"".join(b"%s%08x\0" % (record, zlib.crc32(record)) for record in text.split(b"\0")[:-1])
 
 
 class Journal:
@@ -149,6 +164,7 @@ class Journal:
     def _compact(self, version: int, commit_id: str) -> None:
         head = [b"B" + self._boot.encode(), b"V%d %s" % (version, commit_id.encode())]
         text = b"".join(record + b"\0" for record in (*head, *(b"S%d" % ino for ino in self._stubs)))
+        text = with_checksums(text)
         temporary = self._path.with_suffix(".tmp")
         fd = os.open(temporary, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
@@ -164,7 +180,7 @@ class Journal:
 
     def _append(self, record: bytes) -> None:
         with self._lock:
-            self._reserve(_write(self._fd, record))
+            self._reserve(_write(self._fd, with_checksums(record)))
 
     def _reserve(self, end_bytes: int) -> None:
         """Have room for records ahead of those that are there."""

@@ -118,6 +118,7 @@ def align_live_tree(
     taken: Taken,
     state: JournalState | None,
     *,
+    ours: bool,
     boot: str,
     root_fd: int,
     walk: Callable[[], set[bytes]],
@@ -126,6 +127,8 @@ def align_live_tree(
 
     Args:
         state: What the journal says, None if there is none.
+        ours: Whether nobody else wrote to the store since the journal was begun: one that does not know the newest
+            version has lost its end then.
         walk: Returns all paths of the live tree.
     """
     tree = taken.target.tree
@@ -137,7 +140,8 @@ def align_live_tree(
     if (state.version, state.commit_id, state.boot) == (taken.version, taken.commit_id, boot):
         doubts = doubts_of_known(state, tree, root_fd)
     else:
-        doubts = doubts_of_unknown(state, taken.target, root_fd, walk(), journal_is_whole=state.boot == boot)
+        is_whole = state.boot == boot and not (ours and state.version < taken.version)
+        doubts = doubts_of_unknown(state, taken.target, root_fd, walk(), journal_is_whole=is_whole)
     result = aligner.align(taken.target, doubts)
     aligner.refresh_attributes(taken.target, (state.attributes | doubts.suspect) - (doubts.doubtful - doubts.suspect))
     return result

@@ -198,6 +198,7 @@ class WritingMount:
             Aligner(self._cache.live, self._root_fd, self._cache.unsaved),
             taken,
             state,
+            ours=self._tenure.is_ours,
             boot=self._boot,
             root_fd=self._root_fd,
             walk=lambda: {path for path, _, _ in self._live.walk(b"")},

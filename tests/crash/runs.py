@@ -124,22 +124,7 @@ class Runner:
         return ["the recovery was killed"] if answer is None else list(answer["violations"])
 
     def _in_child(self, work: Callable[[], dict[str, object]]) -> dict | None:
-        """Do some work in a process of its own; return what it returns, None if it was killed."""
-        answers, answering = os.pipe()
-        sys.stdout.flush()
-        pid = os.fork()
-        if pid == 0:
-            _be_child(work, answering, self.directory / "stderr")
-        os.close(answering)
-        with os.fdopen(answers, "rb") as pipe:
-            answer = pipe.read()
-        _, status = os.waitpid(pid, 0)
-        if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
-            return None
-        if not answer:
-            said = (self.directory / "stderr").read_text()[-2000:]
-            return {"violations": [f"it ended with status {status}\n{said}"], "count": 0, "kinds": {}}
-        return dict(json.loads(answer))
+        return in_child(work, self.directory / "stderr")
 
     @contextmanager
     def _disk(self, kind: str) -> Iterator["_Disk"]:
@@ -183,6 +168,28 @@ class _Disk:
             os.close(fd)
         self.unmount()
         self.mount()
+
+
+def in_child(work: Callable[[], dict[str, object]], stderr: Path) -> dict | None:
+    """Do some work in a process of its own; return what it returns, None if it was killed.
+
+    What goes wrong in it is returned as one of `violations`.
+    """
+    answers, answering = os.pipe()
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid == 0:
+        _be_child(work, answering, stderr)
+    os.close(answering)
+    with os.fdopen(answers, "rb") as pipe:
+        answer = pipe.read()
+    _, status = os.waitpid(pid, 0)
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
+        return None
+    if not answer:
+        said = stderr.read_text()[-2000:]
+        return {"violations": [f"it ended with status {status}\n{said}"], "count": 0, "kinds": {}}
+    return dict(json.loads(answer))
 
 
 def _be_child(work: Callable[[], dict[str, object]], answering: int, stderr: Path) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from ckptfs.cache.directory import CacheDirectory
+from ckptfs.cache.pending import write_seal
+from ckptfs.capture.journal import with_checksums
 from ckptfs.fs.recovery import claims_of
 from ckptfs.store.open import open_store
 from ckptfs.versions.leasing import Holder
@@ -49,11 +51,14 @@ def die_with_pending(mounted: Mount, note: str = "pending") -> Snapshot:
 
 def restart_machine(mounted: Mount) -> None:
     """Make all that the cache directory remembers of the running kernel that of an earlier one."""
-    for description in mounted.cache.glob("pending/*/version.json"):
+    for directory in mounted.cache.glob("pending/*"):
+        description = directory / "version.json"
         description.write_text(json.dumps(json.loads(description.read_bytes()) | {"boot": "an earlier boot"}))
+        write_seal(directory, description.read_bytes(), (directory / "manifest").read_bytes())
     journal = mounted.cache / "journal"
     records = journal.read_bytes().split(b"\0")
-    journal.write_bytes(b"\0".join(b"Ban earlier boot" if record[:1] == b"B" else record for record in records))
+    boot = with_checksums(b"Ban earlier boot\0")[:-1]
+    journal.write_bytes(b"\0".join(boot if record[:1] == b"B" else record for record in records))
 
 
 def kept(mounted: Mount) -> dict[str, list[str]]:
