@@ -16,6 +16,7 @@
 # make install-mount-helper  links mount.ckptfs and umount.ckptfs into /sbin, for mount(8) and /etc/fstab (docs/FSTAB.md)
 # make install-systemd  puts ckptfs, ckptfsd and their units on this machine (PREFIX=/opt/ckptfs; docs/DAEMON.md)
 # make test-systemd  ckptfsd on a systemd that boots in a container (minutes; needs podman)
+# make test-container  the images of the Dockerfile, run with podman: mounts seen by other containers, kill -9, lent mounts (docs/CONTAINERS.md)
 # Each makes .venv and installs what it needs; a second run finds it done and is quick.
 
 VENV    := .venv
@@ -35,7 +36,7 @@ PREFIX  ?= /opt/ckptfs
 UNITS   ?= /etc/systemd/system
 
 .PHONY: demo test test-frameworks simulate fsx faults crash-points soak fuzz bench bench-codec bench-memory check format picture install-deps \
-        install-mount-helper install-systemd test-systemd test-watch-container clean
+        install-mount-helper install-systemd test-systemd test-container test-watch-container clean
 
 demo: $(VENV)/.demo
 	@scripts/system-packages demo
@@ -90,6 +91,9 @@ bench-metaflow: $(VENV)/.bench-metaflow
 bench-memory: $(VENV)/.bench
 	@scripts/system-packages demo
 	$(BIN)/python -m bench.memory $(BENCH_ARGS)
+
+test-container:
+	scripts/test-container
 
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix $(SOURCES)

@@ -93,8 +93,15 @@ class CacheDirectory:
         self.high_water = high_water_directory(root.parent)
         self._lock_fd = -1
 
-    def prepare(self) -> None:
-        """Create what is missing, and make sure that it is this user's alone. Raises CacheError."""
+    def prepare(self, *, trusted: bool = False) -> None:
+        """Create what is missing, and make sure that it is this user's alone.
+
+        Args:
+            trusted: Nobody else gets to the directory, whatever the permissions above it say.
+
+        Raises:
+            CacheError: It cannot be used.
+        """
         try:
             for parent in reversed(self.root.parents):
                 # with its mode: a mount has no umask, and nobody else is to have a say above the live tree
@@ -105,7 +112,7 @@ class CacheDirectory:
                 make_private(self.root / name)
             # its owner and mode are those of the mount's root
             self.live.mkdir(exist_ok=True, mode=0o700)
-            exchangeable = exchangeable_part(self.root)
+            exchangeable = None if trusted else exchangeable_part(self.root)
         except OSError as error:
             raise CacheError(
                 f"cannot use {self.root} as the cache directory: {error.strerror}",

@@ -46,6 +46,8 @@ class MountOptions:
     """Read-only: a version number or tag instead of the newest."""
     follow: bool = False
     """Read-only: move on to each new version."""
+    trust_cache_dir: bool = False
+    """Nobody else gets to `cache_dir`, whatever the permissions above it say: a volume of this container alone."""
     transport: str = "auto"
     fuse_fd: int | None = None
     """A descriptor of /dev/fuse that somebody else has mounted on `mountpoint`."""

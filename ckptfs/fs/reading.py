@@ -57,7 +57,7 @@ class ReadingMount:
         history = open_history(open_store(options.store), access_of(options, key, goes_on=goes_on))
         self._store = history.store
         self._cache = CacheDirectory(options.cache_dir / store_directory_name(self._store.url))
-        self._cache.prepare()
+        self._cache.prepare(trusted=options.trust_cache_dir)
         objects = self._cache.objects / history.store_id
         objects.mkdir(exist_ok=True, mode=0o700)
         self._history = history.through(lambda store: CachingStore(store, objects))

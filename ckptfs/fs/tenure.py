@@ -72,7 +72,7 @@ class Tenure:
         self._access = access_of(options, key, goes_on=lock_fd is not None)
         self.store = open_store(options.store, create=True, server_encryption=server_encryption(options))
         self.cache = CacheDirectory(options.cache_dir / store_directory_name(self.store.url))
-        self.cache.prepare()
+        self.cache.prepare(trusted=options.trust_cache_dir)
         if lock_fd is not None:
             self.cache.go_on_locked(lock_fd)
         else:

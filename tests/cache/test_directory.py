@@ -49,6 +49,14 @@ def test_below_a_directory_where_everybody_may_rename_it_is_refused(tmp_path: Pa
 
 
 @needs_root
+def test_below_such_a_directory_it_is_taken_if_nobody_else_gets_there(tmp_path: Path) -> None:
+    (tmp_path / "volume").mkdir()
+    (tmp_path / "volume").chmod(0o777)
+    cache = CacheDirectory(tmp_path / "volume" / "store")
+    cache.prepare(trusted=True)
+    assert stat.S_IMODE(cache.root.stat().st_mode) == 0o700
+
+
 def test_what_another_user_planted_below_a_directory_like_tmp_is_refused(sticky: Path, tmp_path: Path) -> None:
     (sticky / "planted" / "below").mkdir(parents=True)
     os.chown(sticky / "planted", STRANGER, STRANGER)

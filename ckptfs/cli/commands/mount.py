@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     metavar="SIZE",
     help="Most that it keeps of what the store has, too.  [default: 64G]",
 )
+@setting("--trust-cache-dir", is_flag=True, help="Do not ask whether other users could exchange --cache-dir.")
 @setting(
     "--transport",
     type=click.Choice(["auto", "passthrough", "mediated", "fusepy"]),

@@ -20,8 +20,9 @@ from ckptfs.watch_table import watch_at, watches
 
 @click.command("status", cls=Command)
 @click.argument("mountpoint", type=PATH, required=False)
+@click.option("--check", is_flag=True, help="Exit code 1 unless there is a mount, and all answer: for health checks.")
 @json_option
-def command(mountpoint: Path | None, as_json: bool) -> None:
+def command(mountpoint: Path | None, check: bool, as_json: bool) -> int:
     """Show the state of one mount or watched directory, or of all on this machine."""
     daemon = find_daemon()
     kept = {each["mountpoint"]: each for each in daemon.mounts()} if daemon is not None else {}
@@ -31,7 +32,7 @@ def command(mountpoint: Path | None, as_json: bool) -> None:
             print_json(status)
         else:
             _print_status(status)
-        return
+        return _unhealthy([status]) if check else 0
     found = [str(mount.mountpoint) for mount in mounts()]
     statuses = [_with_keeping(_status_or_error(Path(place)), kept.get(place)) for place in found]
     statuses += [status_or_error(watched) for watched in watches()]
@@ -44,6 +45,12 @@ def command(mountpoint: Path | None, as_json: bool) -> None:
         if number:
             click.echo()
         _print_status(status)
+    return _unhealthy(statuses) if check else 0
+
+
+def _unhealthy(statuses: list[dict[str, Any]]) -> int:
+    """Return an exit code. Uploads that fail are no reason to start anything again: they are tried again for ever."""
+    return 0 if statuses and all("pid" in status for status in statuses) else 1
 
 
 def _status_of(path: Path, kept: dict[str, dict[str, Any]]) -> dict[str, Any]:

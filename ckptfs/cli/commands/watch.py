@@ -33,7 +33,16 @@ SIGTERM or `ckptfs umount DIRECTORY` ends it when what was captured is durable.
 """
 
 _SHARED = (
-    *("cache_dir", "cache_size", "takeover", "save_on_exit", "drain_timeout", "sync_timeout", "max_pending_bytes"),
+    *(
+        "cache_dir",
+        "trust_cache_dir",
+        "cache_size",
+        "takeover",
+        "save_on_exit",
+        "drain_timeout",
+        "sync_timeout",
+        "max_pending_bytes",
+    ),
     *("upload_limit", "upload_nice", "lease", "unsafe_single_writer", "keep_last", "keep_daily"),
     "keep_every",
     *("encrypt", "key_file", "key_command", "accept_rollback", "sse", "sse_kms_key_id"),
