@@ -7,6 +7,7 @@ epoch is searched for orphans when it has ended, and once more after the next, f
 import sys
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from itertools import islice, takewhile
 
@@ -55,12 +56,19 @@ class Collection:
 
 
 class Collector:
-    """Decides, time and again, what can be collected in one store. Used by one thread."""
+    """Decides, time and again, what can be collected in one store. Used by one thread.
 
-    def __init__(self, history: History, retry: Retry, on_progress: OnProgress = lambda done, total: None) -> None:
+    Args:
+        readers: Threads that read records ahead where many versions are dropped at once.
+    """
+
+    def __init__(
+        self, history: History, retry: Retry, on_progress: OnProgress = lambda done, total: None, *, readers: int = 16
+    ) -> None:
         self._history = history
         self._retry = retry
         self._on_progress = on_progress
+        self._readers = readers
         self._needs = NeedsReader(history, retry)
         self._listed: dict[tuple[int, int], dict[str, int]] = {}
         """What was put from one ended epoch to another, without what versions need as far as they were looked at."""
@@ -111,6 +119,8 @@ class Collector:
     def _drop(self, plan: Collection, live: Sequence[int], doomed: Sequence[int], max_keys: int) -> None:
         """Drop versions, and condemn all that they need, until it is enough for one record."""
         going = set(doomed)
+        if len(doomed) > self._readers > 1:
+            self._read_ahead(doomed, plan.newest)
         for number in doomed:
             below = live[max(0, bisect_left(live, number) - 1)]
             if below not in going:
@@ -124,6 +134,12 @@ class Collector:
             self._on_progress(len(plan.dropped), len(doomed))
             if len(plan.condemned) >= max_keys:
                 return
+
+    def _read_ahead(self, numbers: Sequence[int], newest: CommitRecord) -> None:
+        """Have the records of many versions at hand: one after another, at 20 ms a GET, 1,000 would take 20 s."""
+        with ThreadPoolExecutor(self._readers, thread_name_prefix="ckptfs-prune") as threads:
+            # what cannot be read fails when it is asked for
+            wait([threads.submit(self._needs.record, number, newest) for number in numbers])
 
     def _subtract(self, keys: dict[str, int], numbers: Iterable[int], newest: CommitRecord) -> None:
         """Leave out what some versions need."""

@@ -72,6 +72,7 @@ class Pruner:
         host, pid: Who prunes.
         epoch: If given, it stops with FencedError when the store is another writer's.
         on_progress: Told of versions looked at, and how many there are to look at.
+        readers: Threads that read records ahead.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Pruner:
         pid: int,
         epoch: int | None = None,
         on_progress: Callable[[int, int], None] = lambda done, total: None,
+        readers: int = 16,
     ) -> None:
         self._history = history
         self._retry = retry
@@ -90,7 +92,7 @@ class Pruner:
         self._pid = pid
         self._epoch = epoch
         self._on_progress = on_progress
-        self._collector = Collector(history, retry, on_progress)
+        self._collector = Collector(history, retry, on_progress, readers=readers)
         self._finished = 0
         """Seq of the gc record all of whose objects are known to be deleted."""
 

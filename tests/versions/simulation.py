@@ -125,7 +125,7 @@ class Simulation:
         return Retention(**{rule: self.random.randint(1, 3)})
 
     def pruner(self, host: str, epoch: int | None = None) -> Pruner:
-        return Pruner(History(self.store, STORE_ID), self.retry, host=host, pid=1, epoch=epoch)
+        return Pruner(History(self.store, STORE_ID), self.retry, host=host, pid=1, epoch=epoch, readers=1)
 
     def _end(self) -> None:
         """Let two more epochs begin and end, on a network that works: what nobody needs must be gone then."""

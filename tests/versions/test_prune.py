@@ -1,5 +1,6 @@
 """Pruning: what goes, what stays, who loses which race, and what is left when it is interrupted."""
 
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -467,6 +468,24 @@ def test_dropping_one_version_takes_as_many_requests_whatever_else_there_is(vers
     assert store.count("get") <= 20
     assert store.count("list") <= 2
     assert store.count("delete") == 1
+
+
+def test_records_of_many_versions_are_read_at_the_same_time() -> None:
+    store = MemoryStore()
+    made = series(store)
+    for _ in range(60):
+        made.save("a")
+    first, together = threading.Semaphore(4), threading.Barrier(4)
+
+    def before(operation: str, key: str) -> None:
+        is_ahead = threading.current_thread() is not threading.main_thread()
+        if is_ahead and operation == "get" and first.acquire(blocking=False):
+            together.wait(20)
+
+    store.before_request = before
+    assert prune(store, keep_last=1).dropped == list(range(1, 60))
+    assert not first.acquire(blocking=False)
+    assert objects_of(store) == needed_by(store, 60)
 
 
 def test_one_who_prunes_after_each_save_reads_each_version_once() -> None:
