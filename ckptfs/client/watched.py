@@ -24,7 +24,9 @@ _ALIVE_LOOK_S = 0.5
 
 
 def touch(root: Path, text: bytes, *, sync: bool = False) -> dict[str, Any]:
-    """Touch a watched directory's marker; return what is said of the version that this made, as in a mount.
+    """Touch a watched directory's marker; return what is said of the version that this made.
+
+    That is what reading `.save` in a mount says, and `torn`: how many files may hold a mixture of moments.
 
     Args:
         sync: Return when it is durable, or when a mount would wait no longer (`--sync-timeout`: EIO).
@@ -49,7 +51,7 @@ def touch(root: Path, text: bytes, *, sync: bool = False) -> dict[str, Any]:
         raise OSError(found["errno"], found["error"])
     if sync:
         _wait_durable(root, found["version"])
-    return _version(root, found["version"])
+    return {**_version(root, found["version"]), "torn": found["torn"]}
 
 
 def restore(root: Path, spec: str) -> None:

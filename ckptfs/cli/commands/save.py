@@ -76,6 +76,8 @@ def _tell(saved: dict[str, Any], *, as_json: bool) -> None:
         print_json(saved)
     else:
         click.echo(f"saved version {saved['version']}" + (", durable" if saved["state"] == "durable" else ""))
+        if saved.get("torn"):
+            click.echo(f"files that were written to meanwhile, and may mix moments: {saved['torn']}", err=True)
 
 
 def _explained(error: OSError, mountpoint: Path, *, wait: bool) -> CkptfsError | OSError:

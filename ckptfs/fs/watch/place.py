@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ckptfs.errors import InvalidInputError, MountError
 from ckptfs.fs.marker import NOTE_LIMIT_BYTES
-from ckptfs.fs.watch.names import ANSWERS, SAVE
+from ckptfs.fs.watch.names import ANSWERS, SAVE, STATUS
 from ckptfs.mount_table import mount_at, mounts
 from ckptfs.watch_table import watches
 
@@ -54,6 +54,14 @@ def open_directory(directory: Path) -> int:
 def is_shown(url: str) -> bool:
     """True if a store is mounted or watched on this machine, as far as can be seen."""
     return any(mount.store == url for mount in mounts()) or any(watch.store == url for watch in watches())
+
+
+def remove_status(root_fd: int) -> None:
+    """Take away the `.status` of a watch that was killed."""
+    try:
+        os.unlink(STATUS, dir_fd=root_fd)
+    except FileNotFoundError:
+        pass
 
 
 def was_touched_meanwhile(root_fd: int) -> bool:

@@ -40,7 +40,7 @@ from ckptfs.fs.watch.marker_file import MarkerFile, take_file
 from ckptfs.fs.watch.marker_file import Taken as TakenText
 from ckptfs.fs.watch.names import RESTORE, SAVE
 from ckptfs.fs.watch.noticing import Notices
-from ckptfs.fs.watch.place import is_shown, open_directory, was_touched_meanwhile
+from ckptfs.fs.watch.place import is_shown, open_directory, remove_status, was_touched_meanwhile
 from ckptfs.fs.watch.telling import Telling
 from ckptfs.versions.history import LATEST
 
@@ -84,6 +84,9 @@ class Watch:
         self._wake = threading.Event()
         self._directory = options.mountpoint
         self._root_fd = open_directory(self._directory)
+        # looked at now, and taken away: who finds it takes the directory for watched, and for ready
+        self._was_touched = was_touched_meanwhile(self._root_fd)
+        remove_status(self._root_fd)
         self._tenure = tenure = Tenure(options, is_shown, key=key)
         self._cache, self._history = tenure.cache, tenure.history
         taken = take_up(self._cache, self._history, ours=tenure.is_ours, boot=tenure.boot)
@@ -125,7 +128,6 @@ class Watch:
         head = self._history.head()
         tree = self._history.tree(head) if head is not None else {}
         adopts = self._options.adopt and self._tenure.is_ours
-        missed = adopts and was_touched_meanwhile(self._root_fd)
         self._restorer.remove_temporary()
         if head is not None and not adopts:
             self._set_aside = self._restorer.restore(head, base)
@@ -160,7 +162,7 @@ class Watch:
         self._take_over_names()
         self._know(tree, same=None if adopts else tree)
         self._notices.start()
-        if missed:
+        if adopts and self._was_touched:
             self._save([TakenText(b"", self._marker.clock_ns())])
 
     def _base(self, taken: Taken, state: JournalState | None) -> Tree:

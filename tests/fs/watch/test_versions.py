@@ -5,6 +5,7 @@ import mmap
 import multiprocessing
 import os
 import random
+import shutil
 import time
 from pathlib import Path
 
@@ -284,8 +285,12 @@ def test_one_directory_has_one_watch_and_one_store_one_writer(watch: Watches) ->
     watching = watch()
     with pytest.raises(WatchFailedError, match="is watched already"):
         watch.prepare(cache="other-cache").start()
+    held = watch.prepare("other")
+    # as a watch that was killed leaves it: nobody is to take the directory for ready before it is
+    shutil.copy(watching.root / ".status", held.root / ".status")
     with pytest.raises(WatchFailedError, match="is mounted read-write by"):
-        watch.prepare("other").start()
+        held.start()
+    assert watch_at(held.root) is None
     assert [found.directory for found in watches() if found.pid == watching.pid] == [watching.root]
     below = watch_at(watching.root / "anywhere/below")
     assert below is not None
