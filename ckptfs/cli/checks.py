@@ -49,6 +49,9 @@ def _device() -> Finding:
         os.close(os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC))
     except FileNotFoundError:
         return Finding("fuse device", "fail", f"{_DEVICE} does not exist", hint)
+    except PermissionError as error:
+        hint = f"it should be open to all: chmod 666 {_DEVICE}; a container needs `--device {_DEVICE}`"
+        return Finding("fuse device", "fail", f"{_DEVICE} cannot be opened: {error.strerror}", hint)
     except OSError as error:
         return Finding("fuse device", "fail", f"{_DEVICE} cannot be opened: {error.strerror}", hint)
     return Finding("fuse device", "ok", f"{_DEVICE} can be opened")

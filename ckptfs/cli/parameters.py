@@ -11,6 +11,8 @@ import click
 from ckptfs.cli.settings import load_settings
 from ckptfs.units import parse_duration, parse_size
 
+_LONGEST_LEASE_S = 86400.0
+
 _Number = TypeVar("_Number", int, float)
 
 
@@ -32,6 +34,14 @@ def duration(value: str | float) -> float:
     return _parsed(parse_duration, value)
 
 
+def lease(value: str | float) -> float:
+    """Return the seconds of a lease: what a lease record holds (FORMAT.md 6)."""
+    seconds = duration(value)
+    if not 0 < seconds <= _LONGEST_LEASE_S:
+        raise click.BadParameter(f"{value!r} is not above 0 and up to {_LONGEST_LEASE_S / 3600:g}h")
+    return seconds
+
+
 def _parsed(parse: Callable[[str], _Number], value: str | _Number) -> _Number:
     if not isinstance(value, str):
         return value
@@ -42,7 +52,16 @@ def _parsed(parse: Callable[[str], _Number], value: str | _Number) -> _Number:
         raise click.BadParameter(str(error)) from error
 
 
-PATH = click.Path(path_type=Path)
+class _Path(click.Path):
+    """A path; an empty one, of a variable that is not set, is not the working directory."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("it is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+PATH = _Path(path_type=Path)
 
 
 def setting(flag: str, **attributes: Any) -> Callable[[Any], Any]:

@@ -54,7 +54,7 @@ def load_settings(named: Path | None, ctx: click.Context) -> dict[str, Any]:
     Raises:
         InvalidInputError: A file cannot be read, or has a key or a value that the command does not know.
     """
-    files = [named] if named is not None else [path for path in (_SYSTEM_FILE, _user_file()) if path.exists()]
+    files = [named] if named is not None else [path for path in (_SYSTEM_FILE, _user_file()) if _is_there(path)]
     settings: dict[str, Any] = {}
     for path in files:
         tables = _read(path)
@@ -75,6 +75,14 @@ def settings_of(command: click.Command) -> list[Setting]:
 
             found.append(Setting(key, param.name, param.help or "", bool(param.is_flag), convert))
     return found
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except PermissionError:
+        # in a directory of somebody else, whose $HOME was left to us (sudo, setpriv)
+        return False
 
 
 def _user_file() -> Path:

@@ -270,6 +270,8 @@ def redirect_errors(log_path: Path) -> None:
     fd = os.open(log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     os.dup2(fd, 2)
     os.close(fd)
+    ours = logging.getLogger("ckptfs")
+    ours.setLevel(min(ours.level, logging.INFO))
 
 
 def redirect_output(log_path: Path) -> None:

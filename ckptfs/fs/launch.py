@@ -309,6 +309,9 @@ def main(argument: str) -> int:
     """The keeper of one mount, or the process of a watch, started by `start`."""
     options = options_from_json(json.loads(argument))
     configure_logging(options.verbose)
+    if not options.verbose:
+        # until there is a log, a person waits for the mount, who need not know how it goes
+        logging.getLogger("ckptfs").setLevel(logging.WARNING)
     # not to keep the filesystem busy where the user happened to be
     os.chdir("/")
     try:

@@ -136,7 +136,9 @@ class LiveSaver:
     def has_room(self) -> bool:
         """True if pending versions keep less than their limit, or nobody may be kept waiting any more."""
         self.check_allowed()
-        return self._is_ending or self._uploads.pending_bytes < self._max_pending_bytes
+        pending_bytes = self._uploads.pending_bytes
+        # one may always wait, however small the limit
+        return self._is_ending or not pending_bytes or pending_bytes < self._max_pending_bytes
 
     def wait_for_room(self) -> None:
         """Return when there may be room. Raises FencedError."""

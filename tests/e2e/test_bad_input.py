@@ -9,13 +9,18 @@ import signal
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from ckptfs.cli.application import run
+from ckptfs.errors import MountError
+from ckptfs.fs.transport import fusepy
 from demo.seaweedfs import Identity, SeaweedFS
 from tests import disks
 from tests.cli.scene import Run, StoreWithVersions, assert_failed, ckptfs
 from tests.e2e.careless_s3 import CarelessS3
+from tests.fs.system_calls import in_child
 from tests.mounting import MountFailedError, Mounts, clear_away, touch, wait_until
 from tests.snapshot import Snapshot, assert_same, snapshot
 
@@ -405,3 +410,55 @@ def test_usage_errors_are_two_lines_and_exit_code_2(arguments: tuple[str, ...]) 
     assert lines[0].startswith("ckptfs: error: ")
     assert lines[1].startswith("  hint: ")
     assert len(lines) == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("mount", "file:///srv/store", ""),
+        ("mount", "file:///srv/store", "/mnt", "--lease", "0"),
+        ("mount", "file:///srv/store", "/mnt", "--lease", "2d"),
+        ("mount", "file:///srv/store", "/mnt", "--drain-timeout", "-1"),
+        ("mount", "file:///srv/store", "/mnt", "--max-pending-bytes", "-5"),
+        ("restore", "file:///srv/store", ""),
+        ("umount", ""),
+    ],
+)
+def test_values_that_cannot_be_and_empty_paths_are_usage_errors(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == 2
+    fact, hint = capsys.readouterr().err.splitlines()
+    assert fact.startswith("ckptfs: error: Invalid value for ")
+    assert hint.startswith("  hint: `ckptfs ")
+
+
+def test_one_version_may_always_wait_however_small_the_limit(mount: Mounts) -> None:
+    mounted = mount(max_pending_bytes=0)
+    for version in (1, 2):
+        (mounted.root / "model.bin").write_bytes(b"%d" % version)
+        assert mounted.save() == version
+    mounted.sync()
+
+
+@needs_root
+def test_what_libfuse_says_is_the_one_line_of_the_error(mount: Mounts, capfd: pytest.CaptureFixture[str]) -> None:
+    def mount_as_nobody() -> str:
+        os.setgid(65534)
+        os.setuid(65534)
+        with pytest.raises(MountError) as caught:
+            fusepy.serve(
+                SimpleNamespace(writable=None),  # type: ignore[arg-type]  # it is not asked for anything
+                mount.directory,
+                name="store",
+                allow_other=True,
+                read_only=False,
+                flusher_pid=lambda: 0,
+                ready=lambda _: None,
+            )
+        return caught.value.fact
+
+    fact = in_child(mount_as_nobody)
+    # of /dev/fuse, of the directory or of --allow-other, as the machine is set up
+    assert fact.startswith(f"libfuse could not mount on {mount.directory}: fuse")
+    assert capfd.readouterr().err == ""

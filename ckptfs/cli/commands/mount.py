@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ckptfs.cli.access import given_key, key_options, server_encryption
-from ckptfs.cli.parameters import PATH, Command, Invocation, duration, setting, size
+from ckptfs.cli.parameters import PATH, Command, Invocation, duration, lease, setting, size
 
 if TYPE_CHECKING:
     from ckptfs.fs.options import MountOptions
@@ -84,7 +84,7 @@ if TYPE_CHECKING:
 )
 @setting(
     "--lease",
-    type=duration,
+    type=lease,
     metavar="T",
     help="How long a writer may be silent before it counts as dead.  [default: 30s]",
 )

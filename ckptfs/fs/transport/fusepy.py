@@ -29,6 +29,8 @@ _UTIME_NOW, _UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
 # has a character for every byte: fusepy encodes only what it passes on to libfuse, and a mount point need not be UTF-8
 _ENCODING = "latin-1"
 
+_MOST_SAID_BYTES = 4096
+
 _FILE_INFO = ctypes.POINTER(fuse.fuse_file_info)
 
 
@@ -335,7 +337,7 @@ def serve(
         ready: Called when the mount is there, before the first operation is answered.
 
     Raises:
-        MountError: libfuse could not mount; it has said why on standard error.
+        MountError: libfuse could not mount.
     """
     options: dict[str, Any] = {
         "fsname": name.encode().decode(_ENCODING).replace(",", "\\,"),
@@ -351,8 +353,10 @@ def serve(
         "ro": read_only,
     }
     is_ready = threading.Event()
+    heard = _Heard()
 
     def started(server: FusepyServer) -> None:
+        os.write(2, heard.stop())
         is_ready.set()
         ready(server)
 
@@ -362,10 +366,33 @@ def serve(
     except RuntimeError as error:
         if is_ready.is_set():
             return
-        raise MountError(
-            f"libfuse could not mount on {mountpoint} (code {error})",
-            hint="run `ckptfs doctor`: it checks /dev/fuse and fusermount",
-        ) from error
+        said = heard.stop().decode(errors="replace").strip()
+        hint = "run `ckptfs doctor`: it checks /dev/fuse and fusermount"
+        if "user_allow_other" in said:
+            hint = "add a line `user_allow_other` to /etc/fuse.conf, mount as root, or leave --allow-other out"
+        raise MountError(f"libfuse could not mount on {mountpoint}: {said or f'code {error}'}", hint=hint) from error
+    finally:
+        heard.stop()
+
+
+class _Heard:
+    """What libfuse and fusermount say on standard error until the mount is there: the only place where they say why."""
+
+    def __init__(self) -> None:
+        self._stderr_fd = os.dup(2)
+        self._said_fd = os.memfd_create("stderr")
+        os.dup2(self._said_fd, 2)
+
+    def stop(self) -> bytes:
+        """Give standard error back; return what was said, once."""
+        if self._stderr_fd < 0:
+            return b""
+        os.dup2(self._stderr_fd, 2)
+        said = os.pread(self._said_fd, _MOST_SAID_BYTES, 0)
+        os.close(self._said_fd)
+        os.close(self._stderr_fd)
+        self._stderr_fd = -1
+        return said
 
 
 def _ino(handle: FileHandle | ViewHandle) -> int:
