@@ -23,6 +23,7 @@ import json
 import os
 import re
 import signal
+import stat
 import time
 from pathlib import Path
 from typing import Any
@@ -231,13 +232,20 @@ def write_pid(lock_fd: int) -> None:
 def lock_is_free(lock: str, lock_id: str) -> bool:
     """Tell whether a lock file of this machine is the one named and nobody holds it (FORMAT.md 6)."""
     try:
-        fd = os.open(lock, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:
+        # a lease says which: anybody's who can write to the store. O_PATH does nothing to what is there, be it a device
+        place = os.open(lock, os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except (OSError, ValueError):
         return False
     try:
-        status = os.fstat(fd)
-        if f"{status.st_dev}:{status.st_ino}" != lock_id:
+        status = os.fstat(place)
+        if f"{status.st_dev}:{status.st_ino}" != lock_id or not stat.S_ISREG(status.st_mode):
             return False
+        fd = os.open(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    finally:
+        os.close(place)
+    try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         return True
     except OSError:

@@ -59,7 +59,11 @@ class StoreAccess:
         from ckptfs.fs.options import default_cache_directory
         from ckptfs.versions.opening import Access
 
-        directory = high_water_directory(self.cache_dir or default_cache_directory())
+        try:
+            directory = high_water_directory(self.cache_dir or default_cache_directory())
+        except RuntimeError:
+            # a user of a container that has no home: nothing is remembered
+            return Access(key=self.key)
         return Access(key=self.key, high_water=HighWater(directory, forgets=self.accept_rollback))
 
 

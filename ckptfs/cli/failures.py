@@ -7,6 +7,7 @@ import traceback
 
 import click
 
+from ckptfs.cli.output import printable
 from ckptfs.errors import CkptfsError
 
 FAILED = 1
@@ -64,10 +65,10 @@ def describe(error: Exception) -> tuple[str, str | None]:
 
 def say_error(fact: str, hint: str | None = None, *, program: str = "ckptfs") -> None:
     """Print an error in the form that every command has."""
-    # one line, whatever the fact quotes
-    click.echo(f"{program}: error: " + " ".join(fact.split()), err=True)
+    # one line that steers no terminal: a host or a path that the fact quotes may be somebody else's choice
+    click.echo(f"{program}: error: " + printable(" ".join(fact.split())), err=True)
     if hint:
-        click.echo("  hint: " + " ".join(hint.split()), err=True)
+        click.echo("  hint: " + printable(" ".join(hint.split())), err=True)
 
 
 def _report_usage(error: click.UsageError) -> int:

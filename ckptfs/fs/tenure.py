@@ -150,7 +150,8 @@ class Tenure:
             return False
         try:
             status = os.stat(lease.lock)
-        except OSError:
+        except (OSError, ValueError):
+            # ValueError: a name that none can have
             return False
         named = f"{status.st_dev}:{status.st_ino}" == lease.lock_id
         return named and not lock_is_free(lease.lock, lease.lock_id)

@@ -36,6 +36,8 @@ from ckptfs.versions.tree import load_parts
 from ckptfs.versions.walk import first_with_version, walk_saves
 
 LATEST = "latest"
+# 4 million: one each second for 48 days, none pruned; as Python's numbers they take 250 MB
+_MAX_LISTED = 1 << 22
 
 _NUMBER = re.compile(r"[0-9]{1,19}")
 """19 digits: version numbers fit in 63 bits."""
@@ -170,11 +172,18 @@ class History:
             yield from walk_saves(self.record, newest, self.dropped(newest=newest))
 
     def numbers(self) -> list[int]:
-        """Return the numbers of all versions there are, ascending. No more requests than the newest record costs."""
+        """Return the numbers of all versions there are, ascending. No more requests than the newest record costs.
+
+        Raises:
+            CorruptObjectError: A forged record says that there are more than anybody can have made.
+        """
         newest = self.newest()
         if newest is None:
             return []
         missing = ranges.union(newest.gaps, self.dropped(newest=newest))
+        count = newest.version - sum(min(high, newest.version) - low + 1 for low, high in missing)
+        if count > _MAX_LISTED:
+            raise CorruptObjectError(f"{commit_key(newest.seq)} says that there are {count} versions")
         return list(ranges.outside(missing, newest.version))[::-1]
 
     def tags(self, *, newest: CommitRecord | None = None) -> dict[str, int]:

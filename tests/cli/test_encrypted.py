@@ -59,6 +59,11 @@ def test_every_command_that_reads_a_store_opens_it_with_the_key(
     assert ckptfs("verify", encrypted.url, "--read-data", *key).out.startswith("2 versions checked: every byte")
     assert ckptfs("restore", encrypted.url, tmp_path / "out", "--version", "best", *key).code == 0
     assert (tmp_path / "out" / "a.bin").read_bytes() == b"a" * 1000
+    pruned = ckptfs("prune", encrypted.url, "--keep-last", "1", "--json", *key)
+    assert (pruned.json["dropped"], pruned.json["kept"]) == ([], 2)  # the tagged one stays
+    assert ckptfs("tag", encrypted.url, "best", "--delete", *key).code == 0
+    assert ckptfs("prune", encrypted.url, "--keep-last", "1", "--json", *key).json["dropped"] == [1]
+    assert ckptfs("verify", encrypted.url, "--read-data", *key).out.startswith("1 version checked: every byte")
     found = {each["check"]: each for each in ckptfs("doctor", encrypted.url, "--json", *key).json}
     assert found["history"]["fact"].startswith("newest version 2, written by ")
 

@@ -38,7 +38,7 @@ def test_nothing_heavy_is_imported_before_it_is_needed(arguments: list[str]) -> 
     third_party, own = done.stderr.splitlines()[-2:]
     assert not HEAVY & set(third_party.split())
     layers = {name.split(".")[1] for name in own.split()}
-    assert layers <= {"cli", "client", "errors", "units", "mount_table"}
+    assert layers <= {"cli", "client", "errors", "units", "mount_table", "watch_table"}
     if arguments[-1] != "--help":
         assert [name for name in own.split() if name.startswith("ckptfs.cli.commands.")] == [
             f"ckptfs.cli.commands.{arguments[0]}"

@@ -9,6 +9,7 @@ import pytest
 
 from tests.daemon.running import RunningDaemon, needs_passthrough
 from tests.e2e.programs import Program
+from tests.mounting import wait_until
 
 pytestmark = [pytest.mark.fuse]
 MakeDaemon = Callable[..., RunningDaemon]
@@ -168,3 +169,32 @@ def make_second(first: RunningDaemon) -> RunningDaemon:
     second.config = first.config
     second._watchdog.cancel()
     return second
+
+
+@needs_passthrough
+@pytest.mark.parametrize("place_of_key", ["file", "environment"])
+def test_encrypted_stores_are_kept_up_by_whoever_takes_over(
+    make_daemon: MakeDaemon, tmp_path: Path, place_of_key: str
+) -> None:
+    key = tmp_path / "key"
+    key.write_text("the-key-of-the-store\n")
+    lines = {
+        "file": [f'key-file = "{key}"'],
+        "environment": ["[mounts.llama.environment]", 'CKPTFS_KEY = "the-key-of-the-store"'],
+    }[place_of_key]
+    daemon = make_daemon()
+    place = daemon.describe("llama", "encrypt = true", *lines)
+    daemon.start()
+    (place / "model").write_bytes(b"PLAIN weights")
+    before = daemon.pids("llama")
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: daemon.pids("llama") not in (before, []), 30, "another keeper goes on")
+    assert (place / "model").read_bytes() == b"PLAIN weights"
+    assert daemon.ask("POST", "/v1/mounts/llama/save", {"wait": True})[1]["state"] == "durable"
+    for pid in daemon.pids("llama"):
+        assert b"the-key" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+    assert daemon.stop() == 0
+    objects = [path for path in (daemon.directory / "store-llama").rglob("*") if path.is_file()]
+    assert len(objects) >= 4
+    assert not any(b"PLAIN" in path.read_bytes() for path in objects)

@@ -1,6 +1,8 @@
 """What somebody who can write to a store makes of it: refused in bounded time and memory, and nothing outside the
 target is touched."""
 
+import fcntl
+import os
 import tempfile
 import tracemalloc
 from contextlib import suppress
@@ -11,7 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ckptfs.errors import CorruptObjectError
+from ckptfs.cache.directory import lock_is_free
+from ckptfs.cli.failures import report
+from ckptfs.errors import CorruptObjectError, HeldError
 from ckptfs.format.commit import CommitRecord, encode_commit
 from ckptfs.format.keys import COMMIT_PREFIX, FORMAT_KEY, LEASE_KEY, commit_key
 from ckptfs.format.manifest import Entry, Hole, Kind, Tree
@@ -19,8 +23,9 @@ from ckptfs.store.open import open_store
 from ckptfs.transfer.restore import IncompleteRestoreError, restore
 from ckptfs.transfer.verify import verify
 from ckptfs.versions.history import History, open_history
+from ckptfs.versions.writer import Writer
 from tests.versions.memory_store import MemoryStore
-from tests.versions.scene import acquire, directory, draft, save, tree_of
+from tests.versions.scene import FakeClock, acquire, directory, draft, holder, save, tree_of
 
 
 def store_of(*entries: Entry) -> tuple[History, CommitRecord]:
@@ -129,6 +134,10 @@ def test_one_planted_record_of_the_highest_number_ends_no_command_and_takes_no_m
     with pytest.raises(CorruptObjectError, match="is missing"):
         list(open_history(store).versions())
     assert open_history(store).numbers() == [1]
+    many = replace(planted, version=1 << 62)
+    store.objects[commit_key(planted.seq)] = encode_commit(many, inline)
+    with pytest.raises(CorruptObjectError, match="says that there are 4611686018427387904 versions"):
+        open_history(store).numbers()
 
 
 @pytest.mark.parametrize("key", [FORMAT_KEY, LEASE_KEY, "newest"])
@@ -149,3 +158,38 @@ def test_an_object_of_a_gigantic_size_is_not_read(tmp_path: Path, key: str) -> N
         assert tracemalloc.get_traced_memory()[1] < 8 << 20
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("lock", ["/dev/zero", "a\0b", "\ud800", "/", "/nonexistent", "x" * 5000])
+def test_a_lease_that_names_anything_but_a_lock_file_has_nothing_opened(lock: str) -> None:
+    try:
+        status = os.stat(lock)
+        lock_id = f"{status.st_dev}:{status.st_ino}"
+    except (OSError, ValueError):
+        lock_id = "8:1"
+    assert not lock_is_free(lock, lock_id)
+
+
+def test_a_lock_file_that_nobody_holds_is_free(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    lock.write_text("4121")
+    status = lock.stat()
+    assert lock_is_free(str(lock), f"{status.st_dev}:{status.st_ino}")
+    assert not lock_is_free(str(lock), f"{status.st_dev}:{status.st_ino + 1}")
+    (tmp_path / "link").symlink_to(lock)
+    assert not lock_is_free(str(tmp_path / "link"), f"{status.st_dev}:{status.st_ino}")
+    with lock.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert not lock_is_free(str(lock), f"{status.st_dev}:{status.st_ino}")
+
+
+def test_a_host_name_from_the_store_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    store = MemoryStore()
+    acquire(store, "gpu\x1b[2J\x07\n  hint: run this\u202e")
+    time = FakeClock()
+    with pytest.raises(HeldError) as caught:
+        Writer.acquire(store, holder("b"), holder_is_alive=lambda _: True, clock=time.clock, sleep=time.sleep)
+    report(caught.value, verbose=False)
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 2
+    assert all(character.isprintable() for line in said.splitlines() for character in line)
