@@ -127,6 +127,8 @@ def serve(
     gc.disable()
     if connection is None or not connection.is_mounted:
         mount_of(connection, options.mountpoint).prepare()
+    if options.confine_upload:
+        require_confinement()
     try:
         mount: ReadingMount | WritingMount
         if options.read_only or options.version:
@@ -258,8 +260,6 @@ def check(options: MountOptions) -> None:
     """Raise a CkptfsError if the options contradict each other, or a mount would keep its data in itself."""
     if options.version is not None and options.save_on_exit:
         raise ReadOnlyError("a mount of an old version is read-only: --save-on-exit does not go with --version")
-    if options.confine_upload:
-        require_confinement()
     # not the mount point itself, which may be a dead mount
     given = os.path.abspath(options.mountpoint)
     real = os.path.join(os.path.realpath(os.path.dirname(given)), os.path.basename(given))

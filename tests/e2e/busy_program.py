@@ -101,7 +101,8 @@ def name(top: Path, chance: random.Random, turn: int) -> None:
     second.unlink()
     second.write_bytes(b"second")
     exchange(second, third)
-    assert (second.read_bytes(), third.read_bytes()) == (b"third", b"second")
+    found = second.read_bytes(), third.read_bytes()
+    assert found == (b"third", b"second"), (turn, found, second.stat(), third.stat())
     os.setxattr(third, "user.turn", b"%d" % turn, os.XATTR_CREATE)
     assert os.getxattr(third, "user.turn") == b"%d" % turn
     os.removexattr(third, "user.turn")

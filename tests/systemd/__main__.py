@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ckptfs.transfer.confine import KEPT_CAPABILITIES
 from tests.systemd.machine import Machine, MachineProgram, build
 
 _MOUNT = """mkdir -p /ckpt/{name}
@@ -113,8 +114,10 @@ class Story:
         assert (shown["version"], shown["state"]) == (1, "durable"), shown
         (record,) = self.machine.journal("captured version=1")
         assert (record["CKPTFS_MOUNT"], record["CKPTFS_VERSION"]) == ("a", "1")
-        rights = self.machine.sh("grep -h CapEff /proc/$(pgrep -of ckptfs.transfer.process)/status").split()[1]
-        self.say(f"the process that uploads a is confined (CapEff {rights}, Landlock)")
+        find = "pgrep -of 'ckptfs[.]transfer[.]process.*/store-a-'"
+        rights = self.machine.sh(f"grep -h CapEff /proc/$({find})/status").split()[1]
+        assert int(rights, 16) & ~KEPT_CAPABILITIES == 0, rights
+        self.say(f"the process that uploads a has confined itself: CapEff {rights}")
         self.say(f"touch makes a version; the journal has it with fields: CKPTFS_MOUNT=a, {record['MESSAGE']!r}")
 
     def restart(self) -> str:
