@@ -119,6 +119,7 @@ install-systemd:
 	"$(DESTDIR)$(PREFIX)/bin/python" -m pip install --quiet --disable-pip-version-check --use-pep517 '.[daemon]'
 	@install -d "$(DESTDIR)/usr/local/bin" "$(DESTDIR)$(UNITS)" "$(DESTDIR)/etc/ckptfs/conf.d" "$(DESTDIR)/usr/local/share/doc/ckptfs"
 	@for name in ckptfs ckptfsd mount.ckptfs umount.ckptfs; do ln -sfn "$(PREFIX)/bin/$$name" "$(DESTDIR)/usr/local/bin/$$name"; done
+	@$(MAKE) --no-print-directory --old-file=$(VENV)/.demo install-mount-helper BIN="$(PREFIX)/bin"
 	install -m 755 systemd/ckptfs-preempt "$(DESTDIR)/usr/local/bin/"
 	install -m 644 systemd/*.service "$(DESTDIR)$(UNITS)/"
 	install -m 644 systemd/ckptfs.toml.example "$(DESTDIR)/etc/ckptfs/"

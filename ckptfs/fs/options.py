@@ -107,4 +107,5 @@ class WatchOptions(MountOptions):
     """One watch; its mount point is an ordinary directory."""
 
     adopt: bool = False
-    """What the directory holds is left there, and is in the next version, if nobody wrote to the store meanwhile."""
+    """What the directory holds is left there, and is in the next version, if the last watch with this cache directory
+    watched it and nobody wrote to the store since."""

@@ -88,6 +88,8 @@ class Tenure:
         self.history = self.writer.history.through(lambda store: CachingStore(store, objects))
         self.is_ours = lock_fd is not None or is_our_lineage(session, self.writer)
         """Whether nobody wrote to the store since the last session of this cache directory."""
+        self.last_epoch: int | None = session.get("epoch")
+        """Of that session; None if there was none."""
         # who takes over does not wait for the disk: the epoch is the one that is there
         self._write_session(durably=lock_fd is None)
         # again: one that was still starting when its mount process died, and found the old session

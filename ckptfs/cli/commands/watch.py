@@ -85,5 +85,5 @@ command = Command(
 command = setting(
     "--adopt",
     is_flag=True,
-    help="Leave what DIRECTORY holds there, as content of the next version, unless another wrote to STORE since.",
+    help="Leave what DIRECTORY holds there if it was watched last, and nobody else wrote to STORE since.",
 )(command)

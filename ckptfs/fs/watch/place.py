@@ -10,7 +10,7 @@ from ckptfs.errors import InvalidInputError, MountError
 from ckptfs.fs.marker import NOTE_LIMIT_BYTES
 from ckptfs.fs.watch.names import ANSWERS, SAVE, STATUS
 from ckptfs.mount_table import mount_at, mounts
-from ckptfs.watch_table import watches
+from ckptfs.watch_table import read_object, watches
 
 _LOCK_TIMEOUT_S = 1.0
 _LOCK_LOOK_S = 0.02
@@ -62,6 +62,13 @@ def remove_status(root_fd: int) -> None:
         os.unlink(STATUS, dir_fd=root_fd)
     except FileNotFoundError:
         pass
+
+
+def watched_in_epoch(root_fd: int) -> int | None:
+    """Return the epoch of the watch that last told something in the directory, None if none did."""
+    said = read_object(Path(f"/proc/self/fd/{root_fd}") / os.fsdecode(ANSWERS))
+    epoch = said.get("epoch") if said is not None else None
+    return epoch if isinstance(epoch, int) else None
 
 
 def was_touched_meanwhile(root_fd: int) -> bool:

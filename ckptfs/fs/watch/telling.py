@@ -59,12 +59,16 @@ class Telling:
                 replace_text(self._root_fd, ANSWERS, answers)
             self._told, self._told_s = (answers, status), time.monotonic()
 
-    def stop(self) -> None:
-        """Tell how it stands at the end, and remove the files."""
+    def stop(self, *, keep_answers: bool) -> None:
+        """Tell how it stands at the end, and remove the files.
+
+        Args:
+            keep_answers: Leave `.save.status`, by which the next watch knows the directory again.
+        """
         self._over.set()
         if self._thread.is_alive():
             self._thread.join()
-        for name in (ANSWERS, STATUS):
+        for name in (STATUS,) if keep_answers else (STATUS, ANSWERS):
             try:
                 os.unlink(name, dir_fd=self._root_fd)
             except FileNotFoundError:

@@ -36,11 +36,11 @@ from ckptfs.fs.watch.answers import Answers
 from ckptfs.fs.watch.becoming import DirectoryRestorer, link_ids, untouched
 from ckptfs.fs.watch.directory_saver import DirectorySaver
 from ckptfs.fs.watch.looks import Looks, look_around
-from ckptfs.fs.watch.marker_file import MarkerFile, take_file
+from ckptfs.fs.watch.marker_file import MarkerFile, replace_text, take_file
 from ckptfs.fs.watch.marker_file import Taken as TakenText
-from ckptfs.fs.watch.names import RESTORE, SAVE
+from ckptfs.fs.watch.names import ANSWERS, RESTORE, SAVE
 from ckptfs.fs.watch.noticing import Notices
-from ckptfs.fs.watch.place import is_shown, open_directory, remove_status, was_touched_meanwhile
+from ckptfs.fs.watch.place import is_shown, open_directory, remove_status, was_touched_meanwhile, watched_in_epoch
 from ckptfs.fs.watch.telling import Telling
 from ckptfs.versions.history import LATEST
 
@@ -93,6 +93,7 @@ class Watch:
         newest = VersionState.of_record(taken.head) if taken.head is not None else None
         self._uploads = Uploads(self._cache.root, Guards(), newest, lambda _: self._wake.set(), key=key)
         self._answers = Answers(self._uploads, tenure.writer.epoch)
+        self._adopts = self._decide_adopting()
         self._blocked_since: float | None = None
         self._restore_answer: dict[str, Any] | None = None
         self._set_aside = 0
@@ -111,6 +112,18 @@ class Watch:
 
     # beginning
 
+    def _decide_adopting(self) -> bool:
+        """Whether the directory stays as it is: it was watched by the session before, and no other came between.
+
+        One that was made anew, or is some other, must not pass for one in which all was deleted.
+        """
+        tenure = self._tenure
+        if not (self._options.adopt and tenure.is_ours and watched_in_epoch(self._root_fd) == tenure.last_epoch):
+            return False
+        # this session may be killed before it tells anything
+        replace_text(self._root_fd, ANSWERS, self._answers.text())
+        return True
+
     def _finish_pending(self, taken: Taken) -> None:
         """Have what was captured before uploaded first: what is restored then comes from the store alone."""
         for pending in taken.pending:
@@ -127,9 +140,8 @@ class Watch:
         base = self._base(taken, state)
         head = self._history.head()
         tree = self._history.tree(head) if head is not None else {}
-        adopts = self._options.adopt and self._tenure.is_ours
         self._restorer.remove_temporary()
-        if head is not None and not adopts:
+        if head is not None and not self._adopts:
             self._set_aside = self._restorer.restore(head, base)
         version, commit_id = (head.version, head.commit_id) if head is not None else (0, "")
         self._journal = Journal(self._cache.watch_journal)
@@ -149,7 +161,7 @@ class Watch:
             mtime_ns=lambda status: status.st_mtime_ns,
         )
         self._looks = Looks()
-        self._restored = version if not adopts else 0
+        self._restored = version if not self._adopts else 0
         self._saver = DirectorySaver(
             self._root_fd,
             self._capturer,
@@ -160,9 +172,9 @@ class Watch:
             self._stop.is_set,
         )
         self._take_over_names()
-        self._know(tree, same=None if adopts else tree)
+        self._know(tree, same=None if self._adopts else tree)
         self._notices.start()
-        if adopts and self._was_touched:
+        if self._adopts and self._was_touched:
             self._save([TakenText(b"", self._marker.clock_ns())])
 
     def _base(self, taken: Taken, state: JournalState | None) -> Tree:
@@ -388,7 +400,7 @@ class Watch:
         left = take_left(self._cache)
         self._tenure.release(is_fenced=self._uploads.fenced is not None)
         self._journal.close()
-        self._telling.stop()
+        self._telling.stop(keep_answers=self._options.adopt)
         self._marker.remove()
         self._restore_marker.remove()
         self._cache.unlock()

@@ -219,7 +219,23 @@ def test_what_is_adopted_stays_where_it_is_and_is_saved_and_so_is_what_was_touch
     watching.wait_version(3)
     assert watching.save(sync=True) == 4
     assert list(of_version(watching, 3, watch.directory / "version-3")) == [b"", b"model"]
+    # an orderly end as well
+    watching.terminate()
+    (watching.root / "model").write_bytes(b"three")
+    watching.start(adopt=True)
+    assert watching.files() == {"model": b"three"}
     assert not list(watching.cache.glob("unsaved/*"))
+
+
+def test_a_directory_that_was_made_anew_is_not_adopted_as_one_in_which_all_was_deleted(watch: Watches) -> None:
+    watching = watch(adopt=True)
+    (watching.root / "model").write_bytes(b"one")
+    watching.save(sync=True)
+    watching.kill()
+    shutil.rmtree(watching.root)
+    watching.root.mkdir()
+    watching.start()
+    assert watching.files() == {"model": b"one"}
 
 
 def test_what_lies_in_a_directory_that_becomes_a_version_is_not_lost(watch: Watches) -> None:
