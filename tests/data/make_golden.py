@@ -160,6 +160,10 @@ GC = CommitRecord(
     condemned=(_PACK, _SEGMENT),
     dropped=((1, 1), (5, 39)),
 )
+# as they are since versions can be pruned
+SAVE_REVIVING = replace(SAVE, revival=SAVE.seq, revived=(_PACK, _OTHER_PACK))
+TAG_PINNING = replace(TAG, revival=42, pins=((4, 40), (38, 41)))
+GC_SWEEPING = replace(GC, revival=0, swept=2)
 PENDING = PendingHeader(
     version=41, commit_id=_ID, captured_ns=_NOW, note="before the long run", files=212, bytes=54_358_179_840, boot="b"
 )
@@ -256,6 +260,9 @@ GOLDEN = (
     _commit("tag", TAG),
     _commit("gc", GC),
     _commit("chained", CHAINED),
+    _commit("save-reviving", SAVE_REVIVING, INLINE),
+    _commit("tag-pinning", TAG_PINNING),
+    _commit("gc-sweeping", GC_SWEEPING),
     Golden("format-encrypted.json", ENCRYPTED_FORMAT, lambda: encode_format(ENCRYPTED_FORMAT), decode_format),
     _sealed("commit", _COMMIT_KEY, lambda: encode_commit(CHAINED)),
     _sealed("pack", _PACK, lambda: bytes(range(256)) * 300),
