@@ -59,7 +59,7 @@ from ckptfs.transfer.retaining import Retainer
 from ckptfs.transfer.upload import VersionUploader
 from ckptfs.versions.leasing import Holder
 from ckptfs.versions.opening import Access
-from ckptfs.versions.prune import Pruner
+from ckptfs.versions.prune import Pruned, Pruner
 from ckptfs.versions.retention import Retention
 from ckptfs.versions.retry import Retry
 from ckptfs.versions.writer import Writer
@@ -202,7 +202,13 @@ class UploadProcess:
         if retention.keeps_all:
             return None
         pruner = Pruner(writer.history, Retry(), host=writer.holder.host, pid=writer.holder.pid, epoch=writer.epoch)
-        retainer = Retainer(pruner, retention, lambda done: self._events.pruned(len(done.dropped)))
+
+        def pruned(done: Pruned) -> None:
+            if done.record is not None:
+                writer.meet(done.record)
+            self._events.pruned(len(done.dropped))
+
+        retainer = Retainer(pruner, retention, pruned)
         retainer.start()
         return retainer
 

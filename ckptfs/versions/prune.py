@@ -49,6 +49,9 @@ class Pruned:
     damaged: list[int] = field(default_factory=list)
     """Dropped versions whose manifest could not be read: what only they needed is found later, as orphans."""
 
+    record: CommitRecord | None = None
+    """The last one that was created, if any."""
+
     def add(self, plan: Collection) -> None:
         """Add what one record says."""
         self.dropped += plan.dropped
@@ -119,6 +122,7 @@ class Pruner:
                 plan, record = self._commit(retention, plan)
             except _OutrunError:
                 continue
+            done.record = record
             self._finish(record)
             self._collector.collected()
             done.add(plan)

@@ -214,6 +214,15 @@ class Writer:
             self._newest = record
             return record
 
+    def meet(self, record: CommitRecord) -> None:
+        """Take note of a record that was just appended to history: the next commit need not lose the race against it.
+
+        It would have put its own record once in vain, inline manifest and all.
+        """
+        with self._commit_lock:
+            if record.seq == self._newest.seq + 1 and record.epoch == self.epoch:
+                self._newest = record
+
     def renew(self) -> None:
         """Give a sign of life. Call it every third of the lease. One GET and one PUT.
 

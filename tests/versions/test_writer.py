@@ -162,6 +162,25 @@ def test_collections_of_earlier_epochs_are_not_read_for_packs_of_our_own() -> No
     assert store.count("get") <= 1
 
 
+def test_a_record_that_the_writer_has_met_costs_its_next_commit_nothing() -> None:
+    store = MemoryStore()
+    writer = acquire(store)
+    save(writer, 2)
+    writer.meet(collect(store, dropped=[(1, 1)]))
+    store.requests.clear()
+    save(writer)
+    assert store.count("create") == 1
+    # one that does not follow, or is another's, is left for the race to show
+    first = collect(store)
+    writer.meet(collect(store))
+    save(writer)
+    assert writer.newest.seq == first.seq + 2
+    fence = acquire(store, "gpu-08", takeover=True).newest
+    writer.meet(fence)
+    with pytest.raises(FencedError):
+        save(writer)
+
+
 def test_a_version_that_names_a_condemned_segment_is_refused() -> None:
     store = MemoryStore()
     writer = acquire(store)
