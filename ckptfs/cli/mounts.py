@@ -22,6 +22,10 @@ class DeadMountError(MountError):
     """The process of a mount is gone."""
 
 
+class ClosedMountError(MountError):
+    """A mount of another user, who lets nobody else in: not even root."""
+
+
 def require_mount(path: Path) -> Mount:
     """Return the ckptfs mount that a path is in.
 
@@ -45,6 +49,7 @@ def read_control(mountpoint: Path, name: str) -> dict[str, Any]:
 
     Raises:
         DeadMountError: Its process is gone.
+        ClosedMountError: It is another user's.
         MountError: It does not answer.
     """
     path = mountpoint / name
@@ -69,6 +74,11 @@ def read_control(mountpoint: Path, name: str) -> dict[str, Any]:
             raise DeadMountError(
                 f"the process of the mount at {mountpoint} is gone",
                 hint=f"`ckptfs umount {mountpoint}` clears it away, then mount again; what was captured is kept",
+            )
+        if why == os.strerror(errno.EACCES):
+            raise ClosedMountError(
+                f"the mount at {mountpoint} is another user's",
+                hint="ask as that user, who may let others in: --allow-other",
             )
         raise MountError(f"cannot read {path}: {why}")
     try:

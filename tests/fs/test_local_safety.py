@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ckptfs.cli.mounts import ClosedMountError, read_control
 from tests.fs.system_calls import OWNER, User, call, in_child
 from tests.mounting import Mounts, touch
 
@@ -28,6 +29,14 @@ def as_user(user: User, *actions: Callable[[], Any]) -> list[Any]:
         return [call(action) for action in actions]
 
     return list(in_child(act))
+
+
+def said_of(root: Path) -> str:
+    """Return what a command says that asks a mount."""
+    try:
+        return str(read_control(root, ".status"))
+    except ClosedMountError as error:
+        return error.fact
 
 
 def write(path: Path, content: bytes) -> None:
@@ -86,6 +95,7 @@ def test_nobody_else_enters_a_mount_that_was_not_opened_to_others(mount: Mounts)
     ]
     for user in (STRANGER, OWNER):
         assert set(as_user(user, *looks(mounted.root), *inside)) == {"EACCES"}
+    assert as_user(STRANGER, lambda: said_of(mounted.root)) == [f"the mount at {mounted.root} is another user's"]
     assert mounted.save() == 2
     mounted.sync()
     mounted.unmount()

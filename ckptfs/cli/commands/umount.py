@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ckptfs.cli.daemon_socket import DaemonSocket, find_daemon
-from ckptfs.cli.mounts import DeadMountError, read_control, require_mount
+from ckptfs.cli.mounts import ClosedMountError, DeadMountError, read_control, require_mount
 from ckptfs.cli.output import printable
 from ckptfs.cli.parameters import PATH, Command
 from ckptfs.cli.progress import progress
@@ -57,6 +57,14 @@ def command(mountpoint: Path) -> None:
     except DeadMountError:
         detach(place)
         click.echo(f"cleared away the dead mount at {printable(bytes(place))}")
+        return
+    except ClosedMountError:
+        if os.geteuid() != 0:
+            raise
+        unmount(place)
+        click.echo(
+            f"unmounted {printable(bytes(place))}, of another user: what waits for upload goes on in the background"
+        )
         return
     # a read-only mount shares its cache directory, and what is pending there is another's
     cache = None if status["read_only"] else Path(status["cache"])
