@@ -23,6 +23,8 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 SOURCES := ckptfs daemon metaflow_extensions demo bench tests conftest.py
 PYTEST_ARGS ?=
+# tests wait as much as they compute: three at once keep two processors busy
+TEST_PROCESSES ?= 3
 FSX_ARGS ?=
 FUZZ_ARGS ?=
 SIMULATE_ARGS ?=
@@ -43,7 +45,7 @@ demo: $(VENV)/.demo
 	$(BIN)/python -m demo.run
 
 test: check
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal $(PYTEST_ARGS)
 
 check: $(VENV)/.test
 	@scripts/system-packages test
