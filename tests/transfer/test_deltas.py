@@ -189,8 +189,8 @@ def test_a_commit_says_that_it_needs_the_bases_of_what_a_restore_brought_back(be
     real = bench.writer.commit_save
     bench.writer.commit_save = lambda draft: drafts.append(draft) or real(draft)  # type: ignore[method-assign,func-returns-value]
     bench.uploader.upload(write_part(bench.pending, 4, Part((entry,))))
-    assert drafts[0].objects == needed_packs([entry])
-    assert len(drafts[0].objects) == 2
+    assert drafts[0].revived == needed_packs([entry])
+    assert len(drafts[0].revived) == 2
 
 
 # reading
