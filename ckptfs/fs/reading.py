@@ -63,6 +63,8 @@ class ReadingMount:
         self._history = history.through(lambda store: CachingStore(store, objects))
         self._queue = FetchQueue(Fetcher(self._store, workers=1), on_damage=self._missed)
         self._error: str | None = None
+        self._follow_error: str | None = None
+        """Why it does not see now whether there is a newer version."""
         self._contents = ContentCache(self._cache.contents, self._queue)
         self._contents.on_wanted = self._wanted_by_program
         self._order = ReadOrder(self._cache.read_order)
@@ -137,7 +139,7 @@ class ReadingMount:
             "version": self._view.version,
             "newest": version_object(state) if state is not None else None,
             "pending": [],
-            "error": self._error,
+            "error": self._error or self._follow_error,
             "counters": self._queue.counters.as_dict(),
         }
 
@@ -186,11 +188,14 @@ class ReadingMount:
         while not self._over.wait(_FOLLOW_S):
             try:
                 record = self._wanted()
+                self._follow_error = None
                 if record is None or (self._record is not None and record.seq == self._record.seq):
                     continue
                 view = self._make_view(record)
             except CkptfsError as error:
-                log.warning("could not follow error=%r", error.fact)
+                if error.fact != self._follow_error:
+                    log.warning("could not follow error=%r", error.fact)
+                self._follow_error = error.fact
                 continue
             self._record, self._view, self._error = record, view, None
             self._versions.changed()

@@ -137,6 +137,26 @@ def test_what_cannot_be_made_is_refused_and_nothing_is_left(
     assert objects(mount.file_store) == []
 
 
+def test_a_mount_that_follows_says_when_the_store_is_put_back(mount: Mounts) -> None:
+    store = mount.directory / "store"
+    writer = mount(encrypt=True, key=KEY)
+    writer.save()
+    writer.sync()
+    shutil.copytree(store, mount.directory / "older")
+    writer.save()
+    assert writer.unmount() == 0
+    follower = mount(read_only=True, follow=True, key=KEY, cache="other")
+    assert follower.status()["version"] == 2
+    store.rename(mount.directory / "newer")
+    (mount.directory / "older").rename(store)
+    wait_until(lambda: "this machine has seen commit 3" in str(follower.status()["error"]), 30, "it says so")
+    assert follower.status()["version"] == 2
+    store.rename(mount.directory / "older")
+    (mount.directory / "newer").rename(store)
+    wait_until(lambda: follower.status()["error"] is None, 30, "it is well again")
+    assert follower.log.count("could not follow") <= 3
+
+
 @pytest.mark.parametrize("read_only", [False, True])
 def test_no_mount_without_the_key_and_none_of_a_store_that_was_put_back(mount: Mounts, read_only: bool) -> None:
     writer = mount(encrypt=True, key=KEY)

@@ -19,7 +19,11 @@ from ckptfs.cache.directory import CacheDirectory
 from ckptfs.cache.pending import PendingVersion, sweep_pending
 from ckptfs.format.lease import decode_lease
 from ckptfs.store.file import FileStore
+from ckptfs.store.server_encryption import ServerEncryption
+from ckptfs.transfer.encoding import EncoderPool
+from ckptfs.transfer.events import Events
 from ckptfs.transfer.fetch import Fetcher
+from ckptfs.transfer.process import UploadProcess
 from ckptfs.versions.history import open_history
 from ckptfs.versions.writer import Writer
 from tests.transfer.trees import HOLDER, acquire, capture
@@ -407,3 +411,18 @@ def test_a_writer_resumed_by_another_process_keeps_the_epoch(machine: Machine) -
     assert record is not None
     assert record.epoch == machine.writer.epoch
     assert Writer.resume(machine.store, machine.writer.epoch, HOLDER).newest == record
+
+
+def test_it_writes_as_its_session_says_that_s3_is_to_encrypt(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    def open_store(url: str, **options: object) -> FileStore:
+        asked.append(options["server_encryption"])
+        return machine.store
+
+    monkeypatch.setattr("ckptfs.transfer.process.open_store", open_store)
+    encoders = EncoderPool(1, chunk_bytes=1 << 20)
+    for more in ({}, {"sse": "AES256"}, {"sse": "aws:kms", "sse_kms_key_id": "alias/mine"}):
+        machine.cache.write_session(machine.cache.read_session() | more)
+        UploadProcess(machine.cache, Events(1), encoders)._open()
+    assert asked == [None, ServerEncryption("AES256"), ServerEncryption("aws:kms", "alias/mine")]
