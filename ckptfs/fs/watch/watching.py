@@ -16,16 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from ckptfs.cache.directory import CacheDirectory
-from ckptfs.cache.pending import PendingVersion
 from ckptfs.capture.capture import Capturer
 from ckptfs.capture.changes import Changes, LinkGroups
 from ckptfs.capture.guards import Guards, Slot
-from ckptfs.capture.journal import Journal, JournalState, read_journal
+from ckptfs.capture.journal import Journal, read_journal
 from ckptfs.capture.sizes import Sizes
 from ckptfs.crypto.secret import KeySource
-from ckptfs.errors import CkptfsError, NoSuchVersionError, NoteTooLargeError
+from ckptfs.errors import CkptfsError, NoteTooLargeError
 from ckptfs.format.commit import CommitRecord
-from ckptfs.format.manifest import LocalData, Tree
+from ckptfs.format.manifest import Tree
 from ckptfs.fs.control import save_text, version_object
 from ckptfs.fs.marker import NOTE_LIMIT_BYTES
 from ckptfs.fs.options import WatchOptions
@@ -34,13 +33,14 @@ from ckptfs.fs.tenure import Ending, Tenure, take_left
 from ckptfs.fs.uploads import Uploads, VersionState
 from ckptfs.fs.watch.answers import Answers
 from ckptfs.fs.watch.becoming import DirectoryRestorer, link_ids, untouched
+from ckptfs.fs.watch.before import base_tree, kept_bytes, knows_again
 from ckptfs.fs.watch.directory_saver import DirectorySaver
 from ckptfs.fs.watch.looks import Looks, look_around
-from ckptfs.fs.watch.marker_file import MarkerFile, replace_text, take_file
+from ckptfs.fs.watch.marker_file import MarkerFile, take_file
 from ckptfs.fs.watch.marker_file import Taken as TakenText
-from ckptfs.fs.watch.names import ANSWERS, RESTORE, SAVE
+from ckptfs.fs.watch.names import RESTORE, SAVE
 from ckptfs.fs.watch.noticing import Notices
-from ckptfs.fs.watch.place import is_shown, open_directory, remove_status, was_touched_meanwhile, watched_in_epoch
+from ckptfs.fs.watch.place import is_shown, open_directory, remove_status, was_touched_meanwhile
 from ckptfs.fs.watch.telling import Telling
 from ckptfs.versions.history import LATEST
 
@@ -93,7 +93,7 @@ class Watch:
         newest = VersionState.of_record(taken.head) if taken.head is not None else None
         self._uploads = Uploads(self._cache.root, Guards(), newest, lambda _: self._wake.set(), key=key)
         self._answers = Answers(self._uploads, tenure.writer.epoch)
-        self._adopts = self._decide_adopting()
+        self._adopts = self._options.adopt and knows_again(tenure, self._root_fd, self._answers)
         self._blocked_since: float | None = None
         self._restore_answer: dict[str, Any] | None = None
         self._set_aside = 0
@@ -112,22 +112,10 @@ class Watch:
 
     # beginning
 
-    def _decide_adopting(self) -> bool:
-        """Whether the directory stays as it is: it was watched by the session before, and no other came between.
-
-        One that was made anew, or is some other, must not pass for one in which all was deleted.
-        """
-        tenure = self._tenure
-        if not (self._options.adopt and tenure.is_ours and watched_in_epoch(self._root_fd) == tenure.last_epoch):
-            return False
-        # this session may be killed before it tells anything
-        replace_text(self._root_fd, ANSWERS, self._answers.text())
-        return True
-
     def _finish_pending(self, taken: Taken) -> None:
         """Have what was captured before uploaded first: what is restored then comes from the store alone."""
         for pending in taken.pending:
-            self._uploads.captured(pending, Slot(pending.directory), _kept_bytes(pending))
+            self._uploads.captured(pending, Slot(pending.directory), kept_bytes(pending))
         self._uploads.start()
         if taken.pending:
             log.info("finishing pending versions=%d", len(taken.pending))
@@ -137,7 +125,7 @@ class Watch:
 
     def _begin(self, taken: Taken) -> None:
         state = read_journal(self._cache.watch_journal)
-        base = self._base(taken, state)
+        base = base_tree(self._history, taken, state)
         head = self._history.head()
         tree = self._history.tree(head) if head is not None else {}
         self._restorer.remove_temporary()
@@ -176,20 +164,6 @@ class Watch:
         self._notices.start()
         if self._adopts and self._was_touched:
             self._save([TakenText(b"", self._marker.clock_ns())])
-
-    def _base(self, taken: Taken, state: JournalState | None) -> Tree:
-        """Return what the directory was when a watch of this cache directory last saved or restored it."""
-        if state is None:
-            return {}
-        if state.intended == (taken.version, taken.commit_id):
-            state.adopt_intended()
-        try:
-            if state.restored is not None:
-                return self._history.tree(self._history.version(state.restored))
-            record = self._history.version(state.version) if state.version else None
-        except NoSuchVersionError:
-            return {}
-        return self._history.tree(record) if record is not None and record.commit_id == state.commit_id else {}
 
     def _take_over_names(self) -> None:
         """Put our files there, in place of what has their names."""
@@ -405,11 +379,6 @@ class Watch:
         self._restore_marker.remove()
         self._cache.unlock()
         return Ending(left, reason)
-
-
-def _kept_bytes(pending: PendingVersion) -> int:
-    extents = (extent for entry in pending.part().entries for extent in entry.extents)
-    return sum(extent.size_bytes for extent in extents if isinstance(extent, LocalData))
 
 
 def _explained(error: OSError, cache: CacheDirectory) -> tuple[str, str | None]:
