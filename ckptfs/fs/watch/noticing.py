@@ -119,6 +119,11 @@ class Notices(FileSystemEventHandler):
         with self._lock:
             return self._noticed.is_closed or bool(self._noticed.elsewhere)
 
+    def below(self) -> list[bytes]:
+        """Return the paths of markers below that may have been touched."""
+        with self._lock:
+            return sorted(self._noticed.elsewhere)
+
     def on_any_event(self, event: FileSystemEvent) -> None:
         """Called by watchdog's thread with each event, in their order."""
         for path in (event.src_path, event.dest_path):

@@ -26,6 +26,7 @@ from ckptfs.errors import CkptfsError, NoteTooLargeError
 from ckptfs.format.commit import CommitRecord
 from ckptfs.format.manifest import Tree
 from ckptfs.fs.control import save_text, version_object
+from ckptfs.fs.leases import is_being_written
 from ckptfs.fs.marker import NOTE_LIMIT_BYTES
 from ckptfs.fs.options import WatchOptions
 from ckptfs.fs.recovery import Taken, take_up
@@ -223,11 +224,15 @@ class Watch:
     def _is_touched(self) -> bool:
         return self._marker.is_touched() and not self._marker.forget_tail()
 
+    def _is_being_written(self) -> bool:
+        below = self._notices.below()
+        return self._marker.is_being_written() or any(is_being_written(self._root_fd, path) for path in below)
+
     def _serve_touch(self) -> None:
         """Let touches end, take what they wrote, and save once."""
         self._stop.wait(_SETTLE_S)
         deadline_s = time.monotonic() + _LINGER_S
-        while self._marker.is_being_written() and time.monotonic() < deadline_s:
+        while self._is_being_written() and time.monotonic() < deadline_s:
             time.sleep(_LINGER_LOOK_S)
         touched = self._marker.is_touched()
         self._notices.await_file(self._marker.next_name())

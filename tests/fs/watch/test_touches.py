@@ -30,7 +30,7 @@ LINES = {
     "rm -f .save; touch .save": None,
     ": <> .save": None,
     "touch below/deeper/.save": None,
-    "echo from=below > below/.save": {"from": "below"},
+    "{ sleep 0.3; echo from=below; } > below/.save": {"from": "below"},
     "mkdir -p new/dir && touch new/dir/.save": None,
     "truncate -s 0 .save": None,
     f"{sys.executable} -c 'import os; os.utime(\".save\")'": None,
