@@ -10,7 +10,9 @@
 # make fuzz   minutes of hostile bytes for every decoder, guided by what they reach (FUZZ_ARGS=--seconds=600)
 # make bench  speed and bytes beside the native filesystem and other tools, paired (docs/BENCHMARKS.md; BENCH_ARGS=--quick)
 # make bench-metaflow  a Metaflow flow with ckptfs and with metaflow-checkpoint on one S3 server (minutes; BENCH_ARGS=--rounds=1)
-# make bench-memory bench-metaflow  the most memory while 20 GiB and 100,000 files are saved and restored (BENCH_ARGS=--size=2G)
+# make bench-every-step  a small model that is saved at every step, beside the same loop without (2 minutes)
+# make bench-stalls  how long a save stops training, for each framework, beside its own save to local disk (minutes)
+# make bench-memory  the most memory while 20 GiB and 100,000 files are saved and restored (BENCH_ARGS=--size=2G)
 # make bench-codec  what floats take, and the codec's speed, on checkpoints that it trains (minutes; once)
 # make test-watch-container  ckptfs watch in containers without /dev/fuse and privileges (needs podman and the base image)
 # make install-mount-helper  links mount.ckptfs and umount.ckptfs into /sbin, for mount(8) and /etc/fstab (docs/FSTAB.md)
@@ -37,8 +39,8 @@ SBIN    ?= /sbin
 PREFIX  ?= /opt/ckptfs
 UNITS   ?= /etc/systemd/system
 
-.PHONY: demo test test-frameworks simulate fsx faults crash-points soak fuzz bench bench-codec bench-memory check format picture install-deps \
-        install-mount-helper install-systemd test-systemd test-container test-watch-container clean
+.PHONY: demo test test-frameworks simulate fsx faults crash-points soak fuzz bench bench-codec bench-memory bench-metaflow bench-every-step bench-stalls \
+        check format picture install-deps install-mount-helper install-systemd test-systemd test-container test-watch-container clean
 
 demo: $(VENV)/.demo
 	@scripts/system-packages demo
@@ -85,6 +87,12 @@ bench: $(VENV)/.bench
 
 bench-codec: $(VENV)/.bench
 	$(BIN)/python -m bench.codec
+
+bench-every-step: $(VENV)/.demo
+	$(BIN)/python -m bench.every_step $(BENCH_ARGS)
+
+bench-stalls: $(VENV)/.frameworks
+	$(BIN)/python -m bench.stalls $(BENCH_ARGS)
 
 bench-metaflow: $(VENV)/.bench-metaflow
 	@scripts/system-packages demo

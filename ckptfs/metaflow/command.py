@@ -12,6 +12,7 @@ from typing import Any
 
 from ckptfs.errors import CkptfsError
 from ckptfs.metaflow.scope import Scope
+from ckptfs.watch_table import is_alive
 
 
 class CommandError(CkptfsError):
@@ -35,18 +36,19 @@ def run(*arguments: str | Path) -> str:
     return done.stdout
 
 
-def mount(scope: Scope) -> bool:
-    """Show a task's store at its mount point; return False if an earlier attempt's mount is there still.
+def mount(scope: Scope) -> None:
+    """Show a task's store at its mount point, unless an earlier attempt's mount is there still.
 
-    A writer of the same store can only be an earlier attempt that Metaflow has given up, on whatever machine: it is not
-    waited for, and can commit nothing any more.
+    Where there is no FUSE the directory is watched instead. A writer of the same store can only be an earlier attempt
+    that Metaflow has given up, on whatever machine: it is not waited for, and can commit nothing any more.
     """
     if is_mounted(scope.mountpoint):
-        return False
+        return
     scope.cache.mkdir(parents=True, exist_ok=True, mode=0o700)
     scope.mountpoint.mkdir(exist_ok=True)
-    run("mount", scope.store, scope.mountpoint, "--cache-dir", scope.cache, "--takeover")
-    return True
+    has_fuse = os.access("/dev/fuse", os.R_OK | os.W_OK) and not os.environ.get("CKPTFS_METAFLOW_WATCH")
+    how = "mount" if has_fuse else "watch"
+    run(how, scope.store, scope.mountpoint, "--cache-dir", scope.cache, "--takeover")
 
 
 def umount(scope: Scope) -> None:
@@ -56,9 +58,10 @@ def umount(scope: Scope) -> None:
 
 
 def is_mounted(mountpoint: Path) -> bool:
-    """True if there is a mount that answers."""
+    """True if there is a mount that answers, or a watch that lives."""
     try:
-        return bool(json.loads((mountpoint / ".status").read_bytes())["store"])
+        status = json.loads((mountpoint / ".status").read_bytes())
+        return bool(status["store"]) and (status.get("kind") != "watch" or is_alive(mountpoint))
     except (OSError, ValueError, KeyError):
         return False
 

@@ -17,6 +17,8 @@ from ckptfs.metaflow.task import TaskCheckpoint
 
 POLICIES = ("fresh", "eager", "none")
 
+_RANK = "rank "
+
 
 class CheckpointError(MetaflowException):
     """@checkpoint is used in a way that cannot work, or the store cannot be mounted."""
@@ -136,15 +138,21 @@ class CheckpointDecorator(StepDecorator):
             self._say(f"began with {found['key']}, saved at {found['created_on']} by attempt {found['attempt']}")
 
     def _found(self, task: TaskCheckpoint, current: Any, place: str) -> Reference | None:
-        """Return what the task is to begin with (F2)."""
+        """Return what the task is to begin with (F2).
+
+        Of ranks where only the first one saves, the others go on from what that one began with.
+        """
         flow, run, step, task_id = task.scope.pathspec.split("/")
-        found = task.newest() or lineage.resumed(flow, current.origin_run_id, step, place)
+        places, found = [place], task.newest()
         control = current.parallel.control_task_id if current.get("parallel") else None
-        if found is None and control and control != task_id:
-            # of ranks where only the first one saves, the others go on from what it has saved
-            found = lineage.of_task(flow, run, step, control)
-        if found is None and self.attributes["load_policy"] == "eager":
-            found = lineage.earlier(flow, run, step, place)
+        if control and control != task_id:
+            places.append(_of_first_rank(place))
+            found = found or lineage.of_task(flow, run, step, control, before_attempt=task.scope.attempt)
+        for where in places:
+            found = found or lineage.resumed(flow, current.origin_run_id, step, where)
+        if self.attributes["load_policy"] == "eager":
+            for where in places:
+                found = found or lineage.earlier(flow, run, step, where)
         return found
 
     def _end(self) -> None:
@@ -175,8 +183,14 @@ class CheckpointDecorator(StepDecorator):
 def _place(flow: Any, current: Any) -> str:
     """Return which of its step's tasks this is: the indices of the foreach it is in, and its rank."""
     indices = [str(frame[0]) for frame in flow.foreach_stack() or ()]
-    rank = [f"rank {current.parallel.node_index}"] if current.get("parallel") else []
-    return "/".join(["", *indices, *rank])
+    if current.get("parallel") and current.parallel.num_nodes > 1:
+        # the innermost index is the rank
+        return "/".join([*indices[:-1], f"{_RANK}{current.parallel.node_index}"])
+    return "/".join(indices)
+
+
+def _of_first_rank(place: str) -> str:
+    return f"{place.rpartition(_RANK)[0]}{_RANK}0"
 
 
 def _register(metadata: Any, run_id: str, step_name: str, task_id: str, attempt: int, scope: Scope, place: str) -> None:

@@ -17,21 +17,21 @@ STORE, PLACE = "ckptfs-store", "ckptfs-place"
 _MOST_RUNS = 50
 
 
-def newest_of(store: str) -> Reference | None:
-    """Return the reference of a store's newest version that is to be loaded."""
+def newest_of(store: str, before_attempt: int | None = None) -> Reference | None:
+    """Return the reference of a store's newest version that is to be loaded; of attempts before one, if it is given."""
     for each in command.versions(store):
         note = each["note"]
-        if isinstance(note, dict) and note.get("latest"):
+        if isinstance(note, dict) and note.get("latest") and not _is_later(note, before_attempt):
             return reference(store, each["version"], note, each["bytes"])
     return None
 
 
-def of_task(flow: str, run: str, step: str, task: str) -> Reference | None:
-    """Return the newest version of one task."""
+def of_task(flow: str, run: str, step: str, task: str, before_attempt: int) -> Reference | None:
+    """Return the newest version of one task that it had before an attempt."""
     from metaflow import Task
 
     store = Task(f"{flow}/{run}/{step}/{task}", _namespace_check=False).metadata_dict.get(STORE)
-    return newest_of(store) if store else None
+    return newest_of(store, before_attempt) if store else None
 
 
 def resumed(flow: str, origin: str | None, step: str, place: str) -> Reference | None:
@@ -76,6 +76,10 @@ def _stores(run: Any, step: str, place: str) -> Iterator[tuple[Any, str]]:
         metadata = task.metadata_dict
         if metadata.get(PLACE) == place and STORE in metadata:
             yield task.created_at, metadata[STORE]
+
+
+def _is_later(note: dict[str, Any], before_attempt: int | None) -> bool:
+    return before_attempt is not None and note.get("attempt", 0) >= before_attempt
 
 
 def _origin(run: Any) -> str | None:

@@ -7,7 +7,8 @@ A mount holds two directories: `checkpoint` is the one that the step writes, `sa
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,13 +102,26 @@ class TaskCheckpoint:
 
     def references(self) -> Iterator[Reference]:
         """Yield the references of this task's versions, newest first."""
-        for version in self._mount.list():
-            if version.number not in self._known:
-                info = version.info()
-                if not isinstance(info["note"], dict) or "directory" not in info["note"]:
+        for number, info in self._versions():
+            if number not in self._known:
+                found = info()
+                if not isinstance(found["note"], dict) or "directory" not in found["note"]:
                     continue  # a touch by hand
-                self._known[version.number] = reference(self.scope.store, version.number, info["note"], info["bytes"])
-            yield self._known[version.number]
+                self._known[number] = reference(self.scope.store, number, found["note"], found["bytes"])
+            yield self._known[number]
+
+    def _versions(self) -> Iterator[tuple[int, Callable[[], dict[str, Any]]]]:
+        """Yield number and fields of all versions, newest first."""
+        status = self._mount.info()
+        if status.get("kind") != "watch":
+            for version in self._mount.list():
+                yield version.number, version.info
+            return
+        # a watched directory does not show its versions: those that are durable are read from the store
+        found = {each["version"]: each for each in command.versions(self.scope.store)}
+        found |= {each["version"]: each for each in status["pending"]}
+        for number in sorted(found, reverse=True):
+            yield number, partial(dict, found[number])
 
     def load(self, given: Mapping[str, Any] | str | Version | int, path: str | None = None) -> None:
         """Make the directory, or another one, what a version has.
@@ -117,8 +131,9 @@ class TaskCheckpoint:
             path: Where to write it; None replaces the content of the task's directory.
         """
         wanted = parse(given, self.scope.store)
-        if wanted.store == self.scope.store:
-            self._until_stored(wanted.number)
+        if wanted.store == self.scope.store and self._mount.latest is not None:
+            # versions become durable in their order
+            self._mount.latest.wait()
         below = wanted.directory or self._below(wanted.store, wanted.number)
         if path is not None:
             command.fetch(wanted.store, wanted.number, below, Path(path))
@@ -160,12 +175,6 @@ class TaskCheckpoint:
             _remove(self._directory)
             os.rename(self.scope.mountpoint / SAVED, self._directory)
         self._directory.mkdir(exist_ok=True)
-
-    def _until_stored(self, number: int) -> None:
-        """Wait until a version of this task can be read from its store."""
-        for version in self._mount.list():
-            if version.number == number:
-                version.wait()
 
     def _is_own(self, path: str | os.PathLike[str]) -> bool:
         return os.path.realpath(path) == os.path.realpath(self._directory)

@@ -1,6 +1,3 @@
-"""Makes `from metaflow import Checkpoint` that of ckptfs, unless metaflow-checkpoint is installed, whose it is then."""
+"""Names the module whose content Metaflow takes over."""
 
-from importlib.util import find_spec
-
-if not find_spec("metaflow_extensions.obcheckpoint"):
-    from ckptfs.metaflow.outside import Checkpoint as Checkpoint
+toplevel = "toplevel"
