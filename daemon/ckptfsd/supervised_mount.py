@@ -25,6 +25,7 @@ from ckptfs.cache.directory import CacheDirectory, store_directory_name
 from ckptfs.errors import CkptfsError, MountError
 from ckptfs.fs import supervised
 from ckptfs.fs.kept import Kept, list_kept
+from ckptfs.fs.keys import KEY_VARIABLE
 from ckptfs.fs.mountpoint import detach, is_mounted
 from ckptfs.fs.options import MountOptions
 from ckptfs.fs.supervised import Label, Running
@@ -361,7 +362,7 @@ class SupervisedMount:
         self.error = error
 
     def _environment(self, settings: MountSettings) -> dict[str, str]:
-        left_out = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
+        left_out = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", KEY_VARIABLE)
         given = {key: value for key, value in os.environ.items() if key not in left_out}
         return {**given, logs.FORMAT_VARIABLE: self._log_format, logs.MOUNT_VARIABLE: self.name, **settings.environment}
 

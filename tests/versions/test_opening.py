@@ -129,6 +129,32 @@ def test_a_commit_whose_reply_was_lost_is_known_again_although_it_is_sealed_anew
     assert [record.version for record in open_history(store, OPEN).versions()] == [2, 1]
 
 
+def test_the_chain_holds_whoever_wins_the_race_for_a_number() -> None:
+    store = MemoryStore()
+    writer = acquire_encrypted(store)
+    save(writer)
+    tagger = open_history(store, OPEN)
+    tags = iter(f"tag-{number}" for number in range(3))
+
+    def tag_first(operation: str, key: str) -> None:
+        if operation == "create" and key == commit_key(writer.newest.seq + 1) and (name := next(tags, None)):
+            set_tag(tagger.store, name, 1)
+
+    for _ in range(3):
+        # the tag gets the number that the save asks for, and the save the one after it
+        store.before_request = tag_first
+        save(writer)
+        store.before_request = lambda operation, key: None
+    history = open_history(store, OPEN)
+    newest = history.newest()
+    assert newest is not None
+    assert (newest.version, len(history.tags())) == (4, 3)
+    records = [history.record(seq) for seq in range(1, newest.seq + 1)]
+    assert [record.previous for record in records[1:]] == [record.digest for record in records[:-1]]
+    # the packs of these versions were never written; of records nothing is wrong
+    assert [each for each in verify(open_history(store, OPEN), history.store) if each.version == 0] == []
+
+
 def test_a_record_that_lost_its_race_cannot_take_the_place_of_the_one_that_won() -> None:
     store = encrypted(1)
     key = commit_key(3)
