@@ -39,12 +39,15 @@ def test_a_mount_drops_what_its_rules_do_not_keep(mount: Mounts) -> None:
     mounted = mount(keep_last=2, keep_every=4)
     for number in range(1, 7):
         assert save(mounted, os.urandom(100_000)) == number
+        # looked into, so that its tree is in memory
+        assert (mounted.root / ".versions" / str(number) / "model.bin").stat().st_size == 100_000
     wait_until(lambda: versions(mount) == [6, 5, 4], 20, "the others are dropped")
     wait_until(lambda: len(packs(mount)) == 3, 20, "their packs are deleted")
     wait_until(
         lambda: sorted(os.listdir(mounted.root / ".versions")) == ["4", "5", "6", "latest"], 5, "they are hidden"
     )
-    assert not (mounted.root / ".versions" / "1").exists()
+    for gone in ("1", "1/model.bin"):
+        wait_until(lambda path=gone: not (mounted.root / ".versions" / path).exists(), 10, f"{gone} is gone")  # type: ignore[misc]
     with pytest.raises(OSError) as caught:
         mounted.restore(1)
     assert caught.value.errno == errno.ENOENT
