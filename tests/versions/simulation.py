@@ -329,8 +329,8 @@ class Machine:
                     self.pending.pop(0)
                     continue
                 record = writer.commit_save(made)
-            except (StoreUnavailableError, CorruptObjectError):
-                continue
+            except (StoreUnavailableError, CorruptObjectError, NoSuchVersionError):
+                continue  # the last, to one who was fenced: what was the newest version has been pruned
             except CondemnedError as error:
                 require(not captured.is_pinned, f"what version {captured.version} brought back was pinned: {error}")
                 if was_fresh:
