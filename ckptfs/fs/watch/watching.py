@@ -298,6 +298,8 @@ class Watch:
         # what the next version is made against has to be known as well
         self._uploads.wait_durable(max(0.0, deadline_s - time.monotonic()))
         version = self._capturer.version
+        if record.version != version:
+            self._tenure.pin(record.version, version)
         newest = self._history.tree(self._history.version(version)) if version else {}
         wanted = self._history.tree(record)
         set_aside = self._restorer.restore(record, newest)

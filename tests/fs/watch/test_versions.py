@@ -16,6 +16,9 @@ from ckptfs.errors import MountError, NoSuchVersionError
 from ckptfs.store.open import open_store
 from ckptfs.transfer.restore import restore
 from ckptfs.versions.history import open_history
+from ckptfs.versions.prune import Pruner
+from ckptfs.versions.retention import Retention
+from ckptfs.versions.retry import Retry
 from ckptfs.watch_table import is_alive, watch_at, watches
 from tests.mounting import wait_until
 from tests.snapshot import Snapshot, snapshot
@@ -43,6 +46,14 @@ def of_version(watching: Watching, number: int, target: Path) -> Snapshot:
     store.close()
     held = snapshot(target)
     return {**held, b"": held[b""]._replace(mtime_ns=0)}
+
+
+def prune(watching: Watching) -> list[int]:
+    """Keep one version if it may be; return which are dropped."""
+    store = open_store(watching.store)
+    dropped = Pruner(open_history(store), Retry(), host="cleaner", pid=1).prune(Retention(keep_last=1)).dropped
+    store.close()
+    return dropped
 
 
 def change(root: Path, dice: random.Random) -> None:
@@ -274,8 +285,11 @@ def test_a_restore_keeps_what_was_not_saved_and_the_next_version_is_what_it_rest
     assert (watching.root / ".restore").read_text() == "2\n"
     assert [path.read_bytes() for path in watching.cache.glob("unsaved/*/run/model")] == [b"never saved"]
     held = of_directory(watching)
+    # what it restored is not pruned before that is saved
+    assert prune(watching) == []
     assert saved.save(wait=True).number == 3
     assert of_version(watching, 3, watch.directory / "version-3") == held
+    assert prune(watching) == [1, 2]
     saved.load("latest")
     assert watching.files() == {"run/model": b"one", "run/old": b"old"}
 
