@@ -19,7 +19,7 @@ pytestmark = pytest.mark.fuse
 
 MIB = 1 << 20
 FILES = 1100
-OPENS = {"passthrough": 10_000, "fusepy": 2_500}
+OPENS = {"passthrough": 10_000, "fusepy": 1_500}
 _, MOST = resource.getrlimit(resource.RLIMIT_NOFILE)
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="raises limits, mounts a small disk")
 

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from ckptfs.fs.kept import Kept
 
 _POLL_MS = 200
-# a process that has nothing to upload ends within a second, or within 5 of asking a store that is away
-_ENDING_S = 6.0
+# a process that has nothing to upload ends within a second; one that is ending already is not hurt by being told again
+_ENDING_S = 2.0
 
 
 @click.command("umount", cls=Command)
