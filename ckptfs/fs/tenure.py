@@ -140,6 +140,8 @@ class Tenure:
             access=self._access,
             holder_is_dead=self._is_dead,
             holder_is_alive=self._is_alive,
+            # one of ours that died between its fence and its lease: the lock of its cache directory is ours now
+            maker_is_dead=lambda record: [record.host, record.pid] in claims_of(session),
             on_wait=lambda line: log.warning("%s", line),
         )
 

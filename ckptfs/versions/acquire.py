@@ -37,6 +37,8 @@ class Claim:
     """True only if it is certain, at once and without waiting."""
     holder_is_alive: Callable[[LeaseRecord], bool]
     """True only if it is certain; saves the wait for its next sign of life."""
+    maker_is_dead: Callable[[CommitRecord], bool]
+    """The same of who made a record, where there is no lease of its epoch: it may have died before it wrote one."""
     on_wait: Callable[[str], None]
 
 
@@ -79,6 +81,8 @@ def _is_free(history: History, newest: CommitRecord, claim: Claim, retry: Retry)
         name, lease_s = f"{lease.host} (pid {lease.pid}", lease.lease_s
     else:
         writer = _last_writer(history, newest)
+        if claim.maker_is_dead(writer):
+            return True
         name, lease_s = f"{writer.host} (pid {writer.pid}", claim.lease_s
     claim.on_wait(f"{url} is held by {name}); watching up to {lease_s:.0f} s for a sign of life")
     sight, lease = watch_lease(lease, newest.epoch, lease_s, lambda: read_lease(history.store, retry), retry)

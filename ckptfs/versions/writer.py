@@ -55,7 +55,7 @@ class SaveDraft:
     older version (W4). Segments are in `parts`."""
 
 
-def _unknown(_: LeaseRecord) -> bool:
+def _unknown(_: LeaseRecord | CommitRecord) -> bool:
     return False
 
 
@@ -93,6 +93,7 @@ class Writer:
         access: Access = PLAIN,
         holder_is_dead: Callable[[LeaseRecord], bool] = _unknown,
         holder_is_alive: Callable[[LeaseRecord], bool] = _unknown,
+        maker_is_dead: Callable[[CommitRecord], bool] = _unknown,
         on_wait: Callable[[str], None] = _say_nothing,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
@@ -109,6 +110,7 @@ class Writer:
             access: What we have to open the store.
             holder_is_dead: Tells, at once and for certain, that a holder on this machine is dead.
             holder_is_alive: Tells, at once and for certain, that a holder on this machine is alive.
+            maker_is_dead: Tells, at once and for certain, that who made a record is dead.
             on_wait: Called with a line for the user before waiting.
             clock: Monotonic, in seconds.
             sleep: Waits that clock's seconds.
@@ -130,6 +132,7 @@ class Writer:
             takeover=takeover,
             holder_is_dead=holder_is_dead,
             holder_is_alive=holder_is_alive,
+            maker_is_dead=maker_is_dead,
             on_wait=on_wait,
         )
         fence = acquire_epoch(history, claim, retry)

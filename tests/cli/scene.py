@@ -39,13 +39,13 @@ class Run(NamedTuple):
         return json.loads(self.out)
 
 
-def ckptfs(*arguments: str | Path, env: Mapping[str, str] | None = None) -> Run:
+def ckptfs(*arguments: str | Path, env: Mapping[str, str] | None = None, timeout_s: float = 60.0) -> Run:
     """Run the program as a user does."""
     done = subprocess.run(
         [sys.executable, "-W", "error", "-m", "ckptfs", *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=timeout_s,
         env=os.environ
         | _own_cache(arguments)
         | {"CKPTFS_DEBUG": "", "XDG_CONFIG_HOME": "/nonexistent", "TZ": "UTC"}

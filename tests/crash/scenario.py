@@ -6,6 +6,7 @@ scene; what the tree holds after each act, and what each version holds, follows 
 
 import os
 import random
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,9 @@ from tests.crash.desk import Desk, store_of
 
 BOOT = "11111111-boot-of-the-machine"
 NEXT_BOOT = "22222222-after-the-power-cut"
+
+# a lease is watched for 30 s; mounting takes 10 ms
+_LONGEST_MOUNT_S = 20.0
 
 Files = dict[str, bytes]
 _write = os.write
@@ -189,7 +193,10 @@ class Judge:
             self.progress.of_counts(self.script.captured)[1],
         )
         self._check_store(range(least_durable, most + 1), "as it was left")
+        started_s = time.monotonic()
         desk = Desk(self.scene, NEXT_BOOT if self.has_restarted else BOOT, takeover=self.has_restarted)
+        if time.monotonic() - started_s > _LONGEST_MOUNT_S:
+            self.violations.append("who is dead on this machine was waited for")
         least = self.progress.of_counts(self.script.kept if self.has_restarted else self.script.captured)[0]
         version = desk.version
         if not least <= version <= most:

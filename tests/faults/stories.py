@@ -20,6 +20,8 @@ from tests.snapshot import Snapshot, assert_same, snapshot
 TellStory = Callable[[Mounts, str, int], None]
 
 _TRIES = 10
+# a command that does not end is stopped by the test's own time-out
+_PATIENCE_S = 600.0
 
 
 def through_deaths(mounts: Mounts, store: str, seed: int, *, saves: int = 25) -> None:
@@ -103,7 +105,7 @@ def mount_again(mounts: Mounts, store: str, **options: object) -> Mount:
 def run_again(*arguments: str | Path) -> Run:
     """Run a command, again when the store did not answer. It fails in the one form that failures have."""
     for _ in range(_TRIES):
-        done = ckptfs(*arguments)
+        done = ckptfs(*arguments, timeout_s=_PATIENCE_S)
         if done.code == 0:
             break
         assert "ckptfs: error: " in done.err, done

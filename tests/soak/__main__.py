@@ -40,6 +40,8 @@ MOST_MEMORY_BYTES = 640 * MIB
 MOST_DISK_BYTES = CACHE_BYTES + 2 * PENDING_BYTES
 # more than are made durable while the newest ones are compared and a prune begins
 KEPT_VERSIONS = 200
+# of commands that read all of the store
+_PATIENCE_S = 3600.0
 # share of requests
 USUAL_RATE, BURST_RATE = 0.03, 0.3
 
@@ -172,8 +174,9 @@ class Soak:
         self.check()
         self.books.check_complete()
         # what a prune has left is left for good
-        assert ckptfs("prune", self.url, "--keep-last", "8", "--keep-every", "25").code == 0
-        verified = ckptfs("verify", self.url, "--read-data")
+        pruned = ckptfs("prune", self.url, "--keep-last", "8", "--keep-every", "25", timeout_s=_PATIENCE_S)
+        assert pruned.code == 0, pruned
+        verified = ckptfs("verify", self.url, "--read-data", timeout_s=_PATIENCE_S)
         assert verified.code == 0, verified
         history = open_history(self.store)
         assert self.tagged <= set(history.numbers()), "a tagged version was pruned"

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from ckptfs.errors import CorruptObjectError, FencedError, HeldError, StoreUnavailableError
+from ckptfs.format.commit import CommitRecord
 from ckptfs.format.keys import LEASE_KEY, commit_key
 from ckptfs.format.lease import LeaseRecord, decode_lease
 from ckptfs.versions.tags import set_tag
@@ -140,6 +141,25 @@ def test_a_holder_on_this_machine_that_is_dead_for_certain_is_not_waited_for() -
     writer = Writer.acquire(store, holder("gpu-07"), holder_is_dead=dead, clock=idle.clock, sleep=idle.sleep)
     assert (writer.epoch, idle.now_s) == (2, 0)
     assert [(lease.lock, lease.lock_id, lease.machine) for lease in asked] == [("/cache/lock", "8:1", "boot-of-gpu-07")]
+
+
+def test_one_that_died_between_its_fence_and_its_lease_is_not_waited_for_where_that_is_known() -> None:
+    store = MemoryStore()
+    acquire(store, "gpu-07")
+    del store.objects[LEASE_KEY]
+    idle = FakeClock()
+    asked: list[tuple[str, int]] = []
+
+    def dead(record: CommitRecord) -> bool:
+        asked.append((record.host, record.pid))
+        return True
+
+    writer = Writer.acquire(store, holder("gpu-07"), maker_is_dead=dead, clock=idle.clock, sleep=idle.sleep)
+    assert (writer.epoch, idle.now_s, asked) == (2, 0, [("gpu-07", 4121)])
+    # where it is not known, its lease is
+    del store.objects[LEASE_KEY]
+    Writer.acquire(store, holder("gpu-07"), clock=idle.clock, sleep=idle.sleep)
+    assert idle.now_s >= 30
 
 
 def test_a_holder_on_this_machine_that_is_alive_for_certain_is_refused_without_waiting() -> None:
