@@ -1,8 +1,9 @@
 """Durable steps: every operation of this process that changes files below a directory, counted, and a kill before one.
 
 They are seen where Python calls the system: the functions of `os` that make, write, move, remove or fsync a file are
-replaced, in the process under test alone, by some that count first. A write is two steps; the second kills when half of
-it is done. What C code does by itself (a clone by ioctl, fallocate) is no step; the ones before and after it are.
+replaced, in the process under test alone, by some that count first. A write of more than a page is two steps; the
+second kills when half of it is done. What C code does by itself (a clone by ioctl, fallocate) is no step; those before
+and after it are.
 """
 
 import functools
@@ -17,6 +18,8 @@ from typing import Any
 import ckptfs.private
 
 _CREATES = os.O_CREAT | os.O_TRUNC
+# what lies in one page is written, or is not, when its writer is killed
+_PAGE_BYTES = 4096
 _readlink, _kill = os.readlink, os.kill
 
 
@@ -35,7 +38,7 @@ class Steps:
         self.count = 0
         self.kinds: Counter[str] = Counter()
 
-    def take(self, kind: str, path: Any, dir_fd: int | None = None) -> bool:
+    def take(self, kind: str, path: Any, dir_fd: int | None = None, *, can_be_cut: bool = False) -> bool:
         """Count a step, if it is one; return True if it is, and the write that it begins is to be cut short."""
         if not _where(path, dir_fd).startswith(self._top):
             return False
@@ -44,7 +47,7 @@ class Steps:
             self.kinds[kind] += 1
             if self.count == self._kill_at:
                 _kill(os.getpid(), signal.SIGKILL)
-            if kind != "write":
+            if not can_be_cut:
                 return False
             self.count += 1
             return self.count == self._kill_at
@@ -88,8 +91,10 @@ class Steps:
     def _replace_write(self, name: str, real: Callable[..., int]) -> None:
         @functools.wraps(real)
         def counting(fd: int, data: Any, *rest: Any) -> int:
-            if self.take("write", fd):
-                real(fd, bytes(memoryview(data).cast("B")[: len(data) // 2]), *rest)
+            size = memoryview(data).nbytes
+            if self.take("write", fd, can_be_cut=size > _PAGE_BYTES):
+                half = -(-size // 2 // _PAGE_BYTES) * _PAGE_BYTES
+                real(fd, memoryview(data).cast("B")[:half], *rest)
                 _kill(os.getpid(), signal.SIGKILL)
             return real(fd, data, *rest)
 
