@@ -14,7 +14,7 @@ from tests.crash.scenario import write_script
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_killed_or_without_power_at_any_step_what_was_promised_is_there_and_nothing_is_half_visible() -> None:
-    sample = ["--kills=14", "--recoveries=2", "--recovery-kills=5", "--power-cuts=5", "--kinds=ext4,xfs"]
+    sample = ["--kills=20", "--recoveries=2", "--recovery-kills=5", "--power-cuts=5", "--kinds=ext4,xfs"]
     # in a process of its own, which has no threads when it forks
     done = subprocess.run(
         [sys.executable, "-m", "tests.crash", *sample], capture_output=True, text=True, timeout=230, check=False
@@ -25,7 +25,7 @@ def test_killed_or_without_power_at_any_step_what_was_promised_is_there_and_noth
     assert int(steps[1]) > 300
     crashes = re.search(r"(\d+) crashes: 0 violations", done.stdout)
     assert crashes is not None
-    assert int(crashes[1]) > 30
+    assert int(crashes[1]) >= 30
 
 
 def test_the_scenario_leaves_versions_in_every_state() -> None:
