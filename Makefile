@@ -3,6 +3,7 @@
 # make check  the static checks alone
 # make simulate  100,000 schedules of writers, pruners and readers over a network that fails (an hour of one core; SIMULATE_ARGS=--help)
 # make test-frameworks  training with each framework, killed and resumed (a few minutes, and 2 GB of packages; TEST_ARGS=-k torch)
+# make examples  every training run of examples/, its machine lost and resumed, and its loss curve drawn (minutes, and 2 GB of packages; EXAMPLES="c shell")
 # make fsx    1,000,000 random operations on a file, across saves and remounts (15 minutes; FSX_ARGS=--help)
 # make faults whole-product stories through a proxy that lets requests go wrong (15 minutes; FAULTS_ARGS=--help)
 # make crash-points  every durable step of a scenario, killed there and without power there (15 minutes; CRASH_ARGS=--help)
@@ -23,8 +24,10 @@
 
 VENV    := .venv
 BIN     := $(VENV)/bin
-SOURCES := ckptfs daemon metaflow_extensions demo bench tests conftest.py
+SOURCES := ckptfs daemon metaflow_extensions demo bench examples tests conftest.py
 PYTEST_ARGS ?=
+EXAMPLES ?=
+EXAMPLES_ARGS ?=
 # tests wait as much as they compute: three at once keep two processors busy
 TEST_PROCESSES ?= 3
 FSX_ARGS ?=
@@ -39,7 +42,7 @@ SBIN    ?= /sbin
 PREFIX  ?= /opt/ckptfs
 UNITS   ?= /etc/systemd/system
 
-.PHONY: demo test test-frameworks simulate fsx faults crash-points soak fuzz bench bench-codec bench-memory bench-metaflow bench-every-step bench-stalls \
+.PHONY: demo test test-frameworks examples simulate fsx faults crash-points soak fuzz bench bench-codec bench-memory bench-metaflow bench-every-step bench-stalls \
         check format picture install-deps install-mount-helper install-systemd test-systemd test-container test-watch-container clean
 
 demo: $(VENV)/.demo
@@ -62,6 +65,10 @@ simulate: $(VENV)/.test
 test-frameworks: $(VENV)/.frameworks
 	@scripts/system-packages test
 	CI=true $(BIN)/python -m pytest tests/frameworks $(TEST_ARGS)
+
+examples: $(VENV)/.examples
+	@scripts/system-packages test
+	$(BIN)/python -m examples.run --write $(EXAMPLES_ARGS) $(EXAMPLES)
 
 fsx: $(VENV)/.test
 	$(BIN)/python -m tests.fs.fsx $(FSX_ARGS)
@@ -170,6 +177,10 @@ $(VENV)/.bench: pyproject.toml | $(VENV)/bin/python
 # torch by its very version: the file for processors alone, where there is one
 $(VENV)/.frameworks: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --editable '.[frameworks]' 'torch==2.13.0'
+	@touch $@
+
+$(VENV)/.examples: $(VENV)/.frameworks
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --editable '.[examples]' 'torch==2.13.0'
 	@touch $@
 
 $(VENV)/.test: pyproject.toml | $(VENV)/bin/python
