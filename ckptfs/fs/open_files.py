@@ -64,6 +64,9 @@ class FileHandle:
     """The kernel reads and writes the backing file itself."""
     reader: Reader | None = None
     """Of a file that was not whole when it was opened."""
+    replaced_fd: int | None = None
+    """Holds the inode whose name this one took when it was opened to be truncated. Its number must not come back before
+    everybody knows that the name has another; closed with the handle."""
 
     @property
     def is_writable(self) -> bool:
@@ -123,14 +126,19 @@ class OpenFiles:
             with live.gate:
                 if not live.is_still(path, ino, with_data=needs_data):
                     continue
-                if truncates and self._replace_if_shared(path, ino):
-                    ino = live.lstat(path).st_ino
-                handle = self._open_now(path, ino, flags)
+                replaced_fd = self._replace_if_shared(path, ino) if truncates else None
+                try:
+                    handle = self._open_now(path, live.lstat(path).st_ino if replaced_fd is not None else ino, flags)
+                except BaseException:
+                    _close(replaced_fd)
+                    raise
                 if handle is None:
+                    _close(replaced_fd)
                     continue
+                handle.replaced_fd = replaced_fd
                 if truncates:
                     try:
-                        with live.truncating(path, ino, 0):
+                        with live.truncating(path, handle.inode.ino, 0):
                             os.truncate(descriptor_path(handle.fd), 0)  # it may be open for reading
                     except BaseException:
                         self.close(handle)
@@ -214,6 +222,7 @@ class OpenFiles:
             self._drop(handle)
         _close_reader(handle.reader)
         os.close(handle.fd)
+        _close(handle.replaced_fd)
 
     def _drop(self, handle: FileHandle) -> None:
         with self._lock:
@@ -504,16 +513,17 @@ class OpenFiles:
         if live.guards.is_guarded(inode.ino):
             live.guards.protect(inode.ino, offset_bytes)
 
-    def _replace_if_shared(self, path: bytes, ino: int) -> bool:
+    def _replace_if_shared(self, path: bytes, ino: int) -> int | None:
         """Before a truncation to nothing: give the name a fresh inode where that spares copying what a pending version
-        shares.
+        shares. Return a descriptor that holds the old one, None if the name still has it.
         """
         live = self._live
         if not live.guards.is_guarded(ino) or ino in self._inodes or live.links.count(ino) > 1:
-            return False
+            return None
         status, above = live.lstat(path), parent_of(path)
         above_status = live.lstat(above)
         fresh = b"fresh-%d-%d" % (ino, threading.get_ident())
+        held_fd: int | None = None
         fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=live.spare_fd)
         try:
             os.chown(fd, status.st_uid, status.st_gid)
@@ -523,21 +533,27 @@ class OpenFiles:
             set_times(fd, None, status.st_atime_ns, NOW_NS)
             live.changes.mark_content(path, os.fstat(fd).st_ino)
             live.changes.times.keep(above_status)
-            with live.kept(path):
-                os.rename(fresh, live.at(path), src_dir_fd=live.spare_fd, dst_dir_fd=live.root_fd)
-                live.changes.forget_inode(ino)
-                live.hydrator.lost_name(ino)
+            held_fd = os.open(live.at(path), os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=live.root_fd)
+            os.rename(fresh, live.at(path), src_dir_fd=live.spare_fd, dst_dir_fd=live.root_fd)
+            live.changes.forget_inode(ino)
+            live.hydrator.lost_name(ino)
         except OSError as error:
+            _close(held_fd)
             os.unlink(fresh, dir_fd=live.spare_fd)
             if error.errno == errno.ENOSPC:
                 raise
-            return False  # copying does it as well
+            return None  # copying does it as well
         finally:
             os.close(fd)
         # a truncation does not touch the directory's times
         times = (above_status.st_atime_ns, above_status.st_mtime_ns)
         os.utime(live.at(above), ns=times, dir_fd=live.root_fd)
-        return True
+        return held_fd
+
+
+def _close(fd: int | None) -> None:
+    if fd is not None:
+        os.close(fd)
 
 
 def _close_reader(reader: Reader | None) -> None:

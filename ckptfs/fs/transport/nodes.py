@@ -7,7 +7,7 @@ links are one node with several names.
 Pure bookkeeping. Invariants:
     D1  a node id is never used for a second inode while the mount lives
     D2  a node is kept while the kernel counts lookups of it, or another node lies below it
-    D3  an inode with a name has one node at most
+    D3  an inode with a name has one node at most; a node whose inode may be gone is found by no inode's number
     D4  every change is in the ledger before the kernel can know of it; replayed, they make the same nodes
 Thread-safe.
 """
@@ -113,6 +113,14 @@ class Nodes:
                     if self._by_name.get((directory.id, name)) is node:
                         del self._by_name[directory.id, name]
 
+    def closed(self, node_id: int) -> None:
+        """The last handle of a node is about to be closed: without a name its inode goes, and its number comes back."""
+        with self.lock:
+            node = self._by_id.get(node_id)
+            if node is not None and not node.names and self._by_key.get(node.key) is node:
+                self.note(("closed", node_id))
+                self._drop_key(node)
+
     def by_key(self, key: Key) -> Node | None:
         """Return the node of an inode, None if the kernel does not know it."""
         return self._by_key.get(key)
@@ -192,6 +200,7 @@ class Nodes:
             "found": lambda directory, name, key: self.found(node[directory], name, key),
             "nameless": self.nameless,
             "forget": self.forget,
+            "closed": self.closed,
             "unlinked": lambda directory, name: self.unlinked(node[directory], name),
             "renamed": lambda old, name, new, new_name: self.renamed(node[old], name, node[new], new_name),
             "exchanged": lambda one, name, other, new_name: self.exchanged(node[one], name, node[other], new_name),

@@ -77,6 +77,8 @@ _LONG_S = 3600
 _SHIFTS = 0x08 | 0x20
 # each may need a thread of its own
 _MOST_AGAIN = 512
+# the kernel hands these out before any other request (fs/fuse/dev.c)
+_COME_FIRST = {Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT}
 # the kernel reads ahead with 64 requests at most, which may all wait for the store; others are to find a thread
 _MAX_THREADS = 128
 _FIRST_THREADS = 3
@@ -270,15 +272,20 @@ class PassthroughServer:
     def _serve_names_again(self) -> None:
         """Serve what changes names before all else: the disk may have the new names, and the nodes the old ones."""
         buffer = memoryview(bytearray(REQUEST_BYTES))
-        while self._device.has_request() and len(self._again) < _MOST_AGAIN:
+        requests: list[Request] = []
+        while self._device.has_request() and len(requests) < _MOST_AGAIN:
             request = wire.decode_request(memoryview(bytes(self._device.receive(buffer))))
-            is_again = request.unique & wire.UNIQUE_RESEND
-            if is_again and self._resent.changes_names(request):
+            requests.append(request)
+            if not request.unique & wire.UNIQUE_RESEND and request.opcode not in _COME_FIRST:
+                break  # what is sent again comes before all others
+        for request in requests:
+            if request.unique & wire.UNIQUE_RESEND:
+                self._resent.follow_truncation(request)
+        for request in requests:
+            if request.unique & wire.UNIQUE_RESEND and self._resent.changes_names(request):
                 self._serve_once(request)
             else:
                 self._again.append(request)
-            if not is_again:
-                break  # what is sent again comes first
 
     def _rewrite_ledger(self) -> None:
         if self._ledger is not None:
@@ -653,12 +660,18 @@ class PassthroughServer:
         if control_of(new) is not None:
             # a touch: not with the names closed, it takes as long as a capture
             self._intend_version(request)
-            self._fs.rename(self._below(*source), new, flags)
+            node = self._nodes.named(*source)
+            key = node.key if node is not None else 0
+            if node is not None:
+                # the file goes, and what the kernel calls it is the marker then; before its number can come back
+                self._nodes.rekey(node, (target[0].id, new_name))
+            try:
+                self._fs.rename(self._below(*source), new, flags)
+            except BaseException:
+                if node is not None:
+                    self._nodes.rekey(node, key)
+                raise
             self._nodes.renamed(*source, *target)
-            # the file is gone; what the kernel still calls it is the marker now
-            marker = self._nodes.named(*target)
-            if marker is not None:
-                self._nodes.rekey(marker, (target[0].id, new_name))
             return ()
         with self.names.exclusive():
             if flags & RENAME_EXCHANGE:
@@ -757,13 +770,20 @@ class PassthroughServer:
                 if not self._has_moved(node, path):
                     raise
                 continue
-            if isinstance(handle, FileHandle) and handle.inode.ino != node.key:
-                if self._has_moved(node, path):
-                    self._fs.release(handle)
-                    continue
-                # truncating gave the name a fresh inode, to leave the old one to a pending version
-                self._nodes.rekey(node, handle.inode.ino)
+            self._follow_truncation(handle)
+            if isinstance(handle, FileHandle) and handle.inode.ino != node.key and self._has_moved(node, path):
+                self._fs.release(handle)
+                continue
             return (self._opened(request, node.id, handle, flags, path),)
+
+    def _follow_truncation(self, handle: Handle) -> None:
+        """Truncating may have given a name a fresh inode, to leave the old one to a pending version. The handle holds
+        the old one, so that its number is still what the kernel's inode is known by.
+        """
+        if isinstance(handle, FileHandle) and handle.replaced_fd is not None:
+            node = self._nodes.by_key(os.fstat(handle.replaced_fd).st_ino)
+            if node is not None:
+                self._nodes.rekey(node, handle.inode.ino)
 
     def _has_moved(self, node: Node, path: bytes) -> bool:
         """True if a path is not a node's any more. An open waits for data, so names may change meanwhile."""
@@ -777,6 +797,7 @@ class PassthroughServer:
         directory = self._nodes.get(request.node)
         path = self._below(directory, name)
         handle = self._fs.create(path, flags, mode & 0o7777, _caller(request))
+        self._follow_truncation(handle)
         entry = self._entry(directory, name, path, self._fs.attributes(path, _caller(request), handle))
         node_id = wire.ENTRY_OUT.unpack_from(entry)[0]
         return entry, self._opened(request, node_id, handle, flags, path)
@@ -849,6 +870,8 @@ class PassthroughServer:
                 handles.remove(handle)
                 if not handles:
                     del self._open_nodes[node_id]
+            if not handles:
+                self._nodes.closed(node_id)
         if not isinstance(handle, ControlHandle):
             self._openings.close(_ino(handle))
         self._fs.release(handle)

@@ -99,6 +99,31 @@ class Resent:
             return control_of(self.nodes.below(directory, name) or b"") is None
         return True
 
+    def follow_truncation(self, request: Request) -> None:
+        """If a request opens a file to be truncated, its name may have a fresh inode already (PassthroughServer._open):
+        know it by that before the old one's number comes back.
+        """
+        try:
+            node = self._truncated(request)
+            path = self.nodes.path(node) if node is not None else None
+            if node is None or path is None or control_of(path) is not None:
+                return
+            ino = self.operations.attributes(path, wire.KERNEL).ino
+        except (OSError, KeyError):
+            return  # told to the program when the request is served
+        # another node's: a name that has changed already, and is followed when its request is served
+        if ino != node.key and self.nodes.by_key(ino) is None:
+            self.nodes.rekey(node, ino)
+
+    def _truncated(self, request: Request) -> Node | None:
+        """Return the node that a request opens to be truncated, None if it does no such thing."""
+        if request.opcode == Opcode.OPEN and wire.OPEN_IN.unpack_from(request.body)[0] & os.O_TRUNC:
+            return self.nodes.get(request.node)
+        if request.opcode == Opcode.CREATE and wire.CREATE_IN.unpack_from(request.body)[0] & os.O_TRUNC:
+            (name,) = wire.names(request.body[wire.CREATE_IN.size :], 1)
+            return self.nodes.named(self.nodes.get(request.node), name)
+        return None
+
     def _is_done(self, request: Request, intent: tuple[int, ...]) -> bool:
         match Opcode(request.opcode):
             case Opcode.FALLOCATE:

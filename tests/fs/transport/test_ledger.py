@@ -87,7 +87,9 @@ def test_without_memory_nobody_can_take_over() -> None:
 NAMES = st.sampled_from([b"a", b"b", b"c"])
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["found", "forget", "unlinked", "renamed", "exchanged", "rekey", "nameless", "rewrite"]),
+        st.sampled_from(
+            ["found", "forget", "unlinked", "renamed", "exchanged", "rekey", "nameless", "closed", "rewrite"]
+        ),
         st.integers(0, 5), NAMES, st.integers(0, 5), NAMES, st.integers(10, 18),
     ),
     max_size=60,
@@ -129,6 +131,8 @@ def _do(nodes: Nodes, kind: str, one: int, name: bytes, other: int, other_name: 
             nodes.rekey(directory, key)
         case "nameless" if nodes.by_key(key) is None:
             nodes.nameless(key)
+        case "closed":
+            nodes.closed(directory.id)
 
 
 def _is_below(directory: Node, key: int) -> bool:

@@ -109,3 +109,13 @@ class NodesMachine(RuleBasedStateMachine):
 
 
 TestNodes = NodesMachine.TestCase
+
+
+def test_a_file_that_never_had_a_name_leaves_its_inode_number_when_it_is_closed() -> None:
+    nodes = Nodes()
+    old = nodes.nameless(10)
+    nodes.closed(old.id)
+    new = nodes.found(nodes.root, b"a", 10)
+    assert new is not old
+    nodes.closed(new.id)
+    assert nodes.by_key(10) is new
