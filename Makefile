@@ -3,7 +3,8 @@
 # make check  the static checks alone
 # make simulate  100,000 schedules of writers, pruners and readers over a network that fails (an hour of one core; SIMULATE_ARGS=--help)
 # make test-frameworks  training with each framework, killed and resumed (a few minutes, and 2 GB of packages; TEST_ARGS=-k torch)
-# make examples  every training run of examples/, its machine lost and resumed, and its loss curve drawn (minutes, and 2 GB of packages; EXAMPLES="c shell")
+# make examples  every training run of examples/, its machine lost and resumed, and its loss curve drawn (10 minutes, and 5 GB of packages; EXAMPLES="c shell")
+# make test-examples  the same, without drawing
 # make fsx    1,000,000 random operations on a file, across saves and remounts (15 minutes; FSX_ARGS=--help)
 # make faults whole-product stories through a proxy that lets requests go wrong (15 minutes; FAULTS_ARGS=--help)
 # make crash-points  every durable step of a scenario, killed there and without power there (15 minutes; CRASH_ARGS=--help)
@@ -42,7 +43,7 @@ SBIN    ?= /sbin
 PREFIX  ?= /opt/ckptfs
 UNITS   ?= /etc/systemd/system
 
-.PHONY: demo test test-frameworks examples simulate fsx faults crash-points soak fuzz bench bench-codec bench-memory bench-metaflow bench-every-step bench-stalls \
+.PHONY: demo test test-frameworks examples test-examples simulate fsx faults crash-points soak fuzz bench bench-codec bench-memory bench-metaflow bench-every-step bench-stalls \
         check format picture install-deps install-mount-helper install-systemd test-systemd test-container test-watch-container clean
 
 demo: $(VENV)/.demo
@@ -67,8 +68,12 @@ test-frameworks: $(VENV)/.frameworks
 	CI=true $(BIN)/python -m pytest tests/frameworks $(TEST_ARGS)
 
 examples: $(VENV)/.examples
-	@scripts/system-packages test
+	@scripts/system-packages examples
 	$(BIN)/python -m examples.run --write $(EXAMPLES_ARGS) $(EXAMPLES)
+
+test-examples: $(VENV)/.examples
+	@scripts/system-packages examples
+	$(BIN)/python -m examples.run $(EXAMPLES_ARGS) $(EXAMPLES)
 
 fsx: $(VENV)/.test
 	$(BIN)/python -m tests.fs.fsx $(FSX_ARGS)
@@ -179,8 +184,13 @@ $(VENV)/.frameworks: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --editable '.[frameworks]' 'torch==2.13.0'
 	@touch $@
 
+# LLaMA-Factory wants older packages: an environment of its own. Its torchvision and the compiled part of torchaudio are for GPUs, and cannot be loaded without
 $(VENV)/.examples: $(VENV)/.frameworks
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --editable '.[examples]' 'torch==2.13.0'
+	$(BIN)/python -m venv $(VENV)/llamafactory
+	$(VENV)/llamafactory/bin/python -m pip install --quiet --disable-pip-version-check 'llamafactory==0.9.5' 'torch==2.13.0'
+	$(VENV)/llamafactory/bin/python -m pip uninstall --quiet --yes torchvision
+	rm -f $(VENV)/llamafactory/lib/python3*/site-packages/torchaudio/lib/*.so
 	@touch $@
 
 $(VENV)/.test: pyproject.toml | $(VENV)/bin/python

@@ -20,6 +20,8 @@ class Example:
     """Run once before."""
     serve: Sequence[str] = ()
     """Run all the time beside the trainer, on a machine whose mount follows: {follow} is that mount."""
+    again: Sequence[str] = ()
+    """What goes on with a run that was lost, of a flow that mounts by itself; {folder} is the folder."""
     progress: str = r"step (?P<step>\d+) loss (?P<loss>[-+.\de]+)"
     """A regular expression of the lines that tell of progress."""
     counted_from: int = 1

@@ -3,7 +3,6 @@
 import contextlib
 import fcntl
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from bench.processes import tree_of
 from bench.product import ckptfs_env, read_ckptfs, run_ckptfs
+from ckptfs.mount_table import mounts
 
 _PAGE_BYTES = 4096
 _END_S = 120.0
@@ -97,9 +97,7 @@ class Machine:
     def __exit__(self, *_: object) -> None:
         if self._processes:
             self.lose()
-        if os.path.ismount(self.ckpt) or self.ckpt in _mountpoints():
-            program = ["umount", "--lazy"] if os.geteuid() == 0 else ["fusermount3", "-uz"]
-            subprocess.run([*program, str(self.ckpt)], check=False, timeout=_END_S)
+        clear_away(self.ckpt)
         shutil.rmtree(self._cache, ignore_errors=True)
 
     def lose(self) -> None:
@@ -137,8 +135,8 @@ def kill_all(pids: Sequence[int]) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def _mountpoints() -> list[Path]:
-    """Return all mount points of this machine, dead ones, too: os.path.ismount does not see those."""
-    lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    # \\040 stands for a space (proc_pid_mountinfo(5))
-    return [Path(re.sub(r"\\(\d{3})", lambda match: chr(int(match[1], 8)), line.split(" ")[4])) for line in lines]
+def clear_away(mountpoint: Path) -> None:
+    """Take away a mount of ours, dead or alive, if there is one."""
+    if any(mount.mountpoint == mountpoint for mount in mounts()):
+        program = ["umount", "--lazy"] if os.geteuid() == 0 else ["fusermount3", "-uz"]
+        subprocess.run([*program, str(mountpoint)], check=False, timeout=_END_S)

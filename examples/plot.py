@@ -5,16 +5,19 @@ from xml.sax.saxutils import escape
 
 Curve = Mapping[int, float]
 
-_WIDTH, _HEIGHT = 720, 300
+_WIDTH, _HEIGHT = 760, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 60, 16, 48, 44
 _WHOLE, _BEFORE, _AFTER, _KILL = "#c4c4c4", "#1f6fb4", "#e0731d", "#c22"
 
 
-def draw(title: str, *, whole: Curve, before: Curve, after: Curve, killed_step: int, resumed_step: int) -> str:
+def draw(
+    title: str, caption: str, *, whole: Curve, before: Curve, after: Curve, killed_step: int, resumed_step: int
+) -> str:
     """Return the picture.
 
     Args:
         title: What is written above it.
+        caption: What is written below it.
         whole: Step to loss, of the run that nothing interrupted.
         before: Of the run that was killed; what no version has is drawn dashed.
         after: Of the run that went on.
@@ -44,6 +47,7 @@ def draw(title: str, *, whole: Curve, before: Curve, after: Curve, killed_step: 
         _text(x(killed_step) + 4, _TOP + 10, f"kill -9 after step {killed_step}", _KILL),
         *_legend(resumed_step),
         _text(_LEFT, 18, title, "#222", 14),
+        _text(8, _HEIGHT - 8, caption, "#222", 10),
     ]
     body = "\n".join(parts)
     return (
@@ -55,7 +59,6 @@ def draw(title: str, *, whole: Curve, before: Curve, after: Curve, killed_step: 
 def _axes(x: Callable[[float], float], y: Callable[[float], float], last: int, low: float, high: float) -> list[str]:
     parts = [
         f'<path d="M{_LEFT} {_TOP}V{_HEIGHT - _BOTTOM}H{_WIDTH - _RIGHT}" fill="none" stroke="#888"/>',
-        _text((_LEFT + _WIDTH) / 2, _HEIGHT - 8, "step", "#555"),
     ]
     for part in (0.0, 0.5, 1.0):
         loss, step = low + part * (high - low), round(1 + part * (last - 1))

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from demo.seaweedfs import SeaweedFS
 from examples import digits, example, plot
+from examples.flow_story import FlowStory
 from examples.machine import ExampleError
 from examples.story import Outcome, Story
 
@@ -29,8 +30,10 @@ def run(name: str, seed: int, server: SeaweedFS | None, scratch: Path) -> Outcom
     work.mkdir()
     if not data.exists():
         digits.write(data)
+    what = example.load(name)
     base = f"s3://{BUCKET}/{name}" if server else f"file://{work}/stores"
-    return Story(example.load(name), work, data, base, server.env if server else {}, seed).tell()
+    story = FlowStory if what.again else Story
+    return story(what, work, data, base, server.env if server else {}, seed).tell()
 
 
 def draw(name: str, outcome: Outcome) -> None:
@@ -38,6 +41,7 @@ def draw(name: str, outcome: Outcome) -> None:
     what = example.load(name)
     picture = plot.draw(
         f"{what.title}: loss by step",
+        str(outcome),
         whole=outcome.whole,
         before=outcome.before,
         after=outcome.after,

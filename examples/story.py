@@ -4,17 +4,18 @@ import contextlib
 import random
 import re
 import subprocess
+import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from bench.product import read_ckptfs, run_ckptfs
 from examples.example import Example
 from examples.machine import ExampleError, Machine
 
-_DURABLE_TIMEOUT_S = 60.0
+# a server that imports torch on a busy machine takes half a minute
+_WAIT_S = 120.0
 
 Curve = dict[int, float]
 """Step to loss."""
@@ -73,6 +74,7 @@ class Story:
         self._data = data
         self._base = base
         self._env = env
+        self._told: list[str] = []
         draw = random.Random(f"{seed} {example.name}")
         # a version is there then, and some steps are left: the program may be two ahead of what was read
         self._kill_step = draw.randint(example.every + 1, example.steps - max(example.every, 3))
@@ -83,13 +85,12 @@ class Story:
         with contextlib.ExitStack() as stack:
             machine = stack.enter_context(Machine(self._work, "machine-1", store, self._env))
             self._build(machine)
-            lines = stack.enter_context(self._served(store))
-            before = self._train_until_lost(machine, store)
-            version, resumed_step = _newest(store, self._env)
-            after = self._train_to_the_end("machine-2", store, resumed_step)
-            served = lines()
+            with self._served(store):
+                before = self._train_until_lost(machine, store)
+                version, resumed_step = newest(store, self._env)
+                after = self._train_to_the_end("machine-2", store, resumed_step)
         whole = self._train_to_the_end("uninterrupted", f"{self._base}/whole", 0)
-        outcome = self._outcome(store, version, resumed_step, before, after, whole, served)
+        outcome = self._outcome(store, version, resumed_step, before, after, whole)
         self._judge(outcome)
         run_ckptfs("verify", store, "--read-data", env=self._env)
         return outcome
@@ -111,7 +112,8 @@ class Story:
                 trainer.end()
                 raise ExampleError(f"the trainer ended before step {self._kill_step}, after {len(curve)} lines")
             # it waits for its output to be read meanwhile; on a busy machine no version may have come this far
-            _wait_for_a_version(store, self._env)
+            self._wait_for_a_version(store)
+            _wait_until(lambda: bool(self._told) or not self._example.serve, "a version is served")
             trainer.kill()
             machine.lose()
             curve.update(progress)
@@ -126,21 +128,25 @@ class Story:
         return curve
 
     @contextlib.contextmanager
-    def _served(self, store: str) -> Iterator[Any]:
-        """Run the program beside the trainer; yield what ends it and returns its lines."""
+    def _served(self, store: str) -> Iterator[None]:
+        """Run the program beside the trainer, if there is one; wait for its end."""
         if not self._example.serve:
-            yield list
+            yield
             return
         # a store is there from its first mount for writing on
         with Machine(self._work, "server", store, self._env, "--read-only", "--follow") as machine:
             with machine.program(self._filled(self._example.serve, machine), self._example.folder) as server:
+                reader = threading.Thread(target=lambda: self._told.extend(server.lines()), daemon=True)
+                reader.start()
+                yield
+                # it ends by itself, with the version of the last step
+                reader.join(_WAIT_S)
+                if reader.is_alive():
+                    raise ExampleError(f"the server still runs; it told {self._told}")
+                server.end()
 
-                def ended() -> list[str]:
-                    lines = list(server.lines())
-                    server.end()
-                    return lines
-
-                yield ended
+    def _wait_for_a_version(self, store: str) -> None:
+        _wait_until(lambda: bool(read_ckptfs("log", store, env=self._env)), "a version is durable")
 
     def _progress(self, lines: Iterable[str], done: int) -> Iterator[tuple[int, float]]:
         offset = (1 - self._example.counted_from) + (done if self._example.counts_anew else 0)
@@ -153,7 +159,7 @@ class Story:
         return [word.format(**places) for word in command]
 
     def _outcome(
-        self, store: str, version: int, resumed_step: int, before: Curve, after: Curve, whole: Curve, served: list[str]
+        self, store: str, version: int, resumed_step: int, before: Curve, after: Curve, whole: Curve
     ) -> Outcome:
         versions = read_ckptfs("log", store, env=self._env)
         return Outcome(
@@ -166,7 +172,7 @@ class Story:
             versions=len(versions),
             bytes=sum(each["bytes"] for each in versions),
             bytes_added=sum(each["bytes_added"] for each in versions),
-            served=served,
+            served=self._told,
         )
 
     def _judge(self, outcome: Outcome) -> None:
@@ -177,6 +183,8 @@ class Story:
             raise ExampleError(f"resumed with steps {told}, expected {outcome.resumed_step + 1} to {steps}")
         if sorted(outcome.whole) != list(range(1, steps + 1)):
             raise ExampleError(f"the uninterrupted run told of {len(outcome.whole)} steps, expected {steps}")
+        if self._example.serve and f"step {steps}:" not in "".join(outcome.served[-1:]):
+            raise ExampleError(f"the newest version was not served: {outcome.served}")
         if outcome.difference > self._example.tolerance:
             raise ExampleError(
                 f"a loss is {outcome.difference:.3g} off that of the uninterrupted run; "
@@ -184,16 +192,17 @@ class Story:
             )
 
 
-def _newest(store: str, env: Mapping[str, str]) -> tuple[int, int]:
+def newest(store: str, env: Mapping[str, str]) -> tuple[int, int]:
     """Return the number and the step of the newest version."""
-    newest = read_ckptfs("log", store, "-n", "1", env=env)[0]
-    note = newest["note"]
-    return newest["version"], next(note[name] for name in ("step", "round", "epoch") if name in note)
+    found = read_ckptfs("log", store, "-n", "1", env=env)[0]
+    # Metaflow's has the program's own below
+    note = found["note"].get("metadata", found["note"])
+    return found["version"], next(note[name] for name in ("step", "round", "epoch") if name in note)
 
 
-def _wait_for_a_version(store: str, env: Mapping[str, str]) -> None:
-    deadline_s = time.monotonic() + _DURABLE_TIMEOUT_S
-    while not read_ckptfs("log", store, env=env):
+def _wait_until(is_so: Callable[[], bool], what: str) -> None:
+    deadline_s = time.monotonic() + _WAIT_S
+    while not is_so():
         if time.monotonic() > deadline_s:
-            raise ExampleError(f"no version was durable within {_DURABLE_TIMEOUT_S:.0f} s")
-        time.sleep(0.2)
+            raise ExampleError(f"after {_WAIT_S:.0f} s still not so: {what}")
+        time.sleep(0.1)

@@ -17,7 +17,7 @@ def polylines(picture: str) -> list[int]:
 def picture(title: str = "a < b") -> str:
     before = {step: loss for step, loss in WHOLE.items() if step <= 6}
     after = {step: loss for step, loss in WHOLE.items() if step >= 5}
-    return draw(title, whole=WHOLE, before=before, after=after, killed_step=6, resumed_step=4)
+    return draw(title, "what the run said", whole=WHOLE, before=before, after=after, killed_step=6, resumed_step=4)
 
 
 def test_the_lines_have_every_step_that_was_told() -> None:
@@ -33,4 +33,5 @@ def test_the_resumed_line_lies_on_the_one_that_nothing_interrupted() -> None:
 def test_it_says_where_the_kill_was_and_from_which_step_training_went_on() -> None:
     assert "kill -9 after step 6" in picture()
     assert "after step 4" in picture()
+    assert "what the run said" in picture()
     assert "a &lt; b" in picture()
