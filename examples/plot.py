@@ -5,8 +5,8 @@ from xml.sax.saxutils import escape
 
 Curve = Mapping[int, float]
 
-_WIDTH, _HEIGHT = 760, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 60, 16, 48, 44
+_WIDTH, _HEIGHT = 760, 312
+_LEFT, _RIGHT, _TOP, _BOTTOM = 60, 16, 48, 56
 _WHOLE, _BEFORE, _AFTER, _KILL = "#c4c4c4", "#1f6fb4", "#e0731d", "#c22"
 
 
@@ -30,7 +30,7 @@ def draw(
     x = _scale(1, last, _LEFT, _WIDTH - _RIGHT)
     y = _scale(low, high, _HEIGHT - _BOTTOM, _TOP)
 
-    def line(curve: Curve, color: str, style: str = "") -> str:
+    def polyline(curve: Curve, color: str, style: str = "") -> str:
         points = " ".join(f"{x(step):.1f},{y(curve[step]):.1f}" for step in sorted(curve))
         return f'<polyline points="{points}" fill="none" stroke="{color}" {style}/>'
 
@@ -38,16 +38,17 @@ def draw(
     lost = {step: loss for step, loss in before.items() if step >= resumed_step}
     parts = [
         *_axes(x, y, last, low, high),
-        line(whole, _WHOLE, 'stroke-width="7" stroke-linecap="round"'),
-        line(lost, _BEFORE, 'stroke-width="2" stroke-dasharray="3 3"'),
-        line(kept, _BEFORE, 'stroke-width="2"'),
-        line(after, _AFTER, 'stroke-width="2"'),
+        polyline(whole, _WHOLE, 'stroke-width="7" stroke-linecap="round"'),
+        polyline(lost, _BEFORE, 'stroke-width="2" stroke-dasharray="3 3"'),
+        polyline(kept, _BEFORE, 'stroke-width="2"'),
+        polyline(after, _AFTER, 'stroke-width="2"'),
         f'<line x1="{x(killed_step):.1f}" x2="{x(killed_step):.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}" '
         f'stroke="{_KILL}" stroke-dasharray="2 4"/>',
         _text(x(killed_step) + 4, _TOP + 10, f"kill -9 after step {killed_step}", _KILL),
         *_legend(resumed_step),
         _text(_LEFT, 18, title, "#222", 14),
-        _text(8, _HEIGHT - 8, caption, "#222", 10),
+        # in two lines: a wide font would not fit it in one
+        *(_text(8, _HEIGHT - 22 + 14 * n, line, "#222", 10) for n, line in enumerate(caption.split("; "))),
     ]
     body = "\n".join(parts)
     return (

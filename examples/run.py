@@ -8,6 +8,7 @@ Everything happens in a temporary directory, which is removed at the end. Exit c
 import argparse
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -59,6 +60,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=7, help="decides at which steps machines are lost")
     parser.add_argument("--write", action="store_true", help=f"draw the loss curves into {PLOT} of each folder")
     arguments = parser.parse_args()
+    # mounts are taken away then, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     failed = 0
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ckptfs-examples-")))
