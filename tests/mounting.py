@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -318,6 +319,14 @@ def wait_until(is_so: Callable[[], bool], timeout_s: float, what: str) -> None:
     while not is_so():
         assert time.monotonic() < deadline_s, f"after {timeout_s} s still not so: {what}"
         time.sleep(0.02)
+
+
+def let_others_in(directory: Path) -> None:
+    """Let other users get to a temporary directory; pytest keeps them out of its own."""
+    for above in (directory, *directory.parents):
+        if above in (Path("/"), Path(tempfile.gettempdir())):
+            return
+        above.chmod(above.stat().st_mode | 0o111)
 
 
 def clear_away(mountpoint: Path) -> None:

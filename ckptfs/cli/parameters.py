@@ -102,6 +102,8 @@ class Command(click.Command):
     """A command with the options that every command has."""
 
     def __init__(self, *args: Any, **attributes: Any) -> None:
+        # not the program's: whoever makes a command's context alone would leave it without -h from then on
+        attributes["context_settings"] = {"help_option_names": ["-h", "--help"]}
         super().__init__(*args, **attributes)
         self.params += [config_option(), verbose_option()]
 

@@ -12,7 +12,7 @@ import pytest
 
 from ckptfs.fs.transport.choice import passthrough_obstacle
 from tests.fs.touching import Counter
-from tests.mounting import Mount, Mounts
+from tests.mounting import Mount, Mounts, let_others_in
 
 # the form of the log's lines: date, time, level
 _BAD_LINE = re.compile(r"^\S+ \S+ (ERROR|CRITICAL) |^Traceback ")
@@ -64,9 +64,7 @@ def toucher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _mounts(directory: Path, request: pytest.FixtureRequest, transport: str, deadline_s: float) -> Iterator[Mounts]:
-    # other users must be able to get to the mount
-    for above in (directory, *directory.parents[:2]):
-        above.chmod(above.stat().st_mode | 0o111)
+    let_others_in(directory)
     mounts = Mounts(directory, deadline_s, transport=transport)
     try:
         yield mounts

@@ -16,7 +16,7 @@ from ckptfs.errors import MountError
 from ckptfs.fs.transport.device import mount_device, open_device
 from ckptfs.fs.transport.lent import Wish, adopt, borrow
 from tests.mapping import Mapping
-from tests.mounting import Mount, MountFailedError, Mounts, clear_away, wait_until
+from tests.mounting import Mount, MountFailedError, Mounts, clear_away, let_others_in, wait_until
 from tests.snapshot import assert_same, snapshot
 
 pytestmark = [
@@ -190,8 +190,7 @@ def test_what_others_make_belongs_to_a_server_that_may_not_give_it_away(lent: Ca
 def test_only_listed_users_are_heard_and_only_names_below_the_directory_are_lent(tmp_path: Path) -> None:
     lender = Lender(tmp_path, "--allow-uid", "0").start()
     try:
-        for above in (tmp_path, *tmp_path.parents[:2]):
-            above.chmod(above.stat().st_mode | 0o111)
+        let_others_in(tmp_path)
         assert "may not mount here" in refusal_of_a_stranger(lender)
         for name in ("../a", "b/c", ".hidden", "a b", ""):
             with pytest.raises(MountError, match="is not a mount point of this lender"):
