@@ -154,7 +154,9 @@ def test_packs_have_8_to_32_mib_by_how_busy_the_store_is_in_the_order_of_the_pat
     assert sum(sizes) > 72 * MIB
     assert min(sizes[:-1]) >= 8 * MIB
     assert max(sizes) <= 32 * MIB + 10_000
-    assert (max(sizes) > 24 * MIB) == (put_s > 0)
+    # nothing is on its way when the first one has enough; how soon it is there is up to the machine if the store is quick
+    assert sizes[0] < 24 * MIB
+    assert max(sizes) > 24 * MIB or not put_s
 
 
 def test_progress_ends_with_all_bytes_and_never_falls(bench: Bench) -> None:
