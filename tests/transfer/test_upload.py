@@ -154,7 +154,7 @@ def test_packs_have_8_to_32_mib_by_how_busy_the_store_is_in_the_order_of_the_pat
     assert sum(sizes) > 72 * MIB
     assert min(sizes[:-1]) >= 8 * MIB
     assert max(sizes) <= 32 * MIB + 10_000
-    # nothing is on its way when the first one has enough; how soon it is there is up to the machine if the store is quick
+    # nothing is on its way when the first one has enough; how long a quick put takes is up to the machine
     assert sizes[0] < 24 * MIB
     assert max(sizes) > 24 * MIB or not put_s
 
