@@ -97,8 +97,10 @@ class Hydrator:
     def __contains__(self, ino: int) -> bool:
         return ino in self._stubs
 
-    def __len__(self) -> int:
-        return len(self._stubs)
+    @property
+    def missing_files(self) -> int:
+        """Files that lack data; one whose last chunk has come is not among them while that is being written down."""
+        return sum(stub.filling is None or not stub.filling.is_filled for stub in list(self._stubs.values()))
 
     @property
     def missing_bytes(self) -> int:

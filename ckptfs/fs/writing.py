@@ -359,7 +359,7 @@ class WritingMount:
             "blocked_s": round(time.time() - blocked_since, 1) if blocked_since is not None else None,
             "error": self._uploads.fenced or self._uploads.retry_error,
             "changed_paths": len(self._live.changes.current.paths),
-            "not_fetched_files": len(self._hydrator),
+            "not_fetched_files": self._hydrator.missing_files,
             "not_fetched_bytes": self._hydrator.missing_bytes,
             "set_aside_files": self._set_aside,
             "counters": self._counters.as_dict(),
