@@ -24,6 +24,7 @@ _COMMIT = re.compile(r"c/([0-9]{20})")
 _SEGMENT = re.compile(r"m/[0-9a-f]{32}")
 _PACK = re.compile(r"p/([0-9]{10})-([0-9a-f]{32})")
 _DAMAGE = re.compile(r"d/([0-9a-f]{64})-([0-9]{10}-[0-9a-f]{32})")
+_PART_DAMAGE = re.compile(r"d/(m-[0-9a-f]{32}|c-[0-9]{20})")
 
 
 def commit_key(seq: int) -> str:
@@ -83,7 +84,7 @@ def pack_epoch(key: str) -> int:
 
 
 def damage_key(digest: bytes, pack: str) -> str:
-    """Return the key of the mark that says that a chunk is damaged in a pack (FORMAT.md 7)."""
+    """Return the key of the mark that says that a chunk is damaged in a pack (FORMAT.md 8)."""
     return f"{DAMAGE_PREFIX}{digest.hex()}-{pack.removeprefix(PACK_PREFIX)}"
 
 
@@ -91,6 +92,17 @@ def split_damage_key(key: str) -> tuple[bytes, str] | None:
     """Return the chunk's hash and the pack in a mark's key, None if it is no such key: a mark is a hint."""
     match = _DAMAGE.fullmatch(key)
     return (bytes.fromhex(match[1]), PACK_PREFIX + match[2]) if match else None
+
+
+def part_damage_key(holder: str) -> str:
+    """Return the key of the mark that says that manifest parts are damaged in a segment or commit record."""
+    return DAMAGE_PREFIX + holder.replace("/", "-")
+
+
+def split_part_damage_key(key: str) -> str | None:
+    """Return the key of the segment or commit record in such a mark's key, None if it is none."""
+    match = _PART_DAMAGE.fullmatch(key)
+    return match[1].replace("-", "/") if match else None
 
 
 def _digits(epoch: int) -> str:

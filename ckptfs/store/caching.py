@@ -56,8 +56,10 @@ class CachingStore:
         return self._store.get_range(key, offset_bytes, size_bytes, may_end=may_end)
 
     def put(self, key: str, body: bytes) -> None:
-        """As the wrapped store."""
+        """As the wrapped store; an immutable object is kept."""
         self._store.put(key, body)
+        if key.startswith(_KEPT_PREFIXES):
+            self._keep(self._directory / key.replace("/", "_"), body)
 
     def create(self, key: str, body: bytes) -> None:
         """As the wrapped store."""

@@ -45,6 +45,7 @@ from ckptfs.errors import CacheError, CkptfsError, DivergedError, FencedError
 from ckptfs.format.commit import CommitRecord
 from ckptfs.memory import keep_freed_memory
 from ckptfs.store.base import Store
+from ckptfs.store.caching import CachingStore
 from ckptfs.store.open import open_store, store_directory
 from ckptfs.store.server_encryption import ServerEncryption
 from ckptfs.transfer.confine import confine
@@ -132,6 +133,7 @@ class UploadProcess:
                 anchors=anchors,
                 damage=DamageList(store),
                 find=find_on_disk(self._cache.live, anchors),
+                kept=CachingStore(store, self._cache.objects / writer.history.store_id),
                 encoders=self._encoders,
                 effort=EffortControl(self._count_waiting, self._events.regime),
                 on_progress=self._events.progress,

@@ -6,10 +6,11 @@ Rules:
     U3  chunks are taken over, or encoded against, from the version before and from nowhere else: no other is sure to
         stay. Those that the pending version names itself (a restore brought them back) are checked by the commit
     U4  chunks that are known to be damaged in the store are neither taken over nor encoded against where their bytes
-        are at hand: they are stored again
+        are at hand: they are stored again; and so is the manifest, where parts of it are
     U5  what is committed is a tree: it can be read back
 """
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -21,9 +22,10 @@ from ckptfs.format.keys import new_segment_key
 from ckptfs.format.manifest import Chunk, Entry, Extent, Kind, LocalData, ParentFile, Part, Tree, merge
 from ckptfs.format.rules import check_tree
 from ckptfs.store.base import Store
+from ckptfs.store.caching import CachingStore
 from ckptfs.transfer.bases import Predecessors
 from ckptfs.transfer.content_writer import CHUNK_BYTES, ContentWriter, Progress, Source, Stored
-from ckptfs.transfer.damage import DamageList, Marks, is_damaged
+from ckptfs.transfer.damage import DamageList, Marks, is_damaged, part_mark
 from ckptfs.transfer.data_file import PendingDataError
 from ckptfs.transfer.effort import EffortControl
 from ckptfs.transfer.encoding import EncoderPool
@@ -33,7 +35,10 @@ from ckptfs.versions.history import History
 from ckptfs.versions.parts import plan_parts
 from ckptfs.versions.references import content_chunks, needed_chunks, needed_packs
 from ckptfs.versions.retry import Retry
+from ckptfs.versions.tree import holders
 from ckptfs.versions.writer import SaveDraft, Writer
+
+log = logging.getLogger(__name__)
 
 # 2 s: rides out one refused connection; longer waits belong to the caller, who can say that it waits
 _BRIEF_RETRY = Retry(budget_s=2.0, most_s=0.5)
@@ -51,6 +56,7 @@ class VersionUploader:
         effort: Says how hard to encode.
         damage: The store's list of damaged chunks; None: it is not looked at.
         find: Looks on local disk for the bytes of those that a version would take over.
+        kept: The same store with what local disk keeps of it in front: it may have a manifest that is damaged there.
         puts: Packs on their way at once.
         on_progress: Told about the data of the version at hand: first (0, total), then as they get into the store.
     """
@@ -66,6 +72,7 @@ class VersionUploader:
         effort: EffortControl | None = None,
         damage: DamageList | None = None,
         find: Find | None = None,
+        kept: CachingStore | None = None,
         puts: int = 4,
         on_progress: Progress = lambda done, total: None,
     ) -> None:
@@ -77,10 +84,13 @@ class VersionUploader:
         self._effort = effort or EffortControl()
         self._damage = damage
         self._find = find
+        self._kept = kept
         self._puts = puts
         self._on_progress = on_progress
         self._base: tuple[CommitRecord | None, Tree] | None = None
         """The newest version and its tree, once they are known."""
+        self._is_base_damaged = False
+        """Its manifest cannot be read in the store."""
         self._attempt = _Attempt("")
 
     def upload(self, pending: PendingVersion) -> CommitRecord:
@@ -136,19 +146,38 @@ class VersionUploader:
             change = _with_entries(change, healed)
             tree = _apply(change, before)
         put = {chunk.pack for chunk in self._attempt.stored.chunks.values()}
-        draft = self._draft(pending, head, change, tree, _new_packs(change, before) - put)
+        # on top of a manifest that is damaged nobody could read the new one
+        kept = head if head is not None and not self._is_manifest_damaged(head, marks) else None
+        draft = self._draft(pending, kept, change, tree, _new_packs(change, before) - put)
         record = self._writer.commit_save(draft)
         if self._anchors is not None:
             self._anchors.advance(_anchor_packs(tree), self._attempt.stored.base_packs())
         # an earlier attempt may have won after all, with other objects
         self._base = (record, tree) if record.parts == draft.parts else None
+        self._is_base_damaged = False
         return record
 
     def _find_base(self) -> tuple[CommitRecord | None, Tree]:
         if self._base is None:
             head = self._history.head()
-            self._base = (head, self._history.tree(head) if head is not None else {})
+            self._base = (head, self._read_tree(head) if head is not None else {})
         return self._base
+
+    def _read_tree(self, head: CommitRecord) -> Tree:
+        """Return the tree of the newest version, from local disk where the store's is damaged."""
+        self._is_base_damaged = False
+        try:
+            return self._history.tree(head)
+        except CorruptObjectError as error:
+            if (kept := self._kept) is None:
+                raise
+            tree = self._history.through(lambda _: kept).tree(head)
+            log.warning("took the manifest from local disk version=%d error=%r", head.version, error.fact)
+            self._is_base_damaged = True
+            return tree
+
+    def _is_manifest_damaged(self, head: CommitRecord, marks: Marks) -> bool:
+        return self._is_base_damaged or any(part_mark(holder) in marks for holder in holders(head))
 
     def _heal(self, tree: Tree, marks: Marks, find: Find) -> list[Entry]:
         """Store damaged chunks again that the version before has; return the entries that change by it."""
@@ -213,7 +242,7 @@ class VersionUploader:
         def put_segment(body: bytes) -> str:
             nonlocal segment_bytes
             key = new_segment_key(self._writer.epoch)
-            _BRIEF_RETRY.call(lambda: self._store.put(key, body))
+            _BRIEF_RETRY.call(lambda: (self._kept or self._store).put(key, body))
             segment_bytes += len(body)
             return key
 

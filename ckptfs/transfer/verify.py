@@ -6,7 +6,7 @@ file that it affects, so that memory holds the distinct chunks but no list of wh
 """
 
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from ckptfs.format.keys import COMMIT_PREFIX, PACK_PREFIX, commit_key, commit_se
 from ckptfs.format.manifest import Chunk
 from ckptfs.store.base import Store
 from ckptfs.transfer.chunk_reader import ChunkReader
+from ckptfs.transfer.damage import Mark, Marks, mark_of, part_mark
 from ckptfs.transfer.pack_ranges import plan_reads
 from ckptfs.versions import ranges
 from ckptfs.versions.chain import check_successor
@@ -49,7 +50,7 @@ def verify(
     *,
     record: CommitRecord | None = None,
     read_data: bool = False,
-    on_damage: Callable[[Collection[Chunk]], None] = lambda chunks: None,
+    on_damage: Callable[[Marks], None] = lambda marks: None,
     on_progress: OnProgress = lambda done, total: None,
 ) -> list[Finding]:
     """Check a store, or one version of it.
@@ -59,7 +60,7 @@ def verify(
         store: Where the packs are.
         record: The save record of the one version to check; None: the whole history and every version in it.
         read_data: Read every chunk and hash it, once; else only check that each pack is there and long enough.
-        on_damage: Told of all chunks that are missing or damaged, once, when all are known.
+        on_damage: Told of all chunks and manifest parts that are missing or damaged, once, when all are known.
         on_progress: Told how far reading is.
 
     Returns:
@@ -72,6 +73,7 @@ def verify(
     findings: list[Finding] = []
     records = [record] if record is not None else list(_check_history(history, findings))
     chunks: dict[Chunk, None] = {}
+    marks: set[Mark] = set()
     readable = []
     for saved in records:
         try:
@@ -82,6 +84,7 @@ def verify(
             # pruned since its record was read
         except (CorruptObjectError, UnsupportedFormatError) as error:
             findings.append(Finding(saved.version, b"", "", commit_key(saved.seq), error.fact))
+            marks.update(map(part_mark, history.damaged_holders(saved)))
         else:
             readable.append(saved)
     bad = _check_packs(store, chunks)
@@ -91,7 +94,7 @@ def verify(
         readable, bad = _without_pruned(history, readable, bad)
         if record is not None and not readable:
             raise NoSuchVersionError(f"version {record.version} of {store.url} was pruned while it was read")
-    on_damage(bad)
+    on_damage(marks | {mark_of(chunk) for chunk in bad})
     if bad:
         for saved in readable:
             findings.extend(_affected(history, saved, bad))

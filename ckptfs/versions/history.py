@@ -32,7 +32,7 @@ from ckptfs.versions.decoded import read_decoded
 from ckptfs.versions.naming import naming
 from ckptfs.versions.opening import PLAIN, Access, unlock
 from ckptfs.versions.recent import RecentRecords
-from ckptfs.versions.tree import load_parts
+from ckptfs.versions.tree import damaged_holders, load_parts
 from ckptfs.versions.walk import first_with_version, walk_saves
 
 LATEST = "latest"
@@ -199,6 +199,10 @@ class History:
     def load_parts(self, record: CommitRecord, *, known: Mapping[bytes, Part] = MappingProxyType({})) -> list[Part]:
         """Return the manifest parts of a save record, in order. See tree.load_parts."""
         return load_parts(self.store, record, lambda seq: self._read(seq)[1], known)
+
+    def damaged_holders(self, record: CommitRecord) -> set[str]:
+        """Return the keys of the objects in which parts of a save record cannot be read. See tree.damaged_holders."""
+        return damaged_holders(self.store, record, lambda seq: self._read(seq)[1])
 
     def tree(self, record: CommitRecord) -> Tree:
         """Return all entries of a version.

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 from ckptfs.codec.zstd import decompress
-from ckptfs.errors import CorruptObjectError, NotFoundError
+from ckptfs.errors import CorruptObjectError, NotFoundError, UnsupportedFormatError
 from ckptfs.format.commit import CommitRecord, PartRef
 from ckptfs.format.keys import commit_key
 from ckptfs.format.manifest import Part
@@ -53,6 +54,32 @@ def load_parts(
         return [load(ref) for ref in record.parts]
     with ThreadPoolExecutor(min(_WORKERS, len(record.parts)), thread_name_prefix="manifest") as executor:
         return list(executor.map(load, record.parts))
+
+
+def holders(record: CommitRecord) -> set[str]:
+    """Return the keys of the objects in which the parts of a save record are."""
+    return {_holder_key(record, ref) for ref in record.parts}
+
+
+def damaged_holders(store: Store, record: CommitRecord, inline_bytes: InlineBytes) -> set[str]:
+    """Return the keys of those in which a part cannot be read. Arguments as of load_parts.
+
+    Raises:
+        StoreError: The store cannot be asked.
+    """
+
+    def is_damaged(ref: PartRef) -> bool:
+        try:
+            load_parts(store, replace(record, parts=(ref,)), inline_bytes, {})
+        except (CorruptObjectError, UnsupportedFormatError):
+            return True
+        return False
+
+    return {_holder_key(record, ref) for ref in record.parts if is_damaged(ref)}
+
+
+def _holder_key(record: CommitRecord, ref: PartRef) -> str:
+    return ref.key if ref.at == "segment" else commit_key(_holder(record, ref))
 
 
 def _holder(record: CommitRecord, ref: PartRef) -> int:

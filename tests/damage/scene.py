@@ -13,6 +13,7 @@ from ckptfs.cache.anchors import AnchorCache
 from ckptfs.errors import CkptfsError
 from ckptfs.format.commit import CommitRecord
 from ckptfs.format.manifest import Part
+from ckptfs.store.caching import CachingStore
 from ckptfs.store.open import open_store
 from ckptfs.transfer.damage import DamageList
 from ckptfs.transfer.heal import find_on_disk
@@ -95,14 +96,20 @@ class Saver:
         self.stored = stored
         self.writer = Writer.acquire(store, HOLDER, takeover=True)
         anchors = AnchorCache(stored.directory / "anchors", 1 << 40)
+        self._now_s = 0.0
         self._uploader = VersionUploader(
             store,
             self.writer,
             self.writer.history,
             anchors=anchors,
-            damage=DamageList(store),
+            damage=DamageList(store, lambda: self._now_s),
             find=find_on_disk(stored.live, anchors),
+            kept=CachingStore(store, stored.directory / "objects"),
         )
+
+    def forget_marks(self) -> None:
+        """Let so much time pass that the marks are read anew."""
+        self._now_s += 3600
 
     def save(self, *, unchanged: bool = False) -> CommitRecord:
         """Save the live tree; unchanged: as a mount does in which nothing was written since."""
@@ -120,7 +127,7 @@ def make(directory: Path) -> Stored:
     """Make three versions: a large file that changes in part, one that never does, small ones, a tag."""
     chance = random.Random(11)
     stored = Stored(directory)
-    for name in ("live", "pending", "anchors"):
+    for name in ("live", "pending", "anchors", "objects"):
         (directory / name).mkdir(parents=True)
     (stored.live / "same").write_bytes(chance.randbytes(200_000))
     # so small a tree would have its manifest in the commit record

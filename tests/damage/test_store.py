@@ -4,12 +4,14 @@ it is one of a file; verify lists all of it; no wrong byte comes back; and the n
 
 import random
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 from ckptfs.errors import CkptfsError, CorruptObjectError, InvalidInputError, UnsupportedFormatError
 from ckptfs.transfer.verify import Finding
-from tests.damage.scene import CLASSES, VERSIONS, WAYS, Stored, cases, make
+from ckptfs.versions.tree import holders
+from tests.damage.scene import CLASSES, VERSIONS, WAYS, Stored, cases, make, truncate
 
 SEED = 20261126
 
@@ -172,6 +174,55 @@ def test_the_next_save_that_has_the_bytes_of_a_damaged_chunk_stores_them_again(
         heals(stored, findings, unchanged=unchanged)
         healed += bool(findings)
     assert healed
+
+
+def newest_needs(stored: Stored, changed: set[str]) -> bool:
+    """Whether a part of the newest version's manifest is in one of some objects."""
+    history = stored.history()
+    head = history.head()
+    return head is not None and bool(holders(head) & changed)
+
+
+@pytest.mark.parametrize("unchanged", [True, False], ids=["nothing written", "all written again"])
+@pytest.mark.parametrize("way", WAYS)
+def test_the_next_save_of_a_cache_directory_that_has_it_stores_a_damaged_manifest_again(
+    template: Stored, tmp_path: Path, way: str, unchanged: bool
+) -> None:
+    healed = 0
+    for kind, its_way, index in cases(template):
+        if (kind, its_way) != ("segment", way):
+            continue
+        stored, changed, _ = damaged(template, tmp_path / str(index), kind, way, index)
+        healed += newest_needs(stored, changed)
+        # nobody has looked for damage: whoever begins anew reads the manifest
+        stored.writer().save(unchanged=unchanged)
+        newest = VERSIONS + 1
+        assert stored.restored(newest) == stored.saved[newest]
+        assert not newest_needs(stored, changed)
+        assert {finding.version for finding in stored.verify()} <= set(range(1, newest))
+    assert healed
+
+
+@pytest.mark.parametrize("kind", ["segment", "commit"])
+def test_a_writer_that_knows_the_newest_version_refers_to_no_part_that_was_found_damaged(
+    tmp_path: Path, kind: str
+) -> None:
+    stored = make(tmp_path / "stored")
+    saver = stored.writer()
+    with mock.patch("ckptfs.versions.parts.MAX_INLINE_BYTES", 0 if kind == "segment" else 1 << 20):
+        first = saver.save()
+        hurt = holders(first)
+        assert {key[:2] for key in hurt} == {"m/" if kind == "segment" else "c/"}
+        assert holders(saver.save(unchanged=True)) == hurt
+        for key in hurt:
+            truncate(stored.store_directory / key, [], random.Random(1))
+        assert holders(saver.save(unchanged=True)) == hurt
+        assert isinstance(stored.restored(VERSIONS + 3), CkptfsError)
+        stored.verify()
+        saver.forget_marks()
+        saver.save(unchanged=True)
+        assert not newest_needs(stored, hurt)
+        assert stored.restored(VERSIONS + 4) == stored.saved[VERSIONS + 4]
 
 
 def test_without_a_mark_the_next_version_refers_to_the_damaged_chunk_so_the_test_above_can_fail(

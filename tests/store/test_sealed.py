@@ -14,6 +14,7 @@ from ckptfs.format.keys import damage_key
 from ckptfs.store.base import Store
 from ckptfs.store.open import open_store
 from ckptfs.store.sealed import SealedStore
+from ckptfs.transfer.damage import DamageList
 from tests.versions.memory_store import MemoryStore
 
 PACK = "p/0000000001-0123456789abcdef0123456789abcdef"
@@ -142,6 +143,15 @@ def test_the_name_of_a_mark_shows_no_hash_and_is_the_same_each_time() -> None:
     store.delete_many(marks[1:])
     store.delete(marks[0])
     assert list(store.list("d/")) == []
+
+
+def test_marks_of_chunks_and_of_manifest_parts_are_read_back_alike_and_taken_away() -> None:
+    damage = DamageList(SealedStore(MemoryStore(), KEY))
+    marks = {(b"h" * 32, PACK), (b"", "m/" + "0123456789abcdef" * 2), (b"", COMMIT)}
+    damage.add(marks)
+    assert damage.read() == marks
+    damage.clear(but={(b"", COMMIT)})
+    assert damage.read() == {(b"", COMMIT)}
 
 
 def test_what_is_missing_is_missing() -> None:

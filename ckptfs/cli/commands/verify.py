@@ -1,6 +1,5 @@
 """`ckptfs verify`: whether a store holds all that its history says."""
 
-from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,7 +14,7 @@ from ckptfs.cli.versions import path_text
 from ckptfs.errors import StoreError
 
 if TYPE_CHECKING:
-    from ckptfs.format.manifest import Chunk
+    from ckptfs.transfer.damage import Marks
     from ckptfs.transfer.verify import Finding
 
 _REPAIR = "the next save of a mount that has the bytes stores them again"
@@ -30,7 +29,7 @@ _REPAIR = "the next save of a mount that has the bytes stores them again"
 def command(store: str, spec: str | None, read_data: bool, as_json: bool, access: StoreAccess) -> int:
     """Check that every version's objects are there and whole. Exit code 1 if anything is wrong.
 
-    Chunks that are not are marked in the store: the next save of a mount that has their bytes stores them again.
+    What is not is marked in the store: the next save of a mount that has its bytes stores them again.
     """
     from ckptfs.transfer.damage import DamageList
     from ckptfs.transfer.verify import verify
@@ -41,11 +40,11 @@ def command(store: str, spec: str | None, read_data: bool, as_json: bool, access
         record = history.resolve(spec) if spec is not None else None
         damage = DamageList(history.store)
 
-        def mark(chunks: "Collection[Chunk]") -> None:
+        def mark(marks: "Marks") -> None:
             try:
-                damage.add(chunks)
+                damage.add(marks)
                 if record is None and read_data:
-                    damage.clear(but=chunks)
+                    damage.clear(but=marks)
             except StoreError as error:
                 # it may be ours to read only
                 unmarked.append(error.fact)
