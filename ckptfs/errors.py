@@ -44,6 +44,12 @@ class NoSuchVersionError(CkptfsError):
     hint = "`ckptfs log STORE` lists the versions"
 
 
+class PrunedError(CkptfsError):
+    """What is read is gone because its version was pruned meanwhile; the store is whole."""
+
+    hint = "`ckptfs log STORE` lists the versions that there are"
+
+
 class NoteTooLargeError(CkptfsError):
     """Text of over 64 KiB was written to the save marker."""
 

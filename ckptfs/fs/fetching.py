@@ -69,10 +69,17 @@ class FetchQueue:
     Args:
         fetcher: Reads one request at a time, in the thread that asks.
         on_damage: Told of each chunk that the store does not have whole, after those who wait for it.
+        explain: Returns the error that says best why one is not there; if it is no CorruptObjectError, it is no damage.
     """
 
-    def __init__(self, fetcher: Fetcher, on_damage: Callable[[Chunk], None] = lambda chunk: None) -> None:
+    def __init__(
+        self,
+        fetcher: Fetcher,
+        on_damage: Callable[[Chunk], None] = lambda chunk: None,
+        explain: Callable[[Chunk, CorruptObjectError], CkptfsError] = lambda chunk, error: error,
+    ) -> None:
         self._fetcher = fetcher
+        self._explain = explain
         self._on_damage = on_damage
         self._changed = threading.Condition()
         self._counts = _Counts()
@@ -167,6 +174,8 @@ class FetchQueue:
         def deliver(chunk: Chunk, result: bytes | CkptfsError) -> None:
             # a base that no file of these has is here only for others
             places = claims.places.pop(chunk, ())
+            if isinstance(result, CorruptObjectError):
+                result = self._explain(chunk, result)
             if isinstance(result, CkptfsError):
                 self.counters.error("corrupt" if isinstance(result, CorruptObjectError) else "fetch")
             elif places:

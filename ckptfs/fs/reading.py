@@ -9,7 +9,7 @@ from typing import Any
 
 from ckptfs.cache.directory import CacheDirectory, store_directory_name
 from ckptfs.crypto.secret import KeySource
-from ckptfs.errors import CkptfsError, CorruptObjectError, NoSuchVersionError
+from ckptfs.errors import CkptfsError, CorruptObjectError, NoSuchVersionError, PrunedError
 from ckptfs.format.commit import CommitRecord
 from ckptfs.format.manifest import Chunk, Entry
 from ckptfs.fs.contents import ContentCache, MissingContents
@@ -28,6 +28,7 @@ from ckptfs.fs.versions_directory import VersionsDirectory
 from ckptfs.store.caching import CachingStore
 from ckptfs.store.open import open_store
 from ckptfs.transfer.fetch import Fetcher
+from ckptfs.transfer.missing import Missing
 from ckptfs.versions.history import open_history
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,8 @@ class ReadingMount:
         objects = self._cache.objects / history.store_id
         objects.mkdir(exist_ok=True, mode=0o700)
         self._history = history.through(lambda store: CachingStore(store, objects))
-        self._queue = FetchQueue(Fetcher(self._store, workers=1), on_damage=self._missed)
+        self._queue = FetchQueue(Fetcher(self._store, workers=1), explain=self._explain)
+        self._missing = Missing(self._history)
         self._error: str | None = None
         self._follow_error: str | None = None
         """Why it does not see now whether there is a newer version."""
@@ -169,13 +171,19 @@ class ReadingMount:
         if self._prefetching is not None:
             self._prefetching.follow(entry.path)
 
-    def _missed(self, chunk: Chunk) -> None:
-        """The store does not have a chunk: say so if that is because what is shown was pruned."""
+    def _explain(self, chunk: Chunk, error: CorruptObjectError) -> CkptfsError:
+        """Return why the store does not have a chunk; say so if that is because what is shown was pruned."""
+        explained = self._missing.explain(chunk, error)
+        if isinstance(explained, PrunedError):
+            self._note_pruned(explained)
+        return explained
+
+    def _note_pruned(self, error: CkptfsError) -> None:
         record = self._record
         if record is None or self._error is not None:
             return
         try:
-            self._history.require(record, CorruptObjectError(f"{chunk.pack} is missing"))
+            self._history.require(record, error)
         except NoSuchVersionError:
             self._error = f"version {record.version}, which is shown here, was pruned: what was not read before is gone"
             log.warning("pruned version=%d store=%s; what was not read before is gone", record.version, self._store.url)

@@ -51,6 +51,7 @@ from ckptfs.fs.versions_directory import VersionsDirectory
 from ckptfs.mount_table import mounts
 from ckptfs.transfer.damage import DamageList
 from ckptfs.transfer.fetch import Fetcher
+from ckptfs.transfer.missing import Missing
 
 # a mount with --keep options that has nothing to upload: how long it waits for what its last version lets go
 _LINGER_S = 10.0
@@ -101,7 +102,9 @@ class WritingMount:
             raise CacheError(f"{cache.journal} is missing or not whole")
         self._journal = Journal(cache.journal)
         self._gate, self._links, self._guards = Gate(), LinkGroups(), Guards()
-        self._queue = FetchQueue(Fetcher(self._store, workers=1), on_damage=DamageList(self._store).note)
+        self._queue = FetchQueue(
+            Fetcher(self._store, workers=1), DamageList(self._store).note, Missing(self._history).explain
+        )
         self._counters = self._queue.counters
         changes = Changes(self._journal)
         self._hydrator = Hydrator(

@@ -109,9 +109,35 @@ def test_a_read_only_mount_of_a_version_that_is_pruned_says_so(mount: Mounts) ->
     with pytest.raises(OSError) as caught:
         (reader.root / "model.bin").read_bytes()
     assert caught.value.errno == errno.EIO
+    assert "went with the versions that were pruned" in reader.log
     wait_until(lambda: reader.status()["error"] is not None, 10, "it is said")
     assert "version 1, which is shown here, was pruned" in reader.status()["error"]
     assert "pruned version=1" in reader.log
     assert (reader.root / "read.bin").read_bytes() == b"before"
     touch(writer.root)
     writer.sync()
+    assert not (mount.directory / "store" / "d").exists()
+
+
+def test_an_old_version_that_is_pruned_while_it_is_read_is_not_taken_for_damaged(mount: Mounts) -> None:
+    writer = mount()
+    kept = os.urandom(300_000)
+    save(writer, os.urandom(300_000))
+    save(writer, kept)
+    assert writer.terminate() == 0
+    # whose cache directory has nothing of version 1
+    other = mount(cache="cache-2", prefetch=False)
+    with (other.root / ".versions" / "1" / "model.bin").open("rb", buffering=0) as old:
+        assert prune(mount) == [1]
+        with pytest.raises(OSError) as caught:
+            old.read()
+        assert caught.value.errno == errno.EIO
+    assert "went with the versions that were pruned" in other.log
+    # what is gone and was not pruned is damage
+    (pack,) = packs(mount)
+    pack.unlink()
+    with pytest.raises(OSError):
+        (other.root / "model.bin").read_bytes()
+    marks = mount.directory / "store" / "d"
+    wait_until(lambda: any(marks.glob("*-*-" + pack.name.partition("-")[2])), 20, "the damage is marked")
+    assert all(pack.name in mark.name for mark in marks.glob("[!.]*"))
