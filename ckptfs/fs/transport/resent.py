@@ -8,7 +8,7 @@ it was done, and is answered so. What has no such trace was announced in the boo
 import errno
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ckptfs.fs.control import Control, control_of
@@ -18,9 +18,7 @@ from ckptfs.fs.operations import ControlHandle, Handle, Operations
 from ckptfs.fs.transport import wire
 from ckptfs.fs.transport.handle_book import HandleBook
 from ckptfs.fs.transport.nodes import Node, Nodes
-from ckptfs.fs.transport.wire import Opcode, Request
-
-Reply = Sequence[bytes | memoryview]
+from ckptfs.fs.transport.wire import Handler, Opcode, Reply, Request
 
 # the error that doing it a second time gives
 _TRACES = {
@@ -68,16 +66,15 @@ class Resent:
     handle: Callable[[int], Handle | None]
     let_go: Callable[[int, int], None]
 
-    def serve(self, request: Request, handler: Callable[[Request], Reply | None]) -> Reply | None:
+    def serve(self, request: Request, handler: Handler) -> Reply | None:
         """Do a request, or answer it if it was done."""
-        unique = request.unique & ~wire.UNIQUE_RESEND
         for number, record in list(self.book.handles.items()):
-            if record.unique == unique:
+            if record.unique == request.id:
                 # nobody was told of it
                 self.let_go(number, record.node)
         if request.opcode == Opcode.CREATE:
             request = _not_exclusive(request)
-        intent = self.book.intents.get(unique)
+        intent = self.book.intents.get(request.id)
         if intent is not None and self._is_done(request, intent):
             return self._answer(request)
         try:
@@ -100,7 +97,7 @@ class Resent:
         return True
 
     def follow_truncation(self, request: Request) -> None:
-        """If a request opens a file to be truncated, its name may have a fresh inode already (PassthroughServer._open):
+        """If a request opens a file to be truncated, its name may have a fresh inode already (FileRequests._open):
         know it by that before the old one's number comes back.
         """
         try:

@@ -7,6 +7,7 @@ reply an out-header and a body.
 
 import os
 import struct
+from collections.abc import Callable, Sequence
 from enum import IntEnum, IntFlag
 from typing import NamedTuple
 
@@ -238,6 +239,28 @@ class Request(NamedTuple):
     gid: int
     pid: int
     body: memoryview
+
+    @property
+    def id(self) -> int:
+        """What the kernel calls it; the same when it is sent again."""
+        return self.unique & ~UNIQUE_RESEND
+
+    @property
+    def is_again(self) -> bool:
+        """True if a server had read it that did not answer it."""
+        return bool(self.unique & UNIQUE_RESEND)
+
+    @property
+    def caller(self) -> Caller:
+        """Who asks."""
+        return Caller(self.uid, self.gid, self.pid)
+
+
+Reply = Sequence[bytes | memoryview]
+"""The body of a reply, in pieces."""
+
+Handler = Callable[[Request], Reply | None]
+"""Answers a request; None if there is to be no reply."""
 
 
 def decode_request(data: memoryview) -> Request:
