@@ -105,6 +105,13 @@ class History:
             self._rise(newest)
         return newest
 
+    def still_has(self, record: CommitRecord) -> bool:
+        """Tell whether the store itself, which nothing may be in front of, has a record. One GET."""
+        try:
+            return self._fetch(record.seq)[0].commit_id == record.commit_id
+        except NotFoundError:
+            return False
+
     def remember(self, record: CommitRecord, inline: bytes) -> None:
         """Keep a record that was just committed, so that it need not be read back."""
         self._recent.add(record, inline)

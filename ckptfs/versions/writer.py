@@ -5,6 +5,8 @@
     W3  a version is committed only on top of the version that its changes were made against
     W4  no version names an object that a collection has condemned: a collection is a record, so the race to create the
         next one makes us read it first
+    W5  where the store was put back to a state from before our newest record, nothing is committed: history would have
+        a hole. The lease, which is read anyway, shows it: it is not what we left there
 
 A Writer is safe for use by several threads: one may renew the lease while another commits.
 """
@@ -15,7 +17,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from ckptfs.errors import CondemnedError, CorruptObjectError, DivergedError, FencedError, NoSuchVersionError
+from ckptfs.errors import (
+    CondemnedError,
+    CorruptObjectError,
+    DivergedError,
+    FencedError,
+    NoSuchVersionError,
+    RollbackError,
+)
 from ckptfs.format.commit import CommitKind, CommitRecord, Note, PartRef
 from ckptfs.format.keys import commit_key
 from ckptfs.format.lease import LeaseRecord
@@ -76,6 +85,8 @@ class Writer:
         self._lease_retry = replace(retry, budget_s=min(retry.budget_s, lease_s / 3))
         self._newest = newest
         self._fenced: str | None = None
+        self._is_put_back = False
+        """Our newest record was not in the store when it was last looked for."""
         self._condemned = Condemned(history)
         self._counter = 0
         self._commit_lock = threading.Lock()
@@ -199,6 +210,7 @@ class Writer:
             FencedError: Another writer has taken the store over.
             DivergedError: The version's base is not the newest version (W3).
             CondemnedError: It names an object that has been condemned (W4).
+            RollbackError: The store was put back to an older state, as far as a renewal has noticed (W5).
             StoreUnavailableError: It is not known whether the version is committed. Call again with the same commit_id.
         """
         with self._commit_lock:
@@ -209,6 +221,8 @@ class Writer:
                     raise FencedError(self._fenced)
             if known is not None:
                 return known
+            if self._is_put_back:
+                self._require_newest()
 
             def build(newest: CommitRecord | None) -> tuple[CommitRecord, bytes]:
                 return self._build(draft, newest), draft.inline
@@ -231,10 +245,14 @@ class Writer:
 
         Raises:
             FencedError: The lease is that of a later epoch.
+            RollbackError: The store was put back to an older state (W5).
             StoreUnavailableError: It did not succeed within a third of the lease; the next call may.
         """
         with self._lease_lock:
             lease = self._own_lease()
+            if self._is_put_back or (lease.counter if lease is not None else 0) < self._counter:
+                # also after a renewal whose outcome is not known: one request more
+                self._require_newest()
             if lease is None or lease.held:
                 # one that was given back stays so: the mount process may release while we still live
                 self._write_lease(lease, held=True)
@@ -306,6 +324,16 @@ class Writer:
         if newest.epoch > self.epoch:
             self._fence(newest.host, newest.pid, newest.epoch)
         self._newest = newest
+
+    def _require_newest(self) -> None:
+        """Raise RollbackError if the newest record that we know is not in the store. One GET."""
+        newest = self._newest
+        self._is_put_back = not self.history.still_has(newest)
+        if self._is_put_back:
+            raise RollbackError(
+                f"commit {newest.seq} of {self.history.store.url}, which this writer has made or seen, "
+                "is not there any more"
+            )
 
     def _own_lease(self) -> LeaseRecord | None:
         """Return the lease of our epoch, None if there is none. Raises FencedError if it is of a later one."""

@@ -1,11 +1,15 @@
 """Opening stores: who has the key, who has not, who was given one in vain; and a history that nobody can rewrite."""
 
+import errno
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import pytest
 
+from ckptfs.cache import high_water
 from ckptfs.cache.high_water import HighWater, Mark
 from ckptfs.crypto import sealing
 from ckptfs.crypto.secret import KeySource, Secret
@@ -303,6 +307,39 @@ def test_where_no_mark_can_be_kept_nothing_fails(machine: Machine) -> None:
     (machine.directory / "seen").write_text("a file")
     machine.write(2)
     assert newest_version(machine.look()) == 2
+
+
+@pytest.mark.parametrize("step", ["write_private", "sync_path", "rename"])
+def test_a_mark_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """Wherever writing one fails or ends: the one before is there."""
+    store_id, before, after = "0" * 32, Mark(7, b"7" * 32), Mark(8, b"8" * 32)
+    HighWater(tmp_path).rise(store_id, before)
+
+    def fails(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        if step == "rename":
+            patch.setattr(Path, "rename", fails)
+        else:
+            patch.setattr(high_water, step, fails)
+        HighWater(tmp_path).rise(store_id, after)
+    assert HighWater(tmp_path).seen(store_id) == before
+    HighWater(tmp_path).rise(store_id, after)
+    assert HighWater(tmp_path).seen(store_id) == after
+    assert [path.name for path in tmp_path.iterdir()] == [store_id]
+
+
+def test_of_marks_that_many_threads_write_at_once_the_highest_stays(tmp_path: Path) -> None:
+    def rise(first: int) -> None:
+        mine = HighWater(tmp_path)
+        for seq in range(first, 120, 6):
+            mine.rise("0" * 32, Mark(seq, bytes([seq]) * 32))
+
+    with ThreadPoolExecutor(6) as executor:
+        list(executor.map(rise, range(1, 7)))
+    assert HighWater(tmp_path).seen("0" * 32) == Mark(119, bytes([119]) * 32)
+    assert [path.name for path in tmp_path.iterdir()] == ["0" * 32]
 
 
 def test_a_mark_never_falls(tmp_path: Path) -> None:

@@ -1,16 +1,16 @@
-"""Committing versions: once each, on top of what they were made from, and never after a fence (writer.py W1 to W4)."""
+"""Committing versions: once each, on top of what they were made from, and never after a fence (writer.py W1 to W5)."""
 
 import threading
 from dataclasses import replace
 
 import pytest
 
-from ckptfs.errors import CondemnedError, DivergedError, FencedError, StoreUnavailableError
+from ckptfs.errors import CondemnedError, DivergedError, FencedError, RollbackError, StoreUnavailableError
 from ckptfs.format.commit import PartRef
 from ckptfs.format.keys import commit_key
 from ckptfs.versions.tags import set_tag
 from ckptfs.versions.writer import SaveDraft, Writer
-from tests.versions.memory_store import Fault, MemoryStore, fail_next
+from tests.versions.memory_store import Fault, MemoryStore, fail_next, no_faults
 from tests.versions.scene import acquire, all_records, collect, draft, fresh, holder, resume, save
 
 
@@ -273,6 +273,56 @@ def test_a_number_that_became_a_gap_cannot_be_used_later() -> None:
     writer.commit_save(replace(draft(2), base=0))
     with pytest.raises(DivergedError):
         writer.commit_save(draft(1))
+
+
+def test_a_store_that_was_put_back_is_noticed_by_the_renewal_and_gets_no_history_with_a_hole() -> None:
+    store = MemoryStore()
+    writer = acquire(store)
+    save(writer)
+    older = dict(store.objects)
+    writer.renew()
+    save(writer)
+    newer = dict(store.objects)
+    store.objects = dict(older)
+    for _ in range(2):
+        with pytest.raises(RollbackError, match=r"commit 3 of .* is not there any more"):
+            writer.renew()
+    with pytest.raises(RollbackError):
+        save(writer)
+    assert store.objects == older
+    # it was a mistake, and is put right
+    store.objects = newer
+    assert save(writer).version == 3
+    writer.renew()
+    assert [record.version for record in fresh(store).versions()] == [3, 2, 1]
+
+
+def test_a_store_that_was_put_back_and_has_another_writer_of_the_same_epoch_is_noticed() -> None:
+    store = MemoryStore()
+    older = dict(store.objects)
+    writer = acquire(store, "gpu-07")
+    save(writer)
+    writer.renew()
+    store.objects = older
+    save(acquire(store, "gpu-08"))
+    with pytest.raises(RollbackError):
+        writer.renew()
+
+
+def test_after_a_renewal_that_failed_the_next_looks_and_goes_on() -> None:
+    store = MemoryStore()
+    writer = acquire(store)
+    save(writer)
+    store.faults = fail_next("put", "lease", *[Fault.BEFORE] * 1000)
+    with pytest.raises(StoreUnavailableError):
+        writer.renew()
+    store.faults = no_faults
+    store.requests.clear()
+    writer.renew()
+    assert [name for name, _ in store.requests] == ["get", "get", "put"]
+    store.requests.clear()
+    writer.renew()
+    assert [name for name, _ in store.requests] == ["get", "put"]
 
 
 def test_one_thread_may_renew_while_another_commits() -> None:
