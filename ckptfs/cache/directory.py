@@ -8,7 +8,7 @@
     aside/              captured versions that can never enter history
     unsaved/<time>/     what a crash or a restore left unsaved
     orphans/            files that are open but have no name any more
-    objects/            immutable objects of the store, kept (cache/objects.py)
+    objects/            immutable objects of the store, kept (store/caching.py)
     contents/           files of old versions that were read
     read-order          the order in which files were first read (fs/read_order.py)
     anchors/            what the next version can be encoded against (cache/anchors.py)

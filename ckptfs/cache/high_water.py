@@ -105,7 +105,7 @@ def _open_locked(path: Path, flags: int) -> int:
 
 
 def _replace(path: Path, body: bytes) -> None:
-    """Put a file in the place of one, whose lock is held: at every moment, power cuts and all, there is one or the other.
+    """Replace a file whose lock is held: at every moment, power cuts and all, there is the one or the other.
 
     Measured: 2 ms; a version costs two requests and more.
     """

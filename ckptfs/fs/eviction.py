@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from ckptfs.cache.directory import CacheDirectory
+from ckptfs.errors import CkptfsError
 from ckptfs.fs.contents import ContentCache
 from ckptfs.fs.fetching import FetchQueue
 
@@ -63,6 +64,7 @@ class Evictor:
         contents: Files of versions that were read.
         queue: Counts what comes.
         live: None for a mount without a live tree.
+        sweep: Drops what is kept of versions that were pruned; called at the beginning, and when some were.
     """
 
     def __init__(
@@ -72,6 +74,8 @@ class Evictor:
         contents: ContentCache,
         queue: FetchQueue,
         live: EvictableFiles | None = None,
+        *,
+        sweep: Callable[[], None] = lambda: None,
     ) -> None:
         self._contents_directory = cache.contents
         self._others = [cache.objects, cache.anchors] if live is not None else [cache.objects]
@@ -79,6 +83,8 @@ class Evictor:
         self._contents = contents
         self._queue = queue
         self._live = live
+        self._sweep = sweep
+        self._is_swept = False
         self._lock = threading.Lock()
         self._used_bytes = limit_bytes
         self._fetched_bytes = 0
@@ -93,6 +99,11 @@ class Evictor:
         self._is_stale = True
         self._wake.set()
 
+    def versions_pruned(self) -> None:
+        """There may be something to sweep."""
+        self._is_swept = False
+        self.look_again()
+
     def room_bytes(self) -> int:
         """Return how much may come without anything having to go."""
         if self._is_stale:
@@ -103,6 +114,9 @@ class Evictor:
         """Look until stop()."""
         while not self._stopping:
             pause_s = _LOOK_S
+            if not self._is_swept:
+                self._is_swept = True
+                self._sweep_away()
             if self._is_stale or self._used_bytes + self._came_bytes() > self._limit_bytes:
                 began_s = time.monotonic()
                 try:
@@ -151,6 +165,12 @@ class Evictor:
                 freed_bytes = used_bytes - left_bytes
             self._used_bytes, self._fetched_bytes = left_bytes, fetched_bytes
             return freed_bytes
+
+    def _sweep_away(self) -> None:
+        try:
+            self._sweep()
+        except (CkptfsError, OSError) as error:
+            log.info("did not sweep what is kept of pruned versions error=%r", str(error))
 
     def _came_bytes(self) -> int:
         return self._queue.fetched_bytes - self._fetched_bytes

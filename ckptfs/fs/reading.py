@@ -61,7 +61,8 @@ class ReadingMount:
         self._cache.prepare(trusted=options.trust_cache_dir)
         objects = self._cache.objects / history.store_id
         objects.mkdir(exist_ok=True, mode=0o700)
-        self._history = history.through(lambda store: CachingStore(store, objects))
+        kept = CachingStore(self._store, objects)
+        self._history = history.through(lambda _: kept)
         self._queue = FetchQueue(Fetcher(self._store, workers=1), explain=self._explain)
         self._missing = Missing(self._history)
         self._error: str | None = None
@@ -70,7 +71,9 @@ class ReadingMount:
         self._contents = ContentCache(self._cache.contents, self._queue)
         self._contents.on_wanted = self._wanted_by_program
         self._order = ReadOrder(self._cache.read_order)
-        self._evictor = Evictor(self._cache, options.cache_size_bytes, self._contents, self._queue)
+        self._evictor = Evictor(
+            self._cache, options.cache_size_bytes, self._contents, self._queue, sweep=kept.drop_deleted
+        )
         self._queue.make_room = self._evictor.make_room
         self._prefetching: Prefetch | None = None
         self._versions = VersionsDirectory(self._history, self._contents)

@@ -85,7 +85,8 @@ class Tenure:
         self.store = self.writer.history.store
         objects = self.cache.objects / self.writer.history.store_id
         objects.mkdir(exist_ok=True, mode=0o700)
-        self.history = self.writer.history.through(lambda store: CachingStore(store, objects))
+        self.kept = kept = CachingStore(self.store, objects)
+        self.history = self.writer.history.through(lambda _: kept)
         self.is_ours = lock_fd is not None or is_our_lineage(session, self.writer)
         """Whether nobody wrote to the store since the last session of this cache directory."""
         self.last_epoch: int | None = session.get("epoch")

@@ -155,9 +155,16 @@ class WritingMount:
             lambda _: self._became_durable(),
             self._counters,
             self._key,
-            on_pruned=self._versions.changed,
+            on_pruned=self._versions_pruned,
         )
-        self._evictor = Evictor(cache, options.cache_size_bytes, contents, self._queue, self._make_evictable())
+        self._evictor = Evictor(
+            cache,
+            options.cache_size_bytes,
+            contents,
+            self._queue,
+            self._make_evictable(),
+            sweep=self._tenure.kept.drop_deleted,
+        )
         self._queue.make_room = self._evictor.make_room
         self._prefetch = Prefetch(self._hydrator, self._queue, self._order.ranks, self._evictor.room_bytes)
         self._hydrator.on_added, self._hydrator.on_wanted = self._prefetch.look_again, self._prefetch.follow
@@ -195,6 +202,10 @@ class WritingMount:
     def _became_durable(self) -> None:
         self._versions.changed()
         self._evictor.look_again()
+
+    def _versions_pruned(self) -> None:
+        self._versions.changed()
+        self._evictor.versions_pruned()
 
     def _align(self, taken: Taken, state: JournalState | None) -> Alignment:
         return align_live_tree(

@@ -11,6 +11,7 @@ from ckptfs.private import write_private
 from ckptfs.store.base import MAX_GET_BYTES, ObjectInfo, Store
 
 _KEPT_PREFIXES = ("c/", "m/")
+_SEGMENT = "m_"
 
 
 class CachingStore:
@@ -41,6 +42,25 @@ class CachingStore:
     def forget(self, key: str) -> None:
         """Drop a kept object, so that the next get asks the store."""
         (self._directory / key.replace("/", "_")).unlink(missing_ok=True)
+
+    def drop_deleted(self) -> None:
+        """Drop kept segments that the store has no more: their versions were pruned.
+
+        One LIST for each thousand segments, none where no segment is kept. Commit records are never deleted.
+
+        Raises:
+            StoreError: The store cannot be asked.
+            OSError: The directory cannot be read.
+        """
+        # before the store is asked: what comes meanwhile is there
+        kept = {name for name in os.listdir(self._directory) if name.startswith(_SEGMENT)}
+        if not kept:
+            return
+        # a key sorts after what it begins with, so that the first is among those that come after it
+        first = min(kept).replace("_", "/", 1)[:-1]
+        there = {info.key.replace("/", "_") for info in self._store.list("m/", after=first)}
+        for name in kept - there:
+            (self._directory / name).unlink(missing_ok=True)
 
     def _keep(self, path: Path, body: bytes) -> None:
         temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")

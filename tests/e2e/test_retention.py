@@ -43,6 +43,10 @@ def test_a_mount_drops_what_its_rules_do_not_keep(mount: Mounts) -> None:
         assert (mounted.root / ".versions" / str(number) / "model.bin").stat().st_size == 100_000
     wait_until(lambda: versions(mount) == [6, 5, 4], 20, "the others are dropped")
     wait_until(lambda: len(packs(mount)) == 3, 20, "their packs are deleted")
+    # what local disk keeps of a version that was pruned: the store has no such segment
+    (objects,) = (Path(mounted.status()["cache"]) / "objects").iterdir()
+    left_over = objects / f"m_{'0' * 32}"
+    left_over.write_bytes(b"a manifest")
     wait_until(
         lambda: sorted(os.listdir(mounted.root / ".versions")) == ["4", "5", "6", "latest"], 5, "they are hidden"
     )
@@ -54,6 +58,7 @@ def test_a_mount_drops_what_its_rules_do_not_keep(mount: Mounts) -> None:
     assert len((mounted.root / ".versions" / "4" / "model.bin").read_bytes()) == 100_000
     # what the last version lets go is dropped before the mount has ended
     save(mounted, os.urandom(100_000))
+    wait_until(lambda: not left_over.exists(), 20, "what is kept of it is dropped")
     assert mounted.terminate() == 0
     assert versions(mount) == [7, 6, 4]
     assert len(packs(mount)) == 3
