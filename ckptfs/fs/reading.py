@@ -71,18 +71,19 @@ class ReadingMount:
         self._contents = ContentCache(self._cache.contents, self._queue)
         self._contents.on_wanted = self._wanted_by_program
         self._order = ReadOrder(self._cache.read_order)
-        self._evictor = Evictor(
-            self._cache, options.cache_size_bytes, self._contents, self._queue, sweep=kept.drop_deleted
-        )
+        # what was shown before, of a version that may have been pruned, is known from there alone
+        sweep = kept.drop_deleted if not goes_on else lambda: None
+        self._evictor = Evictor(self._cache, options.cache_size_bytes, self._contents, self._queue, sweep=sweep)
         self._queue.make_room = self._evictor.make_room
         self._prefetching: Prefetch | None = None
         self._versions = VersionsDirectory(self._history, self._contents)
         self._over = threading.Event()
         self._transport: Transport | None = None
-        self._record = self._wanted()
-        if connection is not None and connection.is_mounted:
-            self._record = self._history.version(connection.shown_version) if connection.shown_version else None
-        self._view = self._make_view(self._record)
+        if connection is not None and goes_on:
+            self._record, self._view = self._shown_before(connection.shown_version)
+        else:
+            self._record = self._wanted()
+            self._view = self._make_view(self._record)
         self.operations = Operations(
             versions=self._versions,
             texts={
@@ -151,6 +152,26 @@ class ReadingMount:
     def _wanted(self) -> CommitRecord | None:
         return self._history.resolve(self._options.version) if self._options.version else self._history.head()
 
+    def _shown_before(self, number: int) -> tuple[CommitRecord | None, TreeView]:
+        """Return what the process before this one showed, also when it has been pruned since.
+
+        What has been read of such a version is on local disk. Where its manifest is not, an empty directory is shown:
+        the mount is to answer all the same, and to move on if it follows.
+        """
+        if not number:
+            return None, self._make_view(None)
+        record = self._history.version(number, even_dropped=True)
+        try:
+            self._history.version(number)
+            return record, self._make_view(record)
+        except NoSuchVersionError as error:
+            self._say_pruned(record)
+            try:
+                return record, self._make_view(record)
+            except NoSuchVersionError:
+                log.warning("knows no names of a pruned version version=%d error=%r", number, error.fact)
+                return record, TreeView({}, number, self._contents)
+
     def _make_view(self, record: CommitRecord | None) -> TreeView:
         # the root of an empty store is an empty directory
         if self._connection is not None:
@@ -188,8 +209,11 @@ class ReadingMount:
         try:
             self._history.require(record, error)
         except NoSuchVersionError:
-            self._error = f"version {record.version}, which is shown here, was pruned: what was not read before is gone"
-            log.warning("pruned version=%d store=%s; what was not read before is gone", record.version, self._store.url)
+            self._say_pruned(record)
+
+    def _say_pruned(self, record: CommitRecord) -> None:
+        self._error = f"version {record.version}, which is shown here, was pruned: what was not read before is gone"
+        log.warning("pruned version=%d store=%s; what was not read before is gone", record.version, self._store.url)
 
     def _tick(self) -> None:
         while not self._over.wait(_SAVE_ORDER_S):

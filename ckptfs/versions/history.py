@@ -128,8 +128,13 @@ class History:
             return None
         return self._save_record(newest.head, newest.version)
 
-    def version(self, number: int, *, newest: CommitRecord | None = None) -> CommitRecord:
+    def version(self, number: int, *, newest: CommitRecord | None = None, even_dropped: bool = False) -> CommitRecord:
         """Return a version's save record. O(log n) GETs over n records.
+
+        Args:
+            number: Of the version.
+            newest: The record to go by, if it is at hand; else the newest is looked up.
+            even_dropped: Also of one whose objects may be gone: records are never deleted.
 
         Raises:
             NoSuchVersionError: It was never committed, or has been dropped.
@@ -141,7 +146,7 @@ class History:
             )
         if ranges.contains(newest.gaps, number):
             raise NoSuchVersionError(f"{self.store.url} has no version {number}: it was captured but never committed")
-        if ranges.contains(self.dropped(newest=newest), number):
+        if not even_dropped and ranges.contains(self.dropped(newest=newest), number):
             raise NoSuchVersionError(f"{self.store.url} has no version {number} any more: it was pruned")
         at_head = number == newest.version
         return self._save_record(newest.head if at_head else first_with_version(self.record, number, newest), number)

@@ -124,6 +124,29 @@ def test_a_read_only_mount_of_a_version_that_is_pruned_says_so(mount: Mounts) ->
     assert not (mount.directory / "store" / "d").exists()
 
 
+def test_a_read_only_mount_of_a_pruned_version_goes_on_when_its_server_is_killed(mount: Mounts) -> None:
+    writer = mount()
+    (writer.root / "read.bin").write_bytes(b"before")
+    save(writer, os.urandom(300_000))
+    (writer.root / "read.bin").write_bytes(b"after")
+    save(writer, os.urandom(300_000))
+    reader = mount(name="reader", cache="cache-2", version="1", prefetch=False, transport="passthrough")
+    assert (reader.root / "read.bin").read_bytes() == b"before"
+    assert prune(mount) == [1]
+    reader.kill_server()
+    assert sorted(os.listdir(reader.root)) == ["model.bin", "read.bin"]
+    assert "version 1, which is shown here, was pruned" in reader.status()["error"]
+    assert (reader.root / "read.bin").read_bytes() == b"before"
+    with pytest.raises(OSError) as caught:
+        (reader.root / "model.bin").read_bytes()
+    assert caught.value.errno == errno.EIO
+    assert "went with the versions that were pruned" in reader.log
+    # and one after it, which finds it said already
+    reader.kill_server()
+    assert (reader.root / "read.bin").read_bytes() == b"before"
+    assert reader.terminate() == 0
+
+
 def test_an_old_version_that_is_pruned_while_it_is_read_is_not_taken_for_damaged(mount: Mounts) -> None:
     writer = mount()
     kept = os.urandom(300_000)
