@@ -4,6 +4,7 @@ Pure. Layout: docs/FORMAT.md section 5; change both in one commit.
 """
 
 import struct
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from ckptfs.errors import CorruptObjectError
@@ -25,6 +26,7 @@ _ROW = struct.Struct("<32sIII")
 """hash, offset, stored length, raw length"""
 _FOOTER = struct.Struct("<II32s8s")
 """number of rows, reserved, hash of the rows, magic"""
+FOOTER_BYTES = _FOOTER.size
 
 
 class PackRow(NamedTuple):
@@ -131,11 +133,26 @@ def decode_trailer(data: bytes | memoryview) -> list[PackRow]:
     if rows_start > end:
         raise CorruptObjectError(f"a pack's frames end at {end}, and its table begins at {rows_start}")
     if rows_start == end:
-        _check_header(data)
+        check_header(data)
     return rows
 
 
-def _check_header(data: bytes | memoryview) -> None:
+def table_bytes(table: bytes | Sequence[PackRow]) -> int:
+    """Return the size of a pack's table with its footer, given its rows, or the footer's bytes.
+
+    Raises:
+        CorruptObjectError: The bytes are not those of a footer.
+    """
+    if not isinstance(table, bytes):
+        return len(table) * _ROW.size + _FOOTER.size
+    count, _, _, magic = _FOOTER.unpack(table)
+    if magic != _END_MAGIC:
+        raise CorruptObjectError(f"a pack that ends with {magic!r}, not {_END_MAGIC!r}")
+    return int(count) * _ROW.size + _FOOTER.size
+
+
+def check_header(data: bytes | memoryview) -> None:
+    """Raise CorruptObjectError or UnsupportedFormatError unless bytes begin as a pack of this version does."""
     magic, version, _ = HEADER.unpack_from(data)
     if magic != _MAGIC:
         raise CorruptObjectError(f"a pack that begins with {magic!r}, not {_MAGIC!r}")

@@ -6,7 +6,7 @@ file that it affects, so that memory holds the distinct chunks but no list of wh
 """
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from ckptfs.store.base import Store
 from ckptfs.transfer.chunk_reader import ChunkReader
 from ckptfs.transfer.damage import Mark, Marks, mark_of, part_mark
 from ckptfs.transfer.pack_ranges import plan_reads
+from ckptfs.transfer.pack_tables import check_tables
 from ckptfs.versions import ranges
 from ckptfs.versions.chain import check_successor
 from ckptfs.versions.history import History
@@ -59,7 +60,8 @@ def verify(
         history: Of the store; without a cache in front, or damage there is not seen.
         store: Where the packs are.
         record: The save record of the one version to check; None: the whole history and every version in it.
-        read_data: Read every chunk and hash it, once; else only check that each pack is there and long enough.
+        read_data: Read every chunk and hash it, once, and the packs' tables; else only check that each pack is there
+            and long enough.
         on_damage: Told of all chunks and manifest parts that are missing or damaged, once, when all are known.
         on_progress: Told how far reading is.
 
@@ -87,8 +89,11 @@ def verify(
             marks.update(map(part_mark, history.damaged_holders(saved)))
         else:
             readable.append(saved)
-    bad = _check_packs(store, chunks)
+    sizes = _pack_sizes(store, chunks)
+    bad = _check_packs(sizes, chunks)
     if read_data:
+        whole = [chunk for chunk in chunks if chunk not in bad]
+        findings.extend(Finding(0, b"", "", pack, why) for pack, why in check_tables(store, whole, sizes).items())
         bad |= _read_all(store, [chunk for chunk in chunks if chunk not in bad and chunk.base not in bad], on_progress)
     if bad:
         readable, bad = _without_pruned(history, readable, bad)
@@ -165,10 +170,14 @@ def _next_listed(store: Store, after: str) -> int:
     return next((commit_seq(info.key) for info in store.list(COMMIT_PREFIX, after=after, limit=1)), 0)
 
 
-def _check_packs(store: Store, chunks: Iterable[Chunk]) -> dict[Chunk, str]:
-    """Return the chunks whose pack is missing or too short, and what is wrong."""
+def _pack_sizes(store: Store, chunks: Iterable[Chunk]) -> dict[str, int]:
+    """Return the sizes of the packs of some chunks, of those that are there."""
     needed = {chunk.pack for chunk in chunks}
-    sizes = {info.key: info.size_bytes for info in store.list(PACK_PREFIX) if info.key in needed} if needed else {}
+    return {info.key: info.size_bytes for info in store.list(PACK_PREFIX) if info.key in needed} if needed else {}
+
+
+def _check_packs(sizes: Mapping[str, int], chunks: Iterable[Chunk]) -> dict[Chunk, str]:
+    """Return the chunks whose pack is missing or too short, and what is wrong."""
     bad = {}
     for chunk in chunks:
         size = sizes.get(chunk.pack)

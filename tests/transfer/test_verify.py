@@ -8,6 +8,8 @@ import pytest
 from ckptfs.errors import NoSuchVersionError, StoreUnavailableError
 from ckptfs.format.keys import commit_key
 from ckptfs.format.manifest import Chunk, Entry, Kind, Part
+from ckptfs.format.pack import PackBuilder, decode_trailer, table_bytes
+from ckptfs.transfer import pack_tables
 from ckptfs.transfer.verify import Finding, verify
 from ckptfs.versions.history import open_history
 from tests.transfer.conftest import Bench
@@ -51,7 +53,8 @@ def test_every_chunk_is_read_once_however_many_versions_hold_it(three: Bench) ->
     history = open_history(three.store)
     three.store.requests.clear()
     verify(history, three.store, read_data=True, on_progress=lambda *row: progress.append(row))
-    assert sum(1 for operation, key in three.store.requests if operation == "get" and key.startswith("p/")) == 3
+    # and of each pack the header and the table
+    assert sum(1 for operation, key in three.store.requests if operation == "get" and key.startswith("p/")) == 3 + 6
     total = MIB + 12 + sum(1000 + number + 12 for number in range(3))
     assert (progress[0], progress[-1]) == ((0, total), (total, total))
 
@@ -79,6 +82,65 @@ def test_a_truncated_pack_is_found_without_reading_data(three: Bench) -> None:
     (finding,) = check(three)
     assert (finding.version, finding.path, finding.chunk) == (2, b"each", chunk.hash.hex())
     assert "the chunk ends at" in finding.fact
+
+
+def flipped(body: bytes, offset: int) -> bytes:
+    changed = bytearray(body)
+    changed[offset] ^= 1
+    return bytes(changed)
+
+
+def without_row(body: bytes) -> bytes:
+    """Take the first row out of a pack's table, in which all else is right."""
+    pack = PackBuilder()
+    for row in decode_trailer(body)[1:]:
+        pack.add(body[row.offset_bytes : row.offset_bytes + row.stored_bytes], row.digest, row.raw_bytes)
+    table = pack.finish()
+    return body[: len(body) - table_bytes(decode_trailer(body))] + table[-table_bytes(decode_trailer(table)) :]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda body: flipped(body, 3),
+        lambda body: flipped(body, 8),
+        lambda body: flipped(body, len(body) - 48 - 20),
+        lambda body: flipped(body, len(body) - 48),
+        lambda body: flipped(body, len(body) - 1),
+        lambda body: body[:-1],
+        lambda body: body[: -48 - 44],
+        lambda body: body + b"more",
+        without_row,
+    ],
+    ids=["magic", "version", "row", "count", "end", "cut", "no table", "longer", "another table"],
+)
+@pytest.mark.parametrize("tail_bytes", [1 << 20, 0], ids=["one request", "footer first"])
+def test_damage_around_the_frames_of_a_pack_is_found_and_concerns_no_version(
+    three: Bench, damage: Callable[[bytes], bytes], tail_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pack_tables, "_TAIL_BYTES", tail_bytes)
+    assert check(three, read_data=True) == []
+    pack = chunk_of(three, 1, b"same").pack
+    three.store.objects[pack] = damage(three.store.objects[pack])
+    (finding,) = check(three, read_data=True)
+    assert (finding.version, finding.path, finding.chunk, finding.object_key) == (0, b"", "", pack)
+    assert "no version needs it" in finding.fact
+
+
+@pytest.mark.parametrize("tail_bytes", [1 << 20, 0], ids=["one request", "footer first"])
+def test_what_no_version_needs_any_more_is_in_the_table_all_the_same(
+    bench: Bench, tail_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pack_tables, "_TAIL_BYTES", tail_bytes)
+    for name in "az":
+        (bench.source / name).write_bytes(os.urandom(1000))
+    bench.save()
+    (bench.source / "z").unlink()
+    bench.save()
+    collect(bench.store, dropped=[(1, 1)])
+    pack = chunk_of(bench, 2, b"a").pack
+    assert len(decode_trailer(bench.store.objects[pack])) == 2
+    assert check(bench, read_data=True) == []
 
 
 def test_a_flipped_bit_is_found_only_by_reading_data(three: Bench) -> None:

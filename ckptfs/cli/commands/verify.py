@@ -23,7 +23,7 @@ _REPAIR = "the next save of a mount that has the bytes stores them again"
 @click.command("verify", cls=Command)
 @click.argument("store", metavar="STORE|MOUNTPOINT")
 @click.option("--version", "spec", metavar="V", help="Check this version only (a number, a tag or `latest`).")
-@click.option("--read-data", is_flag=True, help="Read and hash every byte too.")
+@click.option("--read-data", is_flag=True, help="Read and hash every byte too, and check the tables of packs.")
 @access_options
 @json_option
 def command(store: str, spec: str | None, read_data: bool, as_json: bool, access: StoreAccess) -> int:
