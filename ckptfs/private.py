@@ -15,10 +15,12 @@ _MOST_LINKS = 40
 def write_private(path: Path, body: bytes) -> None:
     """Write a file that only its owner may read. Raises OSError."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with open(fd, "wb", buffering=0) as file:
+    try:
         rest = memoryview(body)
         while rest:
-            rest = rest[file.write(rest) :]
+            rest = rest[os.write(fd, rest) :]
+    finally:
+        os.close(fd)
 
 
 def make_private(path: Path) -> None:

@@ -95,9 +95,8 @@ class Evictor:
         self._stopping = False
 
     def look_again(self) -> None:
-        """Something may have grown that was not fetched."""
+        """Something may have grown that was not fetched. It is looked at soon, and not once for each that says so."""
         self._is_stale = True
-        self._wake.set()
 
     def versions_pruned(self) -> None:
         """There may be something to sweep."""

@@ -8,8 +8,9 @@ The program sleeps in its system call while we answer, so /proc/<tid>/syscall te
 import os
 import platform
 import signal
-from pathlib import Path
 from typing import NamedTuple
+
+from ckptfs.small_files import read_small
 
 # number: index of the flags argument (asm/unistd.h)
 _OPENS = {"x86_64": {2: 1, 257: 2}, "aarch64": {56: 2}}.get(platform.machine(), {})
@@ -63,7 +64,7 @@ def pending_signals(thread: int) -> PendingSignals | None:
     """Return the signals that wait for a thread, None if they cannot be known."""
     masks: dict[str, int] = {}
     try:
-        for line in Path(f"/proc/{thread}/status").read_text().splitlines():
+        for line in read_small(f"/proc/{thread}/status").decode().splitlines():
             field, _, value = line.partition(":")
             if field in ("SigPnd", "ShdPnd", "SigBlk", "SigCgt"):
                 masks[field] = int(value, 16)
@@ -79,7 +80,7 @@ def _members(mask: int) -> set[int]:
 
 def _status_numbers(thread: int, field: str) -> list[int]:
     try:
-        for line in Path(f"/proc/{thread}/status").read_text().splitlines():
+        for line in read_small(f"/proc/{thread}/status").decode().splitlines():
             if line.startswith(field):
                 return [int(word) for word in line.split()[1:]]
     except (OSError, ValueError):
@@ -92,7 +93,7 @@ def _system_call(thread: int) -> list[int]:
     if thread <= 0:
         return []
     try:
-        words = Path(f"/proc/{thread}/syscall").read_text().split()
+        words = read_small(f"/proc/{thread}/syscall").split()
         return [int(words[0]), *(int(word, 16) for word in words[1:7])]
     except (OSError, ValueError, IndexError):
         return []

@@ -18,6 +18,7 @@ import json
 import os
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from ckptfs.errors import CkptfsError
@@ -29,24 +30,30 @@ _PROGRESS_INTERVAL_S = 0.2
 
 
 class Events:
-    """Writes events to a descriptor; may be used by several threads."""
+    """Writes events to a descriptor; may be used by several threads.
 
-    def __init__(self, fd: int) -> None:
+    Args:
+        fd: Where to.
+        clock: In seconds.
+    """
+
+    def __init__(self, fd: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._fd = fd
+        self._clock = clock
         self._lock = threading.Lock()
         self._version = 0
         self._progress_s = 0.0
 
     def begin(self, version: int) -> None:
         """Let later progress be that of a version."""
-        self._version = version
+        self._version, self._progress_s = version, self._clock()
 
     def progress(self, done_bytes: int, total_bytes: int) -> None:
-        """Tell how far the version at hand is; (0, total) says that it has begun."""
-        now_s = time.monotonic()
+        """Tell how far the version at hand is, if it takes long; (0, total) says that it has begun."""
+        now_s = self._clock()
         if done_bytes == 0:
             self._write({"event": "uploading", "version": self._version, "bytes_total": total_bytes})
-        elif done_bytes == total_bytes or now_s - self._progress_s >= _PROGRESS_INTERVAL_S:
+        elif now_s - self._progress_s >= _PROGRESS_INTERVAL_S:
             self._progress_s = now_s
             self._write({"event": "progress", "version": self._version, "bytes_done": done_bytes})
 

@@ -20,8 +20,8 @@ PACK_BYTES = 32 << 20
 _EARLY_BYTES = 8 << 20
 
 OnStored = Callable[[str, list[Chunk], bytes], None]
-"""Gets the key of a pack that is in the store, its chunks, and all of it. Called by the putting threads, one at a time.
-"""
+"""Gets the key of a pack that is in the store, its chunks, and all of it. Called by the putting threads, or whoever
+calls `finish`, one at a time."""
 
 
 class PackWriter:
@@ -40,7 +40,8 @@ class PackWriter:
         self._epoch = epoch
         self._retry = retry
         self._on_stored = on_stored
-        self._executor = ThreadPoolExecutor(puts, thread_name_prefix="ckptfs-put")
+        self._puts = puts
+        self._executor: ThreadPoolExecutor | None = None
         self._slots = threading.Semaphore(puts)
         self._lock = threading.Lock()
         self._failure: BaseException | None = None
@@ -65,13 +66,19 @@ class PackWriter:
         """Put the last pack and return when all are in the store. Raises CkptfsError: A put failed."""
         if len(self._builder):
             self._slots.acquire()
-            self._send()
-        self._executor.shutdown(wait=True)
+            if self._executor is None:
+                # alone: a thread for it would take as long as encoding 100 KiB does
+                self._put(self._key, self._builder.finish(), self._chunks)
+                self._start_pack()
+            else:
+                self._send()
+        self.close()
         self._raise_failure()
 
     def close(self) -> None:
         """Wait for the packs that are on their way; what was not sent is dropped."""
-        self._executor.shutdown(wait=True)
+        if self._executor is not None:
+            self._executor.shutdown(wait=True)
 
     def _start_pack(self) -> None:
         self._builder = PackBuilder()
@@ -82,6 +89,8 @@ class PackWriter:
         """Let a thread put the pack; a slot was acquired for it."""
         try:
             self._raise_failure()
+            if self._executor is None:
+                self._executor = ThreadPoolExecutor(self._puts, thread_name_prefix="ckptfs-put")
             self._executor.submit(self._put, self._key, self._builder.finish(), self._chunks)
         except BaseException:
             self._slots.release()

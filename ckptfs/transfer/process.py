@@ -22,6 +22,7 @@ Exit code: 0 the mount process is gone and nothing is left to do; 1 it is gone a
 """
 
 import fcntl
+import gc
 import logging
 import os
 import random
@@ -308,7 +309,11 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cache = CacheDirectory(Path(arguments[0]))
     os.nice(_number(cache.read_session().get("upload_nice"), _NICE))
+    # what wakes up here waits for the end of somebody's slice of time, and takes it from nobody
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     keep_freed_memory()
+    # what was imported stays
+    gc.freeze()
     if cache.read_session().get("confine_upload"):
         # before there is another thread, and before anything comes from the network
         try:

@@ -16,6 +16,8 @@ from ckptfs.fs.transport.wire import Reply, Request
 
 # Only we change the tree, so what the kernel knows stays true; an hour rather than for ever, to be forgiving
 _LONG_S = 3600
+# 10 ms: open(2) of a control file looks it up and then asks for its attributes, which it has just been told
+_MOMENT_NS = 10_000_000
 
 
 class Paths:
@@ -61,7 +63,7 @@ class Paths:
         key: Key = attributes.ino if control_of(path) is None or b".versions" in path else (directory.id, name)
         node = self._nodes.found(directory, name, key)
         remembered_s = valid_s(path)
-        head = wire.ENTRY_OUT.pack(node.id, 0, remembered_s, remembered_s, 0, 0)
+        head = wire.ENTRY_OUT.pack(node.id, 0, remembered_s, remembered_s, 0, 0 if remembered_s else _MOMENT_NS)
         return head + wire.encode_attributes(node.id, attributes)
 
 
