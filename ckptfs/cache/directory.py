@@ -13,6 +13,7 @@
     read-order          the order in which files were first read (fs/read_order.py)
     anchors/            what the next version can be encoded against (cache/anchors.py)
     ../seen/<store id>  the newest commit that was seen of a store, whatever its address (cache/high_water.py)
+    mount.log           what the processes of mounts say, and the three files before it (log_file.py)
     lock, upload.lock   flock of the mount process and of the upload process
 
 Invariant: whoever changes live/, journal or session.json holds `lock`; it is never deleted, so its inode identifies it.

@@ -30,6 +30,7 @@ from ckptfs.fs.options import MountOptions
 from ckptfs.fs.transport.choice import connect, mount_of
 from ckptfs.fs.transport.handover import Connection
 from ckptfs.fs.transport.lent import LentMount, Wish, adopt, borrow
+from ckptfs.log_file import log_to
 
 log = logging.getLogger("ckptfs")
 
@@ -267,9 +268,7 @@ class Keeper:
 
 def redirect_errors(log_path: Path) -> None:
     """Send what is logged to a file."""
-    fd = os.open(log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    os.dup2(fd, 2)
-    os.close(fd)
+    log_to(log_path)
     ours = logging.getLogger("ckptfs")
     ours.setLevel(min(ours.level, logging.INFO))
 

@@ -44,6 +44,7 @@ from ckptfs.cache.pending import PendingVersion, discard_pending, list_pending, 
 from ckptfs.crypto.secret import KeySource, Secret
 from ckptfs.errors import CacheError, CkptfsError, DivergedError, FencedError
 from ckptfs.format.commit import CommitRecord
+from ckptfs.log_file import is_logged_to, log_to
 from ckptfs.memory import keep_freed_memory
 from ckptfs.store.base import Store
 from ckptfs.store.caching import CachingStore
@@ -308,6 +309,8 @@ def main(arguments: list[str]) -> int:
     # Ctrl-C at a mount in the foreground is for the mount process, which drains through us
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cache = CacheDirectory(Path(arguments[0]))
+    if is_logged_to(cache.log):
+        log_to(cache.log)
     os.nice(_number(cache.read_session().get("upload_nice"), _NICE))
     # what wakes up here waits for the end of somebody's slice of time, and takes it from nobody
     os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
