@@ -102,6 +102,7 @@ class Capturer:
             changes = changes.after(replace.changes)
             replace.undo = self._swap(replace.undo)
         version = self.version if replace is not None else self.version + 1
+        generation = replace.pending.generation + 1 if replace is not None else 1
         directory = self.pending_root / f"draft-{secrets.token_hex(8)}"
         draft = Draft(
             self.root_fd,
@@ -117,19 +118,7 @@ class Capturer:
             self.mtime_ns,
         )
         try:
-            directory.mkdir(0o700)
-            (directory / "data").mkdir(0o700)
-            part = draft.describe()
-            undo = self._resize(part)
-            try:
-                generation = replace.pending.generation + 1 if replace is not None else 1
-                header = self._header(version, note)
-                self.changes.journal.intend(version, header.commit_id)
-                pending = write_pending(directory, self.pending_root, generation, header, part)
-                self._say_captured(pending)
-            except BaseException:
-                self._swap(undo)
-                raise
+            pending, undo = self._write(draft, version, generation, note)
         except BaseException:
             if replace is not None:
                 replace.undo = self._swap(replace.undo)
@@ -137,7 +126,7 @@ class Capturer:
             raise
         before = replace.before if replace is not None else (self.version, self.commit_id)
         self.changes.take()
-        self.version, self.commit_id = version, header.commit_id
+        self.version, self.commit_id = version, pending.header.commit_id
         slot = Slot(pending.directory)
         if replace is not None:
             self.guards.release(replace.slot)
@@ -148,6 +137,25 @@ class Capturer:
         return Captured(
             pending, slot, changes, undo, linked_bytes + draft.copied_bytes, len(draft.torn), draft.looks, before
         )
+
+    def _write(self, draft: Draft, version: int, generation: int, note: Note) -> tuple[PendingVersion, Undo]:
+        """Make a draft a pending version, and `sizes` its; return what undoes the latter, too.
+
+        If it raises, `sizes` are as before, and what is left of the draft is the caller's to remove.
+        """
+        draft.directory.mkdir(0o700)
+        (draft.directory / "data").mkdir(0o700)
+        part = draft.describe()
+        undo = self._resize(part)
+        try:
+            header = self._header(version, note)
+            self.changes.journal.intend(version, header.commit_id)
+            pending = write_pending(draft.directory, self.pending_root, generation, header, part)
+            self._say_captured(pending)
+        except BaseException:
+            self._swap(undo)
+            raise
+        return pending, undo
 
     def _say_captured(self, pending: PendingVersion) -> None:
         try:

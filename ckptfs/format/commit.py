@@ -8,7 +8,7 @@ Invariants that one record shows (C1 to C4 there hold between records):
     R3  the inline parts, in order, are the inline bytes, and each hashes to what its description says
     R4  what a reader takes up is bounded: no more versions than records, no part twice, and of all together no more
         than MAX_PART_BYTES
-    R4  a save that revived packs is the newest one that did, and the other way round; pins are of versions there are,
+    R5  a save that revived packs is the newest one that did, and the other way round; pins are of versions there are,
         and none is over
 """
 

@@ -24,7 +24,7 @@ from ckptfs.fs.filling import punch
 from ckptfs.fs.hydrate import Stub
 from ckptfs.fs.leases import NOBODY_ELSE, is_granted
 from ckptfs.fs.live import LiveTree
-from ckptfs.fs.open_files import OpenFiles
+from ckptfs.fs.open_inodes import OpenInodes
 from ckptfs.fs.times import set_times
 from ckptfs.versions.history import History
 
@@ -43,7 +43,7 @@ class EvictableLiveFiles:
     def __init__(
         self,
         live: LiveTree,
-        open_files: OpenFiles,
+        open_inodes: OpenInodes,
         capturer: Capturer,
         history: History,
         pending_root: Path,
@@ -52,7 +52,7 @@ class EvictableLiveFiles:
         goes_past: Callable[[], bool],
     ) -> None:
         self._live = live
-        self._open_files = open_files
+        self._open_inodes = open_inodes
         self._capturer = capturer
         self._history = history
         self._pending_root = pending_root
@@ -93,7 +93,7 @@ class EvictableLiveFiles:
             seen.add(status.st_ino)
             total_bytes += size_bytes
             if self._may_go(entry) and self._is_unused(status):
-                used_ns = self._open_files.used_ns.get(status.st_ino, status.st_atime_ns)
+                used_ns = self._open_inodes.used_ns.get(status.st_ino, status.st_atime_ns)
                 candidates.append(Candidate(used_ns, size_bytes, path))
         return total_bytes, candidates
 
@@ -148,7 +148,7 @@ class EvictableLiveFiles:
         if stub is not None:
             return stub.filling is None or not stub.filling.users
         is_shared = status.st_nlink != 1 or live.links.count(ino) != 1 or live.guards.is_guarded(ino)
-        return not is_shared and self._open_files.find(ino) is None and ino not in live.changes.current.content
+        return not is_shared and self._open_inodes.find(ino) is None and ino not in live.changes.current.content
 
     def _empty(self, path: bytes, status: os.stat_result, entry: Entry) -> bool:
         live = self._live

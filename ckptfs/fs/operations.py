@@ -1,6 +1,6 @@
 """The filesystem: what every operation does, whatever transport it came through.
 
-Each path belongs to one of three: the control names (control.py), `.versions/` (versions_directory.py), or the tree,
+Each path belongs to one of three: a control name (control_files.py), `.versions/` (versions_directory.py), or the tree,
 which is the live tree of a read-write mount or a version's tree of a read-only one. Here the paths are told apart; what
 is done is in the modules of the three.
 
@@ -10,83 +10,23 @@ and nothing else (door.py).
 
 import errno
 import os
-import secrets
 import stat
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from ckptfs.errors import CkptfsError, ReadOnlyError
-from ckptfs.fs.attributes import Attributes, Caller, Listed, virtual_file
-from ckptfs.fs.control import Control, below_versions, control_of, save_text, version_of_marker
+from ckptfs.fs.attributes import Attributes, Caller, Listed
+from ckptfs.fs.control import Control, below_versions, control_of, version_of_marker
+from ckptfs.fs.control_files import ControlFiles
 from ckptfs.fs.door import through_door
-from ckptfs.fs.fetching import Reader
+from ckptfs.fs.handles import ControlHandle, FileHandle, Handle, ViewHandle
 from ckptfs.fs.live import LiveTree
-from ckptfs.fs.marker import NOTE_LIMIT_BYTES, SaveMarker, Touch
-from ckptfs.fs.open_files import FileHandle, OpenFiles
-from ckptfs.fs.syscalls import groups_of, is_exclusive_create, process_of
-from ckptfs.fs.times import NOW_NS, birth_ns
-from ckptfs.fs.tree_view import TreeView, marker_inode, version_of
-from ckptfs.fs.uploads import VersionState
+from ckptfs.fs.marker import Touch
+from ckptfs.fs.syscalls import groups_of
+from ckptfs.fs.times import birth_ns
+from ckptfs.fs.tree_view import TreeView, version_of
 from ckptfs.fs.versions_directory import VersionsDirectory
-
-# Above what any local filesystem numbers its inodes, below the versions' (tree_view.py)
-_CONTROL_INODE = (1 << 62) - 1024
-# of a file in the spare directory whose text is becoming a note
-_NOTE_PREFIX = "note-"
-
-
-class Restorer(Protocol):
-    """What `.restore` needs of the mount."""
-
-    def check(self, spec: str) -> None:
-        """Raise NoSuchVersionError or InvalidInputError if a version cannot be restored."""
-
-    def restore(self, spec: str) -> None:
-        """Make the live tree a version."""
-
-
-@dataclass(slots=True, eq=False)
-class ControlHandle:
-    """An open control file."""
-
-    control: Control
-    text: bytes
-    """What reading it gives: fixed when it was opened, so that one reader sees one state. Of a touch, from when it
-    captured: its own version, whatever others have saved meanwhile."""
-    touch: Touch | None = None
-    """Of `.save` open for writing."""
-    maker: int = 0
-    """The thread whose open(2) with O_CREAT made it; 0 if it was there."""
-    written: bytearray = field(default_factory=bytearray)
-    """To `.restore`."""
-
-
-@dataclass(slots=True, eq=False)
-class ViewHandle:
-    """An open file of a version."""
-
-    fd: int
-    attributes: Attributes
-    reader: Reader | None = None
-    """Of a file that was not whole when it was opened."""
-
-
-Handle = FileHandle | ControlHandle | ViewHandle
-
-
-@dataclass(slots=True, kw_only=True)
-class Writable:
-    """What a read-write mount has and a read-only one has not."""
-
-    live: LiveTree
-    open_files: OpenFiles
-    marker: SaveMarker
-    restorer: Restorer
-    check_save_allowed: Callable[[], None]
-    version: Callable[[], int]
-    """Returns the number of the newest captured version."""
+from ckptfs.fs.writable import Writable
 
 
 @dataclass(slots=True, kw_only=True)
@@ -103,8 +43,10 @@ class Operations:
     writable: Writable | None = None
     view: Callable[[], TreeView] | None = None
     cache_root_status: Callable[[], os.statvfs_result]
-    _makers: set[int] = field(default_factory=set, init=False)
-    """Threads that made `.save` and have not closed it."""
+    _controls: ControlFiles = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._controls = ControlFiles(texts=self.texts, versions=self.versions, writable=self.writable, tree=self._tree)
 
     # attributes and names
 
@@ -124,13 +66,13 @@ class Operations:
         below = below_versions(path)
         if below is not None:
             number = version_of_marker(path)
-            return self.versions.attributes(below) if number is None else self._marker_attributes(number)
+            return self.versions.attributes(below) if number is None else self._controls.attributes_of_version(number)
         control = control_of(path)
         if control is None:
             return self._tree().attributes(path)
-        if control is Control.SAVE and handle is None and not is_known and self._is_lookup_to_create(caller):
-            raise _error(errno.ENOENT)
-        return self._control_attributes(path, control)
+        if control is Control.SAVE and handle is None and not is_known:
+            self._controls.refuse_lookup_to_create(caller)
+        return self._controls.attributes(path, control)
 
     @through_door
     def readlink(self, path: bytes) -> bytes:
@@ -216,9 +158,7 @@ class Operations:
         """Set times: None for one that stays, NOW_NS for now. On `.save` it is a touch."""
         control = control_of(path)
         if control is Control.SAVE:
-            writable = self._writable()
-            writable.check_save_allowed()
-            writable.marker.set_times(process_of(caller.pid), time.time_ns() if mtime_ns == NOW_NS else mtime_ns)
+            self._controls.set_times(caller, mtime_ns)
         elif control is None:
             self._changeable(path).utimens(path, atime_ns, mtime_ns)
 
@@ -261,7 +201,7 @@ class Operations:
         """Rename, with the flags of renameat2(2); a file renamed to `.save` is a touch, its text the note."""
         live = self._changeable(old, errno.EPERM)
         if control_of(new) is Control.SAVE:
-            self._touch_by_rename(live, old)
+            self._controls.touch_by_rename(live, old)
         else:
             self._changeable(new, errno.EPERM).rename(old, new, flags)
 
@@ -272,11 +212,9 @@ class Operations:
         if isinstance(handle, FileHandle):
             self._writable().open_files.truncate(handle, size_bytes)
         elif isinstance(handle, ControlHandle):
-            self._truncate_control(handle, size_bytes)
+            self._controls.truncate(handle, size_bytes)
         elif control is Control.SAVE:
-            writable = self._writable()
-            writable.check_save_allowed()
-            writable.marker.put(b"")
+            self._controls.touch()
         elif control is None:
             self._changeable(path).truncate(path, size_bytes)
 
@@ -286,10 +224,7 @@ class Operations:
     def create(self, path: bytes, flags: int, mode: int, caller: Caller) -> Handle:
         """Make and open a file."""
         if control_of(path) is Control.SAVE:
-            handle = self._open_control(path, Control.SAVE, flags, caller)
-            handle.maker = caller.pid
-            self._makers.add(caller.pid)
-            return handle
+            return self._controls.create(path, flags, caller)
         self._changeable(path, errno.EEXIST)
         return self._writable().open_files.create(path, flags, mode, caller)
 
@@ -301,12 +236,10 @@ class Operations:
             number = version_of_marker(path)
             if number is None:
                 return ViewHandle(*self.versions.open(below, flags))
-            if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
-                raise _error(errno.EROFS)
-            return ControlHandle(Control.SAVE, self._text_of_version(number))
+            return self._controls.open_of_version(number, flags)
         control = control_of(path)
         if control is not None:
-            return self._open_control(path, control, flags, caller)
+            return self._controls.open(path, control, flags, caller)
         if self.writable is not None:
             return self.writable.open_files.open(path, flags)
         return ViewHandle(*self._view().open(path, flags))
@@ -329,14 +262,7 @@ class Operations:
             return self._writable().open_files.write(handle, data, offset_bytes)
         if isinstance(handle, ViewHandle):
             raise _error(errno.EBADF)
-        if handle.touch is not None:
-            return self._writable().marker.write(handle.touch, data, offset_bytes)
-        if offset_bytes + len(data) > NOTE_LIMIT_BYTES:
-            raise _error(errno.EFBIG)
-        handle.written[offset_bytes : offset_bytes + len(data)] = data
-        # a shell does not look at what closing said, so a version that is not there is refused here
-        self._writable().restorer.check(_spec(handle))
-        return len(data)
+        return self._controls.write(handle, data, offset_bytes)
 
     @through_door
     def allocate(self, handle: Handle, mode: int, offset_bytes: int, size_bytes: int) -> None:
@@ -348,16 +274,8 @@ class Operations:
     @through_door
     def flush(self, handle: Handle) -> None:
         """A descriptor is being closed: this is what makes close(2) of `.save` capture."""
-        if not isinstance(handle, ControlHandle):
-            return
-        self._makers.discard(handle.maker)
-        if handle.touch is not None:
-            self._writable().marker.flush(handle.touch)
-            _show_saved(handle, handle.touch, "captured")
-        elif handle.written:
-            spec = _spec(handle)
-            handle.written.clear()
-            self._writable().restorer.restore(spec)
+        if isinstance(handle, ControlHandle):
+            self._controls.flush(handle)
 
     @through_door
     def release(self, handle: Handle) -> None:
@@ -368,31 +286,29 @@ class Operations:
             if handle.reader is not None:
                 handle.reader.close()
             os.close(handle.fd)
-        elif handle.touch is not None:
-            self._writable().marker.release(handle.touch)
+        else:
+            self._controls.release(handle)
 
     @through_door
     def fsync(self, handle: Handle, data_only: bool) -> None:
         """Write back to the local disk; on `.save`, wait until all captured versions are durable."""
         if isinstance(handle, FileHandle):
             self._writable().open_files.sync(handle, data_only)
-        elif isinstance(handle, ControlHandle) and handle.control is Control.SAVE and self.writable is not None:
-            self.writable.marker.sync(handle.touch)
-            if handle.touch is not None:
-                _show_saved(handle, handle.touch, "durable")
+        elif isinstance(handle, ControlHandle):
+            self._controls.sync(handle)
 
     # what only a transport that knows inodes and handles can ask for
 
     @through_door
     def going_past(self, handle: FileHandle) -> None:
         """The kernel will read and write this handle's file itself."""
-        self._writable().open_files.going_past(handle)
+        self._writable().open_files.unseen.going_past(handle)
 
     @through_door
     def create_nameless(self, directory: bytes, flags: int, mode: int, caller: Caller) -> FileHandle:
         """Make and open a file without a name (O_TMPFILE)."""
         self._changeable(directory)
-        return self._writable().open_files.create_nameless(directory, flags, mode, caller)
+        return self._writable().open_files.nameless.create(directory, flags, mode, caller)
 
     @through_door
     def reopen(self, handle: FileHandle, flags: int) -> FileHandle:
@@ -403,7 +319,7 @@ class Operations:
     def link_nameless(self, handle: FileHandle, path: bytes) -> None:
         """Give an open file that has no name one."""
         self._changeable(path, errno.EEXIST)
-        self._writable().open_files.link_nameless(handle, path)
+        self._writable().open_files.nameless.link(handle, path)
 
     @through_door
     def change_nameless(
@@ -415,7 +331,7 @@ class Operations:
     ) -> None:
         """Set attributes of an open file that has no name."""
         if isinstance(handle, FileHandle):
-            self._writable().open_files.change_nameless(handle, mode, owner, times)
+            self._writable().open_files.nameless.change(handle, mode, owner, times)
 
     @through_door
     def birth_ns(self, path: bytes) -> int | None:
@@ -498,7 +414,7 @@ class Operations:
 
     def go_on_mapped(self, ino: int, path: bytes) -> bool:
         """A file may be changed through a mapping; return False if there is no such file any more."""
-        return self.writable is not None and self.writable.open_files.go_on_mapped(ino, path)
+        return self.writable is not None and self.writable.open_files.unseen.go_on_mapped(ino, path)
 
     @through_door
     def go_on_control(
@@ -511,32 +427,13 @@ class Operations:
             text: What has been written to it.
             process, began_ns, captured: Of `.save`, see marker.Touch.
         """
-        control = Control.SAVE if version_of_marker(path) is not None else control_of(path)
-        if control is None:
-            raise _error(errno.ENOENT)
-        handle = ControlHandle(control, shown)
-        if flags & os.O_ACCMODE == os.O_RDONLY:
-            return handle
-        if control is Control.SAVE:
-            touch = Touch(process, bool(flags & os.O_APPEND), began_ns, bytearray(text), captured_text=captured)
-            handle.touch = self._writable().marker.go_on(touch)
-        else:
-            handle.written[:] = text
-        return handle
+        touch = Touch(process, bool(flags & os.O_APPEND), began_ns, bytearray(text), captured_text=captured)
+        return self._controls.go_on(path, flags, shown, touch)
 
     @through_door
     def finish_touch_by_rename(self) -> None:
         """Go on with a file that was being renamed to `.save`."""
-        writable = self._writable()
-        for name in os.listdir(writable.live.spare_fd):
-            if name.startswith(_NOTE_PREFIX):
-                fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=writable.live.spare_fd)
-                try:
-                    text = os.pread(fd, NOTE_LIMIT_BYTES, 0)
-                finally:
-                    os.close(fd)
-                writable.marker.put(text)
-                os.unlink(name, dir_fd=writable.live.spare_fd)
+        self._controls.finish_touch_by_rename()
 
     # telling paths apart
 
@@ -568,89 +465,6 @@ class Operations:
         if below is not None:
             return self.versions.xattrs(below)
         return {} if control_of(path) is not None else self._view().xattrs(path)
-
-    # control files
-
-    def _control_attributes(self, path: bytes, control: Control) -> Attributes:
-        directory = path.rpartition(b"/")[0]
-        owner = self._tree().attributes(directory)
-        if not stat.S_ISDIR(owner.mode):
-            raise _error(errno.ENOTDIR)
-        # who may make files in the directory may save, and who may list it may know what was
-        mode = owner.mode & (0o444 if control is Control.STATUS else 0o666)
-        # room for what reading gives: some programs read no further than the size
-        size_bytes = len(self.texts[control]()) if control in self.texts else 0
-        return virtual_file(_CONTROL_INODE + list(Control).index(control), mode, owner, size_bytes)
-
-    def _marker_attributes(self, number: int) -> Attributes:
-        owner = self.versions.attributes(b"%d" % number)
-        return virtual_file(marker_inode(number), owner.mode & 0o444, owner, len(self._text_of_version(number)))
-
-    def _text_of_version(self, number: int) -> bytes:
-        return save_text(VersionState.of_record(self.versions.record(number)))
-
-    def _open_control(self, path: bytes, control: Control, flags: int, caller: Caller) -> ControlHandle:
-        self._control_attributes(path, control)  # the directory must be there
-        handle = ControlHandle(control, self.texts[control]())
-        if flags & os.O_ACCMODE == os.O_RDONLY:
-            return handle
-        writable = self._writable()
-        if control is Control.STATUS:
-            raise _error(errno.EACCES)
-        if control is Control.SAVE:
-            # said at open, for `: > .save` in a shell does not look at what closing said
-            writable.check_save_allowed()
-            handle.touch = writable.marker.begin(process_of(caller.pid), appends=bool(flags & os.O_APPEND))
-        return handle
-
-    def _is_lookup_to_create(self, caller: Caller) -> bool:
-        """True if `.save` must not be found: it is looked up by an open(2) that is to make it.
-
-        When it has made it, the kernel may ask for its attributes within the same call; the maker is shown them.
-        """
-        return caller.pid not in self._makers and is_exclusive_create(caller.pid)
-
-    def _truncate_control(self, handle: ControlHandle, size_bytes: int) -> None:
-        if handle.touch is not None:
-            self._writable().marker.truncate(handle.touch, size_bytes)
-        else:
-            del handle.written[size_bytes:]
-
-    def _touch_by_rename(self, live: LiveTree, old: bytes) -> None:
-        """Take a file away and make its text the note of a touch; a capture that fails puts it back."""
-        writable = self._writable()
-        writable.check_save_allowed()
-        status = live.lstat(old)
-        if not stat.S_ISREG(status.st_mode):
-            raise _error(errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.EINVAL)
-        if status.st_size > NOTE_LIMIT_BYTES:
-            raise _error(errno.EFBIG)
-        spare = os.fsencode(_NOTE_PREFIX + secrets.token_hex(8))
-        # open until it has moved, so that it stays whole
-        handle = writable.open_files.open(old, os.O_RDONLY)
-        try:
-            if handle.reader is not None:
-                handle.reader.require_all()
-            text = os.pread(handle.fd, NOTE_LIMIT_BYTES, 0)
-            live.move_out(old, spare, keep_name=False)
-        finally:
-            writable.open_files.close(handle)
-        try:
-            writable.marker.put(text)
-        except BaseException:
-            live.move_in(spare, old)
-            raise
-        os.unlink(spare, dir_fd=live.spare_fd)
-
-
-def _show_saved(handle: ControlHandle, touch: Touch, state: str) -> None:
-    """Have reading the handle of a touch give the version that the touch made, if it has made one."""
-    if touch.saved is not None:
-        handle.text = save_text(VersionState.of_header(touch.saved.pending.header, state))
-
-
-def _spec(handle: ControlHandle) -> str:
-    return bytes(handle.written).decode("utf-8", "replace").strip().strip("\0").strip()
 
 
 def _left_mode(status: os.stat_result, caller: Caller) -> int:

@@ -17,7 +17,7 @@ from ckptfs.capture.gate import Gate
 from ckptfs.errors import FencedError
 from ckptfs.format.pending import Note
 from ckptfs.fs.counters import Counters
-from ckptfs.fs.open_files import OpenFiles
+from ckptfs.fs.unseen import UnseenChanges
 from ckptfs.fs.uploads import Uploads
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class LiveSaver:
         *,
         gate: Gate,
         capturer: Capturer,
-        open_files: OpenFiles,
+        unseen: UnseenChanges,
         uploads: Uploads,
         flusher: Callable[[], MappedFlusher | None],
         max_pending_bytes: int,
@@ -54,7 +54,7 @@ class LiveSaver:
     ) -> None:
         self._gate = gate
         self._capturer = capturer
-        self._open_files = open_files
+        self._unseen = unseen
         self._uploads = uploads
         self._flusher = flusher
         self._max_pending_bytes = max_pending_bytes
@@ -76,7 +76,7 @@ class LiveSaver:
         if not self._capturer.changes.current.paths:
             self._flush_mapped()
             with self._gate:
-                self._open_files.mark_unseen_changes()
+                self._unseen.mark()
         return bool(self._capturer.changes.current.paths)
 
     def capture(self, note: Note, replace: Captured | None) -> Captured:
@@ -87,10 +87,10 @@ class LiveSaver:
             torn = self._flush_mapped()
             with self._gate.exclusive():
                 closed_s = time.monotonic()
-                self._open_files.mark_unseen_changes()
-                unseen, mapped = self._open_files.unseen(), self._open_files.mapped()
+                self._unseen.mark()
+                unseen, mapped = self._unseen.inodes(), self._unseen.mapped()
                 captured = self._capturer.capture(note, torn=torn, unseen=unseen, mapped=mapped, replace=replace)
-                self._open_files.captured(captured.looks)
+                self._unseen.captured(captured.looks)
                 done_s = time.monotonic()
             self._uploads.captured(captured.pending, captured.slot, captured.kept_bytes)
             self._counters.add(
@@ -163,11 +163,11 @@ class LiveSaver:
     def _flush_mapped(self) -> set[int]:
         """Bring dirty mapped pages into the live files; return the inodes for which that failed."""
         flusher = self._flusher()
-        inodes = self._open_files.mappable_inodes()
+        inodes = self._unseen.mappable()
         if flusher is None or not inodes:
             return set()
         failed = set(inodes)
-        for path, ino in self._open_files.names_of(inodes):
+        for path, ino in self._unseen.names_of(inodes):
             if flusher.flush(path, ino):
                 failed.discard(ino)
             else:

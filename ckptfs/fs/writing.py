@@ -36,7 +36,7 @@ from ckptfs.fs.hydrate import Hydrator, Stub
 from ckptfs.fs.live import LiveTree
 from ckptfs.fs.marker import SaveMarker
 from ckptfs.fs.open_files import OpenFiles
-from ckptfs.fs.operations import Operations, Writable
+from ckptfs.fs.operations import Operations
 from ckptfs.fs.options import MountOptions
 from ckptfs.fs.prefetch import Prefetch
 from ckptfs.fs.read_order import ReadOrder
@@ -48,6 +48,7 @@ from ckptfs.fs.transport.choice import OVERLAYFS, Transport, filesystem_type
 from ckptfs.fs.transport.handover import Connection
 from ckptfs.fs.uploads import Uploads, VersionState
 from ckptfs.fs.versions_directory import VersionsDirectory
+from ckptfs.fs.writable import Writable
 from ckptfs.mount_table import mounts
 from ckptfs.transfer.damage import DamageList
 from ckptfs.transfer.fetch import Fetcher
@@ -106,35 +107,11 @@ class WritingMount:
             Fetcher(self._store, workers=1), DamageList(self._store).note, Missing(self._history).explain
         )
         self._counters = self._queue.counters
-        changes = Changes(self._journal)
-        self._hydrator = Hydrator(
-            self._root_fd, spare_fd, self._queue, self._gate, changes.times, self._journal.hydrated
-        )
-        self._live = LiveTree(
-            self._root_fd,
-            spare_fd,
-            gate=self._gate,
-            changes=changes,
-            links=self._links,
-            guards=self._guards,
-            hydrator=self._hydrator,
-        )
+        self._live = self._make_live(spare_fd)
+        self._hydrator = self._live.hydrator
         result = Alignment() if self._goes_on else self._align(taken, state)
         self._set_aside = result.set_aside
-        sizes = Sizes()
-        sizes.load(taken.target.tree)
-        self._capturer = Capturer(
-            root_fd=self._root_fd,
-            pending_root=cache.pending,
-            changes=self._live.changes,
-            links=self._links,
-            guards=self._guards,
-            sizes=sizes,
-            version=taken.version,
-            commit_id=taken.commit_id,
-            boot=self._boot,
-            mtime_ns=lambda status: self._live.shown(status).mtime_ns,
-        )
+        self._capturer = self._make_capturer(taken)
         if self._goes_on and state is not None:
             self._go_on(taken, state)
         else:
@@ -147,16 +124,7 @@ class WritingMount:
         self._order = ReadOrder(cache.read_order)
         self._open_files = OpenFiles(self._live, keeps_nameless=self._outlives, on_read=self._order.read)
         self._transport: Transport | None = None
-        newest = VersionState.of_record(taken.head) if taken.head is not None else None
-        self._uploads = Uploads(
-            cache.root,
-            self._guards,
-            newest,
-            lambda _: self._became_durable(),
-            self._counters,
-            self._key,
-            on_pruned=self._versions_pruned,
-        )
+        self._uploads = self._make_uploads(taken)
         self._evictor = Evictor(
             cache,
             options.cache_size_bytes,
@@ -169,68 +137,75 @@ class WritingMount:
         self._prefetch = Prefetch(self._hydrator, self._queue, self._order.ranks, self._evictor.room_bytes)
         self._hydrator.on_added, self._hydrator.on_wanted = self._prefetch.look_again, self._prefetch.follow
         self._take_pending(taken)
-        self._saver = LiveSaver(
+        self._saver = self._make_saver()
+        self._marker = SaveMarker(self._saver)
+        self.operations = self._make_operations()
+
+    # the parts
+
+    def _make_live(self, spare_fd: int) -> LiveTree:
+        changes = Changes(self._journal)
+        hydrator = Hydrator(self._root_fd, spare_fd, self._queue, self._gate, changes.times, self._journal.hydrated)
+        return LiveTree(
+            self._root_fd,
+            spare_fd,
+            gate=self._gate,
+            changes=changes,
+            links=self._links,
+            guards=self._guards,
+            hydrator=hydrator,
+        )
+
+    def _make_capturer(self, taken: Taken) -> Capturer:
+        sizes = Sizes()
+        sizes.load(taken.target.tree)
+        return Capturer(
+            root_fd=self._root_fd,
+            pending_root=self._cache.pending,
+            changes=self._live.changes,
+            links=self._links,
+            guards=self._guards,
+            sizes=sizes,
+            version=taken.version,
+            commit_id=taken.commit_id,
+            boot=self._boot,
+            mtime_ns=lambda status: self._live.shown(status).mtime_ns,
+        )
+
+    def _make_uploads(self, taken: Taken) -> Uploads:
+        return Uploads(
+            self._cache.root,
+            self._guards,
+            VersionState.of_record(taken.head) if taken.head is not None else None,
+            lambda _: self._became_durable(),
+            self._counters,
+            self._key,
+            on_pruned=self._versions_pruned,
+        )
+
+    def _make_saver(self) -> LiveSaver:
+        return LiveSaver(
             gate=self._gate,
             capturer=self._capturer,
-            open_files=self._open_files,
+            unseen=self._open_files.unseen,
             uploads=self._uploads,
             flusher=lambda: self._transport,
             max_pending_bytes=self._tenure.max_pending_bytes,
-            sync_timeout_s=options.sync_timeout_s,
+            sync_timeout_s=self._options.sync_timeout_s,
             counters=self._counters,
         )
-        self._marker = SaveMarker(self._saver)
-        self.operations = self._make_operations()
 
     def _make_evictable(self) -> EvictableLiveFiles:
         # on overlayfs a mapping is of the file below, and a lease on the one above does not tell
         return EvictableLiveFiles(
             self._live,
-            self._open_files,
+            self._open_files.inodes,
             self._capturer,
             self._history,
             self._cache.pending,
             self._durable_version,
             leases_tell=filesystem_type(self._cache.live) != OVERLAYFS,
             goes_past=lambda: self._transport is None or self._transport.name == "passthrough",
-        )
-
-    def _durable_version(self) -> int:
-        waiting = self._uploads.waiting()
-        return waiting[0].version - 1 if waiting else self._capturer.version
-
-    def _became_durable(self) -> None:
-        self._versions.changed()
-        self._evictor.look_again()
-
-    def _versions_pruned(self) -> None:
-        self._versions.changed()
-        self._evictor.versions_pruned()
-
-    def _align(self, taken: Taken, state: JournalState | None) -> Alignment:
-        return align_live_tree(
-            Aligner(self._cache.live, self._root_fd, self._cache.unsaved),
-            taken,
-            state,
-            ours=self._tenure.is_ours,
-            boot=self._boot,
-            root_fd=self._root_fd,
-            walk=lambda: {path for path, _, _ in self._live.walk(b"")},
-        )
-
-    def _go_on(self, taken: Taken, state: JournalState) -> None:
-        """Know again what the process before this one knew of its live tree."""
-        restored = self._history.tree(self._history.version(state.restored)) if state.restored is not None else None
-        known = know_again(taken, state, restored, self._root_fd)
-        self._live.changes.go_on(state, known.content, known.origins)
-        for ino, names in known.links.items():
-            for name in names[1:]:
-                self._links.link(ino, names[0], name)
-        self._capturer.link_ids.update(known.link_ids)
-        self._hydrator.add(known.stubs)
-        self._journal.go_on(self._boot, self._hydrator.inodes())
-        log.info(
-            "goes on version=%d changed=%d not_fetched_files=%d", taken.version, len(state.names), len(known.stubs)
         )
 
     def _make_operations(self) -> Operations:
@@ -261,6 +236,46 @@ class WritingMount:
                 version=lambda: self._capturer.version,
             ),
             cache_root_status=lambda: os.fstatvfs(self._root_fd),
+        )
+
+    def _durable_version(self) -> int:
+        waiting = self._uploads.waiting()
+        return waiting[0].version - 1 if waiting else self._capturer.version
+
+    def _became_durable(self) -> None:
+        self._versions.changed()
+        self._evictor.look_again()
+
+    def _versions_pruned(self) -> None:
+        self._versions.changed()
+        self._evictor.versions_pruned()
+
+    # what was found
+
+    def _align(self, taken: Taken, state: JournalState | None) -> Alignment:
+        return align_live_tree(
+            Aligner(self._cache.live, self._root_fd, self._cache.unsaved),
+            taken,
+            state,
+            ours=self._tenure.is_ours,
+            boot=self._boot,
+            root_fd=self._root_fd,
+            walk=lambda: {path for path, _, _ in self._live.walk(b"")},
+        )
+
+    def _go_on(self, taken: Taken, state: JournalState) -> None:
+        """Know again what the process before this one knew of its live tree."""
+        restored = self._history.tree(self._history.version(state.restored)) if state.restored is not None else None
+        known = know_again(taken, state, restored, self._root_fd)
+        self._live.changes.go_on(state, known.content, known.origins)
+        for ino, names in known.links.items():
+            for name in names[1:]:
+                self._links.link(ino, names[0], name)
+        self._capturer.link_ids.update(known.link_ids)
+        self._hydrator.add(known.stubs)
+        self._journal.go_on(self._boot, self._hydrator.inodes())
+        log.info(
+            "goes on version=%d changed=%d not_fetched_files=%d", taken.version, len(state.names), len(known.stubs)
         )
 
     def _adopt(self, target: Target, result: Alignment, *, kept_stubs: set[int]) -> None:

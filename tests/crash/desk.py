@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 
 from ckptfs.fs.attributes import Caller
-from ckptfs.fs.operations import Handle
+from ckptfs.fs.handles import Handle
 from ckptfs.fs.options import MountOptions
 from ckptfs.fs.writing import WritingMount
 from ckptfs.transfer.content_writer import CHUNK_BYTES

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from ckptfs.fs.attributes import Attributes
 from ckptfs.fs.control import Control, control_of
-from ckptfs.fs.open_files import FileHandle
-from ckptfs.fs.operations import ControlHandle, Handle, Operations
+from ckptfs.fs.handles import ControlHandle, FileHandle, Handle
+from ckptfs.fs.operations import Operations
 from ckptfs.fs.syscalls import is_chown
 from ckptfs.fs.times import NOW_NS
 from ckptfs.fs.transport import wire

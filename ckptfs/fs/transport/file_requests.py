@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from ckptfs.fs.open_files import FileHandle
-from ckptfs.fs.operations import ControlHandle, Handle, Operations
+from ckptfs.fs.handles import ControlHandle, FileHandle, Handle
+from ckptfs.fs.operations import Operations
 from ckptfs.fs.transport import wire
 from ckptfs.fs.transport.handle_book import HandleBook
 from ckptfs.fs.transport.nodes import Nodes
@@ -64,7 +64,7 @@ class FileRequests:
                     raise
                 continue
             self._follow_truncation(handle)
-            if isinstance(handle, FileHandle) and handle.inode.ino != node.key and self.paths.has_moved(node, path):
+            if isinstance(handle, FileHandle) and handle.ino != node.key and self.paths.has_moved(node, path):
                 self.operations.release(handle)
                 continue
             return (self.handles.opened(request, node.id, handle, flags),)
@@ -76,7 +76,7 @@ class FileRequests:
         if isinstance(handle, FileHandle) and handle.replaced_fd is not None:
             node = self.nodes.by_key(os.fstat(handle.replaced_fd).st_ino)
             if node is not None:
-                self.nodes.rekey(node, handle.inode.ino)
+                self.nodes.rekey(node, handle.ino)
 
     @steady
     def _create(self, request: Request) -> Reply:
@@ -167,7 +167,7 @@ class FileRequests:
         handle = self.handles.get(number)
         if isinstance(handle, FileHandle) and handle.inode.mappable:
             # the kernel does not: what was stored in a mapping of a hole is still its own secret
-            self.notices.flush_mapped(handle.inode.ino)
+            self.notices.flush_mapped(handle.ino)
         return (wire.LSEEK_OUT.pack(self.operations.seek(handle, offset, whence)),)
 
     def _copy_file_range(self, request: Request) -> Reply:

@@ -19,17 +19,16 @@ import fuse
 from ckptfs.errors import MountError
 from ckptfs.fs.attributes import Attributes, Caller
 from ckptfs.fs.door import through_door
-from ckptfs.fs.open_files import FileHandle
-from ckptfs.fs.operations import ControlHandle, Handle, Operations, ViewHandle
+from ckptfs.fs.handles import ControlHandle, FileHandle, Handle, ViewHandle
+from ckptfs.fs.operations import Operations
 from ckptfs.fs.times import NOW_NS
+from ckptfs.fs.transport.heard import Heard
 from ckptfs.fs.transport.hidden import HiddenFiles
 
 _UTIME_NOW, _UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
 
 # has a character for every byte: fusepy encodes only what it passes on to libfuse, and a mount point need not be UTF-8
 _ENCODING = "latin-1"
-
-_MOST_SAID_BYTES = 4096
 
 _FILE_INFO = ctypes.POINTER(fuse.fuse_file_info)
 
@@ -106,7 +105,7 @@ class FusepyServer(fuse.FUSE):  # type: ignore[misc]  # fusepy has no types
         """Names may be other files now. libfuse knows a file by its name, so the kernel has one page cache for both."""
         for number, path in list(self._opened_as.items()):
             handle = self._handles.get(number)
-            if isinstance(handle, FileHandle | ViewHandle) and _ino(handle) != self._ino_of(path):
+            if isinstance(handle, FileHandle | ViewHandle) and handle.ino != self._ino_of(path):
                 self._stale.setdefault(path, set()).add(number)
 
     def names_of(self, path: bytes, ino: int) -> set[bytes]:
@@ -120,6 +119,10 @@ class FusepyServer(fuse.FUSE):  # type: ignore[misc]  # fusepy has no types
             return self._fs.attributes(path, Caller(0, 0, 0)).ino
         except OSError:
             return 0
+
+    def _place(self, path: bytes) -> HiddenFiles | Operations:
+        """Return what does an operation on a path: names of nameless files are no part of the tree."""
+        return self._hidden if self._hidden.has(path) else self._fs
 
     # attributes
 
@@ -171,14 +174,12 @@ class FusepyServer(fuse.FUSE):  # type: ignore[misc]  # fusepy has no types
 
     @through_door
     def chmod(self, path: bytes, mode: int) -> None:
-        place = self._hidden if self._hidden.has(path) else self._fs
-        place.chmod(_relative(path), mode & 0o7777)
+        self._place(path).chmod(_relative(path), mode & 0o7777)
 
     @through_door
     def chown(self, path: bytes, uid: int, gid: int) -> None:
         owner = (-1 if uid == 0xFFFFFFFF else uid, -1 if gid == 0xFFFFFFFF else gid)
-        place = self._hidden if self._hidden.has(path) else self._fs
-        place.chown(_relative(path), *owner)
+        self._place(path).chown(_relative(path), *owner)
 
     @through_door
     def utimens(self, path: bytes, times: Any) -> None:
@@ -190,23 +191,19 @@ class FusepyServer(fuse.FUSE):  # type: ignore[misc]  # fusepy has no types
 
     @through_door
     def setxattr(self, path: bytes, name: bytes, value: Any, size: int, flags: int, *_: object) -> None:
-        place = self._hidden if self._hidden.has(path) else self._fs
-        place.setxattr(_relative(path), name, ctypes.string_at(value, size), flags)
+        self._place(path).setxattr(_relative(path), name, ctypes.string_at(value, size), flags)
 
     @through_door
     def getxattr(self, path: bytes, name: bytes, buffer: Any, size: int, *_: object) -> int:
-        place = self._hidden if self._hidden.has(path) else self._fs
-        return _put_sized(place.getxattr(_relative(path), name), buffer, size)
+        return _put_sized(self._place(path).getxattr(_relative(path), name), buffer, size)
 
     @through_door
     def listxattr(self, path: bytes, buffer: Any, size: int) -> int:
-        place = self._hidden if self._hidden.has(path) else self._fs
-        return _put_sized(b"".join(name + b"\0" for name in place.listxattr(_relative(path))), buffer, size)
+        return _put_sized(b"".join(name + b"\0" for name in self._place(path).listxattr(_relative(path))), buffer, size)
 
     @through_door
     def removexattr(self, path: bytes, name: bytes) -> None:
-        place = self._hidden if self._hidden.has(path) else self._fs
-        place.removexattr(_relative(path), name)
+        self._place(path).removexattr(_relative(path), name)
 
     # names
 
@@ -293,8 +290,7 @@ class FusepyServer(fuse.FUSE):  # type: ignore[misc]  # fusepy has no types
 
     @through_door
     def truncate(self, path: bytes, size: int) -> None:
-        place = self._hidden if self._hidden.has(path) else self._fs
-        place.truncate(_relative(path), size)
+        self._place(path).truncate(_relative(path), size)
 
     def ftruncate(self, path: bytes | None, size: int, info: Any) -> None:
         self._fs.truncate(_relative(path or b"/"), size, self._handles[info.contents.fh])
@@ -353,7 +349,7 @@ def serve(
         "ro": read_only,
     }
     is_ready = threading.Event()
-    heard = _Heard()
+    heard = Heard()
 
     def started(server: FusepyServer) -> None:
         os.write(2, heard.stop())
@@ -373,30 +369,6 @@ def serve(
         raise MountError(f"libfuse could not mount on {mountpoint}: {said or f'code {error}'}", hint=hint) from error
     finally:
         heard.stop()
-
-
-class _Heard:
-    """What libfuse and fusermount say on standard error until the mount is there: the only place where they say why."""
-
-    def __init__(self) -> None:
-        self._stderr_fd = os.dup(2)
-        self._said_fd = os.memfd_create("stderr")
-        os.dup2(self._said_fd, 2)
-
-    def stop(self) -> bytes:
-        """Give standard error back; return what was said, once."""
-        if self._stderr_fd < 0:
-            return b""
-        os.dup2(self._stderr_fd, 2)
-        said = os.pread(self._said_fd, _MOST_SAID_BYTES, 0)
-        os.close(self._said_fd)
-        os.close(self._stderr_fd)
-        self._stderr_fd = -1
-        return said
-
-
-def _ino(handle: FileHandle | ViewHandle) -> int:
-    return handle.inode.ino if isinstance(handle, FileHandle) else handle.attributes.ino
 
 
 def _relative(path: bytes) -> bytes:

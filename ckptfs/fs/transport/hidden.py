@@ -15,10 +15,10 @@ from ckptfs.capture.reach import Reachable
 from ckptfs.capture.scan import descriptor_path
 from ckptfs.fs.attributes import Attributes, Caller
 from ckptfs.fs.control import control_of
-from ckptfs.fs.open_files import FileHandle
-from ckptfs.fs.operations import Writable
+from ckptfs.fs.handles import FileHandle
 from ckptfs.fs.syscalls import is_rename
 from ckptfs.fs.times import set_times
+from ckptfs.fs.writable import Writable
 
 _NAME = re.compile(rb"\.fuse_hidden[0-9a-f]{16,}")
 
@@ -50,7 +50,7 @@ class HiddenFiles:
             return True
         live = self._writable.live
         ino = live.lstat(path).st_ino
-        if self._writable.open_files.find(ino) is None:
+        if self._writable.open_files.inodes.find(ino) is None:
             return False
         live.move_out(path, name, keep_name=is_rename(caller.pid))
         self._files[name] = hidden, ino
@@ -66,7 +66,7 @@ class HiddenFiles:
             return None
         writable = self._there()
         status = os.stat(_name(path), dir_fd=writable.live.spare_fd, follow_symlinks=False)
-        inode = writable.open_files.find(status.st_ino)
+        inode = writable.open_files.inodes.find(status.st_ino)
         # one more than it has: libfuse takes the name that it gave off the count
         if inode is None or not inode.has_name:
             return writable.live.shown(status, 1)
@@ -138,7 +138,7 @@ class HiddenFiles:
         writable = self._there()
         spare_fd = writable.live.spare_fd
         with writable.live.gate:
-            writable.open_files.mark_attributes(os.stat(name, dir_fd=spare_fd, follow_symlinks=False).st_ino)
+            writable.open_files.inodes.mark_attributes(os.stat(name, dir_fd=spare_fd, follow_symlinks=False).st_ino)
             change(name, spare_fd)
             writable.live.changes.times.renew(os.stat(name, dir_fd=spare_fd, follow_symlinks=False))
 

@@ -8,8 +8,8 @@ import itertools
 import os
 import threading
 
-from ckptfs.fs.open_files import FileHandle
-from ckptfs.fs.operations import ControlHandle, Handle, Operations, ViewHandle
+from ckptfs.fs.handles import ControlHandle, FileHandle, Handle, ViewHandle
+from ckptfs.fs.operations import Operations
 from ckptfs.fs.transport import wire
 from ckptfs.fs.transport.handle_book import HandleBook, OpenKind, OpenRecord
 from ckptfs.fs.transport.nodes import Node, Nodes
@@ -104,7 +104,7 @@ class OpenHandles:
         else:
             maybe_mapped = isinstance(handle, FileHandle) and handle.inode.maybe_mapped
             backing_id = self._openings.open(
-                _ino(handle),
+                handle.ino,
                 flags,
                 lambda: _open_once_more(handle),
                 maybe_mapped=maybe_mapped,
@@ -114,7 +114,7 @@ class OpenHandles:
                 open_flags = _GOES_PAST
             elif not self._passes:
                 open_flags = _STAYS_KNOWN
-            record.ino, record.backing_id = _ino(handle), backing_id
+            record.ino, record.backing_id = handle.ino, backing_id
         self._book.opened(number, record)
         self._keep(number, record, handle)
         return wire.OPEN_OUT.pack(number, open_flags, backing_id)
@@ -124,7 +124,7 @@ class OpenHandles:
             if record.backing_id:
                 self._operations.going_past(handle)
                 if handle.inode.maybe_mapped:
-                    self._book.may_be_mapped(handle.inode.ino, handle.inode.path)
+                    self._book.may_be_mapped(handle.ino, handle.inode.path)
             with self._lock:
                 self._by_node.setdefault(record.node, []).append(handle)
         self._handles[number] = handle
@@ -150,7 +150,7 @@ class OpenHandles:
             if not handles:
                 self._nodes.closed(node_id)
         if not isinstance(handle, ControlHandle):
-            self._openings.close(_ino(handle))
+            self._openings.close(handle.ino)
         self._operations.release(handle)
 
     def of_node(self, node: Node) -> FileHandle:
@@ -167,10 +167,6 @@ class OpenHandles:
             captures: How often the touch has captured that it ends.
         """
         self._book.intends(request.id, self._operations.newest_version() + 1, captures)
-
-
-def _ino(handle: FileHandle | ViewHandle) -> int:
-    return handle.inode.ino if isinstance(handle, FileHandle) else handle.attributes.ino
 
 
 def _kind(handle: Handle) -> OpenKind:

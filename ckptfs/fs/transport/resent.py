@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ckptfs.fs.control import Control, control_of
+from ckptfs.fs.handles import ControlHandle, FileHandle, Handle
 from ckptfs.fs.live import RENAME_EXCHANGE
-from ckptfs.fs.open_files import FileHandle
-from ckptfs.fs.operations import ControlHandle, Handle, Operations
+from ckptfs.fs.operations import Operations
 from ckptfs.fs.transport import wire
 from ckptfs.fs.transport.handle_book import HandleBook
 from ckptfs.fs.transport.nodes import Node, Nodes
