@@ -138,6 +138,7 @@ def test_a_file_written_all_the_time_is_whole_or_said_to_be_torn(fast: Mount) ->
     writer = threading.Thread(target=write)
     writer.start()
     try:
+        wait_until(lambda: written > 0, 60, "something is written")
         for _ in range(5):
             low = written
             number = fast.save()
