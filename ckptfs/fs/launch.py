@@ -31,7 +31,7 @@ from ckptfs.errors import CacheError, CkptfsError, InvalidInputError, MountError
 from ckptfs.fs.keeper import Keeper
 from ckptfs.fs.options import MountOptions, WatchOptions
 from ckptfs.fs.reading import ReadingMount
-from ckptfs.fs.transport.choice import MountPlan, Transport, choose, mount_of
+from ckptfs.fs.transport.choice import MountPlan, Transport, choose, mount_of, require_local
 from ckptfs.fs.transport.handover import Connection
 from ckptfs.fs.writing import WritingMount
 from ckptfs.transfer.confine import require_confinement
@@ -127,6 +127,7 @@ def serve(
     gc.disable()
     if connection is None or not connection.is_mounted:
         mount_of(connection, options.mountpoint).prepare()
+        require_local(options.transport, options.mountpoint, allow_other=options.allow_other, connection=connection)
     if options.confine_upload:
         require_confinement()
     try:

@@ -15,13 +15,15 @@ import pytest
 
 from ckptfs.cli.application import run
 from ckptfs.errors import MountError
-from ckptfs.fs.transport import fusepy
+from ckptfs.fs import launch
+from ckptfs.fs.options import MountOptions
+from ckptfs.fs.transport import choice, fusepy
 from demo.seaweedfs import Identity, SeaweedFS
 from tests import disks
 from tests.cli.scene import Run, StoreWithVersions, assert_failed, ckptfs
 from tests.e2e.careless_s3 import CarelessS3
 from tests.fs.system_calls import in_child
-from tests.mounting import MountFailedError, Mounts, clear_away, touch, wait_until
+from tests.mounting import MountFailedError, Mounts, clear_away, let_others_in, touch, wait_until
 from tests.snapshot import Snapshot, assert_same, snapshot
 
 pytestmark = [pytest.mark.fuse]
@@ -439,6 +441,58 @@ def test_one_version_may_always_wait_however_small_the_limit(mount: Mounts) -> N
         (mounted.root / "model.bin").write_bytes(b"%d" % version)
         assert mounted.save() == version
     mounted.sync()
+
+
+@needs_root
+@pytest.mark.parametrize("wanted", ["fusepy", "auto", "passthrough"])
+def test_a_mount_that_fusermount_would_refuse_writes_nothing_to_the_store(mount: Mounts, wanted: str) -> None:
+    """A fence would end the mount that holds the store."""
+    nobody = 65534
+    let_others_in(mount.directory)
+    for name in ("store", "cache"):
+        (mount.directory / name).mkdir(mode=0o700)
+        os.chown(mount.directory / name, nobody, nobody)
+    place = mount.directory / "not-theirs"
+    place.mkdir(mode=0o755)
+    options = MountOptions(
+        store=(mount.directory / "store").as_uri(),
+        mountpoint=place,
+        cache_dir=mount.directory / "cache",
+        transport=wanted,
+    )
+
+    def mount_as_nobody() -> str:
+        os.setgid(nobody)
+        os.setuid(nobody)
+        with pytest.raises(MountError) as caught:
+            launch.serve(options)
+        return caught.value.fact
+
+    said = "passthrough cannot work here" if wanted == "passthrough" else f"{place} is not this user's"
+    assert said in in_child(mount_as_nobody)
+    assert list((mount.directory / "store").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "lets"),
+    [("user_allow_other\n", True), ("  user_allow_other", True), ("#user_allow_other\n", False), ("", False)],
+)
+def test_it_is_known_whether_users_may_let_others_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, lets: bool
+) -> None:
+    conf = tmp_path / "fuse.conf"
+    conf.write_text(text)
+    monkeypatch.setattr(choice, "_FUSE_CONF", conf)
+    monkeypatch.setattr(os, "geteuid", lambda: 65534)
+
+    def require() -> None:
+        choice.require_local("fusepy", tmp_path, allow_other=True, connection=None)
+
+    if lets:
+        require()
+    else:
+        with pytest.raises(MountError, match="does not let users mount with --allow-other"):
+            require()
 
 
 @needs_root

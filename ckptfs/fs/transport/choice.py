@@ -2,6 +2,8 @@
 
 import os
 import re
+import shutil
+import stat
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ _CAP_SYS_ADMIN = 21
 # entry_timeout of libfuse, 1 s; its high-level interface cannot take back what the kernel was told
 _NAMES_REMEMBERED_S = 1.1
 OVERLAYFS = "overlay"
+_FUSE_CONF = Path("/etc/fuse.conf")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +77,7 @@ class FusepyTransport:
             # loaded only when it is used: without libfuse it does not load
             from ckptfs.fs.transport.fusepy import FusepyServer, serve
         except OSError as error:
-            raise MountError(f"cannot load libfuse 2: {error}", hint="apt-get install fuse3 libfuse2") from error
+            raise _no_libfuse(error) from error
 
         def started(server: FusepyServer) -> None:
             self._replaced, self._names_of = server.tree_replaced, server.names_of
@@ -176,10 +179,9 @@ def choose(wanted: str, plan: MountPlan, say: Callable[[str], None]) -> Transpor
         return FusepyTransport(plan)
     if plan.connection is not None:
         return DeviceTransport(plan, plan.connection, passes=wanted != "mediated")
-    obstacle = passthrough_obstacle()
     if wanted == "passthrough":
-        raise MountError(f"passthrough cannot work here: {obstacle}", hint="use --transport auto or fusepy")
-    say(f"mounting through libfuse: {obstacle}")
+        raise _no_passthrough()
+    say(f"mounting through libfuse: {passthrough_obstacle()}")
     return FusepyTransport(plan)
 
 
@@ -192,6 +194,58 @@ def _choose_for_lent(wanted: str, plan: MountPlan, connection: Connection, say: 
             raise MountError(f"passthrough cannot work here: {obstacle}", hint="use --transport auto or mediated")
         say(f"file data go through this process: {obstacle}")
     return DeviceTransport(plan, connection, passes=obstacle is None)
+
+
+def require_local(wanted: str, mountpoint: Path, *, allow_other: bool, connection: Connection | None) -> None:
+    """Raise a MountError for what is known to fail here, before anything is written to the store for the mount.
+
+    Args:
+        wanted: As for `choose`.
+        mountpoint: A directory.
+        allow_other: Other users are to be let in.
+        connection: What `connect` returned, or a mount that was lent.
+    """
+    if connection is not None:
+        return
+    if wanted == "passthrough":
+        raise _no_passthrough()
+    try:
+        from ckptfs.fs.transport import fusepy  # noqa: F401, without libfuse it does not load
+    except OSError as error:
+        raise _no_libfuse(error) from error
+    # what fusermount refuses to a user. Source: fusermount.c, check_perm() and do_mount()
+    if os.geteuid() == 0:
+        return
+    if shutil.which("fusermount3") is None and shutil.which("fusermount") is None:
+        raise MountError("neither fusermount3 nor fusermount is installed", hint="apt-get install fuse3")
+    status = os.stat(mountpoint)
+    is_others = status.st_mode & stat.S_ISVTX and status.st_uid != os.getuid()
+    if is_others or not os.access(mountpoint, os.W_OK):
+        raise MountError(
+            f"{mountpoint} is not this user's: only root may mount on what a user cannot write to",
+            hint="choose a directory of your own",
+        )
+    if allow_other and not _lets_users_allow_others():
+        raise MountError(
+            f"{_FUSE_CONF} does not let users mount with --allow-other",
+            hint=f"add a line `user_allow_other` to {_FUSE_CONF}, mount as root, or leave --allow-other out",
+        )
+
+
+def _lets_users_allow_others() -> bool:
+    try:
+        return "user_allow_other" in map(str.strip, _FUSE_CONF.read_text().splitlines())
+    except OSError:
+        return False
+
+
+def _no_passthrough() -> MountError:
+    hint = "use --transport auto or fusepy"
+    return MountError(f"passthrough cannot work here: {passthrough_obstacle()}", hint=hint)
+
+
+def _no_libfuse(error: OSError) -> MountError:
+    return MountError(f"cannot load libfuse 2: {error}", hint="apt-get install fuse3 libfuse2")
 
 
 def connect(wanted: str) -> Connection | None:
