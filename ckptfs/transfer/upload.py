@@ -16,7 +16,14 @@ from dataclasses import dataclass, field, replace
 
 from ckptfs.cache.anchors import AnchorCache, anchor_of
 from ckptfs.cache.pending import PendingVersion
-from ckptfs.errors import CkptfsError, CondemnedError, CorruptObjectError, DivergedError, UnsupportedFormatError
+from ckptfs.errors import (
+    CkptfsError,
+    CondemnedError,
+    CorruptObjectError,
+    DivergedError,
+    RollbackError,
+    UnsupportedFormatError,
+)
 from ckptfs.format.commit import CommitRecord
 from ckptfs.format.keys import new_segment_key
 from ckptfs.format.manifest import Chunk, Entry, Extent, Kind, LocalData, ParentFile, Part, Tree, merge
@@ -100,6 +107,7 @@ class VersionUploader:
             PendingDataError: Its local data are damaged or do not fit the version before; no attempt will succeed.
             DivergedError: The version before it is not in history, or not the newest; no attempt will succeed.
             FencedError: Another writer has taken over.
+            RollbackError: The store was put back to an older state; when that is undone it can be started over.
             StoreError: The store failed; StoreUnavailableError: try again.
             OSError: Local data cannot be read now.
         """
@@ -114,6 +122,10 @@ class VersionUploader:
                     f"version {pending.version} refers to content that was pruned: {error.fact}"
                 ) from error
             self._attempt = _Attempt(pending.header.commit_id, is_fresh=True)
+            raise
+        except RollbackError:
+            # what was put for it went to a state of the store that may be undone as well
+            self._base, self._attempt = None, _Attempt("")
             raise
         except CkptfsError:
             # ask the store before anything is read again: it may be gone, and the commit may have happened

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from ckptfs.errors import CondemnedError, DivergedError, FencedError, StoreUnavailableError
+from ckptfs.errors import CondemnedError, DivergedError, FencedError, RollbackError, StoreUnavailableError
 from ckptfs.format.commit import CommitRecord
 from ckptfs.format.manifest import Chunk, Entry, Hole, Kind, LocalData, ParentFile, Part, Tree
 from ckptfs.transfer.content_writer import CHUNK_BYTES
 from ckptfs.transfer.data_file import PendingDataError
 from ckptfs.transfer.fetch import Fetcher
+from ckptfs.transfer.verify import verify
 from tests.transfer.conftest import Bench
 from tests.transfer.trees import acquire, capture, directory, write_part
 from tests.versions.memory_store import Fault, fail_next
@@ -401,3 +402,24 @@ def test_one_data_file_captured_at_two_sizes_gives_each_its_own_content(bench: B
     )
     record = bench.uploader.upload(write_part(bench.pending, 1, Part((directory(), *entries)), draft))
     assert (read(bench, record, b"long"), read(bench, record, b"short")) == (b"abcdef", b"abc")
+
+
+def test_what_was_put_while_the_store_was_put_back_is_put_again_when_that_is_undone(bench: Bench) -> None:
+    (bench.source / "f").write_bytes(os.urandom(1000))
+    bench.save()
+    older = dict(bench.store.objects)
+    (bench.source / "f").write_bytes(os.urandom(1000))
+    bench.save()
+    bench.writer.renew()
+    newer = dict(bench.store.objects)
+    bench.store.objects = older
+    with pytest.raises(RollbackError):
+        bench.writer.renew()
+    (bench.source / "f").write_bytes(os.urandom(1000))
+    pending = capture(bench.source, bench.pending, 3)
+    with pytest.raises(RollbackError):
+        bench.uploader.upload(pending)
+    bench.store.objects = newer
+    record = bench.uploader.upload(pending)
+    assert read(bench, record, b"f") == (bench.source / "f").read_bytes()
+    assert verify(bench.history(), bench.store, read_data=True) == []
