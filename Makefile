@@ -99,6 +99,7 @@ bench: $(VENV)/.bench
 
 bench-codec: $(VENV)/.bench
 	$(BIN)/python -m bench.codec
+	$(BIN)/python -m bench.scaling
 
 bench-every-step: $(VENV)/.demo
 	$(BIN)/python -m bench.every_step $(BENCH_ARGS)
