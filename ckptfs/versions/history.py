@@ -173,15 +173,18 @@ class History:
             raise NoSuchVersionError(f"{self.store.url} has no tag {spec!r}")
         return self.version(number, newest=newest)
 
-    def versions(self) -> Iterator[CommitRecord]:
+    def versions(self, limit: int | None = None) -> Iterator[CommitRecord]:
         """Yield the save records of all versions there are, newest first. GETs run in parallel, a bounded number ahead.
+
+        Args:
+            limit: How many at most.
 
         Raises:
             CorruptObjectError: A record is missing or damaged, or contradicts its neighbour.
         """
         newest = self.newest()
         if newest is not None and newest.head:
-            yield from walk_saves(self.record, newest, self.dropped(newest=newest))
+            yield from walk_saves(self.record, newest, self.dropped(newest=newest), limit)
 
     def numbers(self) -> list[int]:
         """Return the numbers of all versions there are, ascending. No more requests than the newest record costs.

@@ -4,6 +4,7 @@ Records are read one after another, because neighbours are then checked against 
 nothing to list (dropped versions, or many records that are no saves) are jumped over by binary search.
 """
 
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -52,8 +53,16 @@ def first_with_version(read: Read, version: int, newest: CommitRecord) -> int:
     return high
 
 
-def walk_saves(read: Read, newest: CommitRecord, dropped: ranges.Ranges) -> Iterator[CommitRecord]:
+def walk_saves(
+    read: Read, newest: CommitRecord, dropped: ranges.Ranges, limit: int | None = None
+) -> Iterator[CommitRecord]:
     """Yield the save records of the versions that are not dropped, newest first.
+
+    Args:
+        read: Returns the record of a seq.
+        newest: The newest record, of any kind.
+        dropped: Versions to be left out.
+        limit: How many at most; no more records are read ahead than may be wanted.
 
     Raises:
         CorruptObjectError: A record is missing or damaged, or two that are neighbours do not fit each other.
@@ -62,9 +71,11 @@ def walk_saves(read: Read, newest: CommitRecord, dropped: ranges.Ranges) -> Iter
     under_way: deque[Future[CommitRecord]] = deque()
     next_seq = newest.head
     later: CommitRecord | None = None
+    # without a limit all records are looked at, down to the first: the chain is checked as far as there is one
+    wanted = sys.maxsize if limit is None else limit
     try:
-        while True:
-            while next_seq >= 1 and len(under_way) < _AHEAD:
+        while wanted:
+            while next_seq >= 1 and len(under_way) < min(_AHEAD, wanted):
                 under_way.append(executor.submit(read, next_seq))
                 next_seq -= 1
             if not under_way:
@@ -76,6 +87,7 @@ def walk_saves(read: Read, newest: CommitRecord, dropped: ranges.Ranges) -> Iter
                 check_successor(record, later)
             later = record
             if record.kind is CommitKind.SAVE and not ranges.contains(dropped, record.version):
+                wanted -= 1
                 yield record
             elif (target := _next_save(read, record, dropped)) < record.seq - _JUMP:
                 while under_way:

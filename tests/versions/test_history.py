@@ -41,6 +41,19 @@ def test_the_newest_version_costs_one_list_and_one_get_whatever_the_length_of_hi
     assert costs(store) == (1, 1)
 
 
+@pytest.mark.parametrize("versions", [10, 300])
+def test_listing_the_newest_few_reads_no_more_records_than_that(versions: int) -> None:
+    history = fresh(store := store_with(versions))
+    costs(store)
+    assert [record.version for record in history.versions(3)] == [versions, versions - 1, versions - 2]
+    assert costs(store) == (1, 3)
+
+
+def test_a_limit_beyond_the_first_version_changes_nothing() -> None:
+    history = fresh(store_with(4))
+    assert list(history.versions(9)) == list(history.versions()) == list(history.versions(4))
+
+
 def test_looking_again_when_nothing_is_new_costs_one_list() -> None:
     history = fresh(store := store_with(3))
     history.newest()
@@ -111,6 +124,7 @@ def test_every_version_is_found_between_fences_tags_and_gaps() -> None:
     assert [history.resolve(number).version for number in committed] == committed
     assert history.numbers() == committed
     assert [record.version for record in history.versions()] == committed[::-1]
+    assert [record.version for record in history.versions(20)] == committed[:-21:-1]
     for gap in (10, 20, 30, 40, 50):
         with pytest.raises(NoSuchVersionError, match="never committed"):
             history.resolve(gap)

@@ -1,7 +1,5 @@
 """`ckptfs log`: the versions of a store."""
 
-from itertools import islice
-
 import click
 
 from ckptfs.cli.access import StoreAccess, access_options
@@ -20,7 +18,7 @@ from ckptfs.units import format_size
 def command(store: str, limit: int | None, as_json: bool, access: StoreAccess) -> None:
     """List versions, newest first: number, time, host, files, size, new bytes as stored, tags, note."""
     with opened_history(store, access) as history:
-        records = list(islice(history.versions(), limit))
+        records = list(history.versions(limit))
         tags = history.tags()
     if as_json:
         print_json([version_document(record, tags) for record in records])
