@@ -59,6 +59,21 @@ def test_verify_names_file_chunk_and_object_of_damage_and_restore_refuses_it(
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["b.bin"]
 
 
+def test_verify_says_where_no_version_needs_what_is_damaged(store: StoreWithVersions, tmp_path: Path) -> None:
+    pack = min((store.directory / "p").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    damaged = bytearray(pack.read_bytes())
+    damaged[-60] ^= 1
+    os.chmod(pack, 0o644)
+    pack.write_bytes(damaged)
+    assert ckptfs("verify", store.url).code == 0
+    run = ckptfs("verify", store.url, "--read-data")
+    assert_failed(run, "1 faults in")
+    assert run.out.startswith(f"p/{pack.name}: no version needs it")
+    assert "every version can be mounted and restored as before" in run.err
+    assert not (store.directory / "d").exists()
+    assert ckptfs("restore", store.url, tmp_path / "out", "--version", "1").code == 0
+
+
 def test_verify_finds_a_pack_that_is_gone(store: StoreWithVersions) -> None:
     pack = min((store.directory / "p").iterdir(), key=lambda path: path.stat().st_mtime_ns)
     pack.unlink()

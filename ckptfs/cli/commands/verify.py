@@ -14,6 +14,8 @@ from ckptfs.cli.versions import path_text
 from ckptfs.errors import StoreError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ckptfs.transfer.damage import Marks
     from ckptfs.transfer.verify import Finding
 
@@ -63,13 +65,18 @@ def command(store: str, spec: str | None, read_data: bool, as_json: bool, access
         for each in findings:
             click.echo(_line(each))
     if findings:
-        repair = f"the damage could not be marked there: {unmarked[0]}" if unmarked else _REPAIR
-        say_error(
-            f"{len(findings)} faults in {store}",
-            f"versions without a fault can be mounted and restored as before; {repair}",
-        )
+        say_error(f"{len(findings)} faults in {store}", _remedy(findings, unmarked))
         return FAILED
     return 0
+
+
+def _remedy(findings: "Sequence[Finding]", unmarked: "Sequence[str]") -> str:
+    from ckptfs.format.keys import is_pack_key
+
+    if all(is_pack_key(each.object_key) and not each.version for each in findings):
+        return "every version can be mounted and restored as before: none needs what is damaged"
+    repair = f"the damage could not be marked there: {unmarked[0]}" if unmarked else _REPAIR
+    return f"versions without a fault can be mounted and restored as before; {repair}"
 
 
 def _document(each: "Finding") -> dict[str, Any]:
