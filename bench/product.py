@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -174,10 +174,8 @@ def _unmount(top: Path, keeper: int, env: Mapping[str, str]) -> None:
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
         subprocess.run(["umount", "-l", str(top)], check=False, capture_output=True, timeout=_END_S)
         for pid in processes:
-            try:
+            with suppress(ProcessLookupError):
                 os.kill(pid, 9)
-            except ProcessLookupError:
-                continue
 
 
 def size_of(directory: Path) -> int:

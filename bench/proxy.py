@@ -168,7 +168,7 @@ class _Connection:
                     self._current.answer_bytes += len(piece)
                 self._client.sendall(piece)
         except OSError:
-            pass
+            pass  # one side has hung up
         finally:
             self._close(self._client)
 

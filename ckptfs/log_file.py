@@ -75,7 +75,7 @@ class _LogFile(logging.handlers.RotatingFileHandler):
             if self._is_current():
                 super().doRollover()
         except BlockingIOError:
-            pass
+            pass  # another process is about to
         finally:
             os.close(lock_fd)
 

@@ -6,6 +6,7 @@ A mount process has no umask (fs/launch.py), and a cache directory may lie below
 import errno
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 _MOST_LINKS = 40
@@ -29,10 +30,8 @@ def make_private(path: Path) -> None:
     Raises:
         OSError: It cannot be made; something else is there, or somebody else's directory (PermissionError).
     """
-    try:
+    with suppress(FileExistsError):  # whose it is, and what, is looked at below
         path.mkdir(0o700)
-    except FileExistsError:
-        pass
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         status = os.fstat(fd)

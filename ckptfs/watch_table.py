@@ -45,7 +45,7 @@ def watches() -> list[Watched]:
             # a watch works in its directory
             watched = _read(Path(os.readlink(process / "cwd")))
         except OSError:
-            continue
+            continue  # it has ended, or is somebody else's
         if watched is not None and watched.pid == int(process.name):
             found[watched.directory] = watched
     return [watched for _, watched in sorted(found.items())]

@@ -295,7 +295,7 @@ def _free_ports(count: int) -> Sequence[int]:
             try:
                 each.bind((_HOST, port))
             except OSError:
-                continue
+                continue  # taken
             ports.append(port)
         return ports
 

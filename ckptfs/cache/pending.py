@@ -156,7 +156,7 @@ def commit_ids(root: Path) -> set[str]:
         try:
             found.add(decode_pending((directory / "version.json").read_bytes()).commit_id)
         except (OSError, CkptfsError):
-            continue
+            continue  # damaged: what it was to be committed as cannot be known
     return found
 
 

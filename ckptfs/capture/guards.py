@@ -11,6 +11,7 @@ reading as before has read captured bytes.
 
 import os
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -104,7 +105,7 @@ def _give_private_copy(guards: list[_Guard]) -> None:
             try:
                 data_fd = guard.slot.open_data()
             except FileNotFoundError:
-                continue
+                continue  # it is durable
             try:
                 copy_fd = _replace(guard, data_fd, copy_fd)
             except FileNotFoundError:
@@ -174,7 +175,5 @@ def _open(name: str, data_fd: int) -> int:
 
 
 def _unlink(name: str, data_fd: int) -> None:
-    try:
+    with suppress(FileNotFoundError):
         os.unlink(name, dir_fd=data_fd)
-    except FileNotFoundError:
-        pass

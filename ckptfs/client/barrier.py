@@ -10,7 +10,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +112,5 @@ def _follow(place: str, local_rank: int, deadline_s: float) -> int:
 
 
 def _unlink(place: str) -> None:
-    try:
+    with suppress(FileNotFoundError):
         os.unlink(place)
-    except FileNotFoundError:
-        pass

@@ -149,7 +149,7 @@ class Aligner:
             try:
                 status = os.stat(reach(self._root_fd, path), dir_fd=self._root_fd, follow_symlinks=False)
             except (FileNotFoundError, NotADirectoryError):
-                continue
+                continue  # nothing is in the way
             if stat.S_ISDIR(status.st_mode):
                 wanted = tree.get(path)
                 if wanted is None or wanted.kind is not Kind.DIRECTORY:

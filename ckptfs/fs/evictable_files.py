@@ -86,7 +86,7 @@ class EvictableLiveFiles:
             try:
                 status = self._live.lstat(path)
             except OSError:
-                continue
+                continue  # it has lost this name since
             size_bytes = status.st_blocks * 512
             if not size_bytes or status.st_ino in seen:
                 continue

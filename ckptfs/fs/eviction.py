@@ -198,5 +198,5 @@ def _files(directory: Path) -> Iterator[Candidate]:
             try:
                 status = os.stat(os.path.join(parent, name))
             except FileNotFoundError:
-                continue
+                continue  # it has gone since
             yield Candidate(status.st_mtime_ns, status.st_blocks * 512, name)

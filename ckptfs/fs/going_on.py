@@ -76,7 +76,7 @@ def _files(tree: Tree, dirty: set[bytes], has_stubs: bool, root_fd: int) -> Iter
         try:
             status = os.stat(reach(root_fd, path), dir_fd=root_fd, follow_symlinks=False)
         except OSError:
-            continue
+            continue  # a name that has gone: the change set knows that
         if not stat.S_ISDIR(status.st_mode):
             yield path, status
 

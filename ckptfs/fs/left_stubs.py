@@ -3,6 +3,7 @@ kept by in the spare directory, for a server that takes over.
 """
 
 import os
+from contextlib import suppress
 from dataclasses import replace
 
 from ckptfs.errors import CkptfsError
@@ -39,10 +40,8 @@ def read_left(spare_fd: int, ino: int) -> Entry | None:
 
 def remove_left(spare_fd: int, ino: int) -> None:
     """Forget an inode."""
-    try:
+    with suppress(FileNotFoundError):
         os.unlink(_name(ino), dir_fd=spare_fd)
-    except FileNotFoundError:
-        pass
 
 
 def _name(ino: int) -> bytes:

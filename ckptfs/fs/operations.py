@@ -405,7 +405,7 @@ class Operations:
             if where is not None and tree.attributes(where).ino == ino:
                 return ViewHandle(*tree.open(where, flags))
         except FileNotFoundError:
-            pass
+            pass  # the mount shows another version now
         older = self.versions.view(version_of(ino))
         found = older.path_of(ino)
         if found is None:

@@ -170,7 +170,7 @@ class LiveRestorer:
             try:
                 status = self._live.lstat(path)
             except OSError:
-                continue
+                continue  # it is not there, and so leaves nothing
             self._live.before_unlink(status.st_ino, path)
             self._live.lost_name(status, path)
 

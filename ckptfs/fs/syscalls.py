@@ -84,7 +84,7 @@ def _status_numbers(thread: int, field: str) -> list[int]:
             if line.startswith(field):
                 return [int(word) for word in line.split()[1:]]
     except (OSError, ValueError):
-        pass
+        pass  # it has ended, or is not of our pid namespace
     return []
 
 

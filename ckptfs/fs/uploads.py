@@ -277,7 +277,7 @@ class Uploads:
                     process.stdin.close()
                     process.wait(linger_s)
                 except (OSError, subprocess.TimeoutExpired):
-                    pass
+                    pass  # it is not going to end by itself
             process.terminate()
         if self._listener.is_alive():
             self._listener.join(10.0)

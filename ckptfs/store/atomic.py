@@ -18,6 +18,7 @@ import os
 import secrets
 import stat
 from collections.abc import Iterable
+from contextlib import suppress
 
 from ckptfs.mount_table import rows
 
@@ -105,10 +106,8 @@ def _rename_noreplace(source: str, target: str) -> None:
 
 def discard(path: str) -> None:
     """Remove a temporary name, if it is there and can be removed; `sweep` gets the rest in a day."""
-    try:
+    with suppress(OSError):
         os.unlink(path)
-    except OSError:
-        pass
 
 
 def make_directories(path: str, mode: int) -> None:

@@ -34,7 +34,7 @@ class CachingStore:
         try:
             return path.read_bytes()
         except OSError:
-            pass
+            pass  # it has not been seen, or was forgotten
         body = self._store.get(key, most_bytes=most_bytes)
         self._keep(path, body)
         return body

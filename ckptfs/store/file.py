@@ -15,7 +15,7 @@ import os
 import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote_from_bytes
 
@@ -207,11 +207,8 @@ class FileStore:
         Not fsynced: an object that a power cut brings back is one that nothing names.
         """
         path = self._path(key)
-        try:
-            with self._errors("delete", key):
-                os.unlink(path)
-        except NotFoundError:
-            pass
+        with suppress(NotFoundError), self._errors("delete", key):
+            os.unlink(path)
 
     def delete_many(self, keys: Sequence[str]) -> None:
         """Delete any number of objects."""

@@ -61,7 +61,7 @@ def acquire_epoch(history: History, claim: Claim, retry: Retry) -> CommitRecord:
             try:
                 return append(history, newest, _fence(newest, claim, forced=forced), retry)
             except _OutrunError:
-                pass
+                pass  # somebody else has written meanwhile: look again
         newest = retry.call(history.end)
     raise HeldError(f"{history.store.url} changed hands {_MAX_ROUNDS} times while it was asked for")
 

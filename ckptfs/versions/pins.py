@@ -44,4 +44,4 @@ def pin(history: History, version: int, base: int, retry: Retry, *, epoch: int, 
     try:
         append(history, retry.call(history.end), build, retry)
     except _PinnedError:
-        pass
+        pass  # it needs no pin, or has one

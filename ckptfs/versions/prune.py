@@ -121,7 +121,7 @@ class Pruner:
                     return done
                 plan, record = self._commit(retention, plan)
             except _OutrunError:
-                continue
+                continue  # somebody else has written meanwhile: look again
             done.record = record
             self._finish(record)
             self._collector.collected()
@@ -138,7 +138,7 @@ class Pruner:
             try:
                 done.add(self._plan(retention, newest, at_once=True))
             except _OutrunError:
-                continue
+                continue  # as above
             return done
         raise self._outrun_for_good()
 

@@ -102,5 +102,5 @@ def _commit(history: History, change: Change, retry: Retry, *, unsafe_single_wri
         ensure_safe(history.store, retry, unsafe_single_writer=unsafe_single_writer)
         append(history, newest, build, retry)
     except _UnchangedError:
-        pass
+        pass  # nothing is to be written
     return before, after

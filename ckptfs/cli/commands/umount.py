@@ -116,11 +116,14 @@ def _open_process(pid: int) -> int | None:
     """Return a descriptor of a mount's process, None if it is not of this pid namespace."""
     try:
         fd = os.pidfd_open(pid)
+    except OSError:
+        return None
+    try:
         if b"ckptfs" in Path(f"/proc/{pid}/cmdline").read_bytes():
             return fd
-        os.close(fd)
     except OSError:
-        pass
+        pass  # it ended just now
+    os.close(fd)
     return None
 
 

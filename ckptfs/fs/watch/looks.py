@@ -55,7 +55,7 @@ def _look_into(fd: int, directory: bytes, found: Found) -> list[bytes]:
         try:
             status = os.stat(name, dir_fd=fd, follow_symlinks=False)
         except FileNotFoundError:
-            continue
+            continue  # it has gone since
         path = directory + b"/" + name if directory else name
         found[path] = status
         if stat.S_ISDIR(status.st_mode):

@@ -177,7 +177,7 @@ class MarkerFile:
                 try:
                     os.fchown(prepared.fd, owner, status.st_gid)
                 except PermissionError:
-                    continue
+                    continue  # without CAP_CHOWN it stays ours, if with that group
                 break
             os.fchmod(prepared.fd, 0o644 | (status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)))
         finally:

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from ckptfs.errors import InvalidInputError, MountError
@@ -58,10 +59,8 @@ def is_shown(url: str) -> bool:
 
 def remove_status(root_fd: int) -> None:
     """Take away the `.status` of a watch that was killed."""
-    try:
+    with suppress(FileNotFoundError):
         os.unlink(STATUS, dir_fd=root_fd)
-    except FileNotFoundError:
-        pass
 
 
 def watched_in_epoch(root_fd: int) -> int | None:

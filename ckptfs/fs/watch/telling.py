@@ -5,6 +5,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from ckptfs.fs.control import status_text
@@ -69,10 +70,8 @@ class Telling:
         if self._thread.is_alive():
             self._thread.join()
         for name in (STATUS,) if keep_answers else (STATUS, ANSWERS):
-            try:
+            with suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=self._root_fd)
-            except FileNotFoundError:
-                pass
 
     def _run(self) -> None:
         is_last = False
