@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -36,7 +37,37 @@ def processor_s(root: int) -> float:
     return ticks / _TICKS_PER_S
 
 
-class MemoryWatch:
+class _Watch(ABC):
+    """A context manager that looks at a process and its descendants from time to time, in a thread of its own."""
+
+    interval_s = _INTERVAL_S
+
+    def __init__(self, root: int) -> None:
+        self.root = root
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="process-watch", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._done.set()
+        self._thread.join()
+
+    @abstractmethod
+    def look(self) -> None:
+        """Look once."""
+
+    def _run(self) -> None:
+        while not self._done.is_set():
+            self.look()
+            self._done.wait(self.interval_s)
+
+
+class MemoryWatch(_Watch):
     """A context manager that looks, 20 times a second, how much memory a process and its descendants have.
 
     Shared pages count once: what is added up is the proportional set size (Pss of proc_pid_smaps(5)). Pages of the page
@@ -44,59 +75,35 @@ class MemoryWatch:
     """
 
     def __init__(self, root: int) -> None:
-        self._root = root
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="memory-watch", daemon=True)
+        super().__init__(root)
         self.peak_bytes = 0
         """Of all together, at one time."""
         self.peaks_bytes: dict[int, int] = {}
         """Of each process by its pid, not at the same time."""
         self.samples = 0
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._done.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._done.is_set():
-            sizes = {pid: pss_bytes(pid) for pid in tree_of(self._root)}
-            self.peak_bytes = max(self.peak_bytes, sum(sizes.values()))
-            for pid, size in sizes.items():
-                self.peaks_bytes[pid] = max(self.peaks_bytes.get(pid, 0), size)
-            self.samples += 1
-            self._done.wait(_INTERVAL_S)
+    def look(self) -> None:
+        """Look once."""
+        sizes = {pid: pss_bytes(pid) for pid in tree_of(self.root)}
+        self.peak_bytes = max(self.peak_bytes, sum(sizes.values()))
+        for pid, size in sizes.items():
+            self.peaks_bytes[pid] = max(self.peaks_bytes.get(pid, 0), size)
+        self.samples += 1
 
 
-class ProcessorWatch:
+class ProcessorWatch(_Watch):
     """A context manager that notes, 50 times a second, what processor time a process and its descendants have had."""
 
+    interval_s = 0.02
+
     def __init__(self, root: int) -> None:
-        self._root = root
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="processor-watch", daemon=True)
+        super().__init__(root)
         self.samples: list[tuple[float, float]] = []
         """Wall clock (s since the epoch), and processor time since the process began (s)."""
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._done.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._done.is_set():
-            self.samples.append((time.time(), processor_s(self._root)))
-            self._done.wait(0.02)
+    def look(self) -> None:
+        """Look once."""
+        self.samples.append((time.time(), processor_s(self.root)))
 
 
 def _stat(pid: int) -> list[bytes]:

@@ -5,6 +5,7 @@ whatever reaches it into an errno; the command line (cli/) turns it into two lin
 """
 
 import errno
+import os
 
 
 class CkptfsError(Exception):
@@ -188,3 +189,10 @@ class CorruptObjectError(CkptfsError):
 
 class ChunkCorruptError(CorruptObjectError):
     """Stored bytes do not decode, or do not hash to the chunk's name. Never retried."""
+
+
+def os_error(number: int, path: str | bytes | None = None) -> OSError:
+    """Return the error that a function of the os module raises for an errno, of the subclass that goes with it."""
+    if path is None:
+        return OSError(number, os.strerror(number))
+    return OSError(number, os.strerror(number), path)

@@ -9,6 +9,8 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
+from ckptfs.errors import os_error
+
 _MOST_LINKS = 40
 """As the kernel follows. Source: path_resolution(7)."""
 
@@ -68,7 +70,7 @@ def exchangeable_part(path: Path) -> str | None:
             continue
         links += 1
         if links > _MOST_LINKS:
-            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), os.fspath(path))
+            raise os_error(errno.ELOOP, os.fspath(path))
         target = os.readlink(part)
         above = "/" if target.startswith("/") else above
         rest += _parts(target)

@@ -31,6 +31,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ckptfs.errors import os_error
+
 # 8 MiB: 100,000 changed paths of 80 bytes; reading it back when mounting takes 0.1 s
 _COMPACT_BYTES = 8 << 20
 # 1 MiB: 10,000 files can be deleted on a full disk, which makes room again
@@ -268,5 +270,5 @@ def _write(fd: int, data: bytes) -> int:
     if written != len(data):
         # the next record would run into this half of one
         os.ftruncate(fd, end - written)
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise os_error(errno.ENOSPC)
     return end

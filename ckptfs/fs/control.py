@@ -10,7 +10,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
-from ckptfs.fs.uploads import VersionState
+from ckptfs.fs.uploads import Uploads, VersionState
 
 
 class Control(Enum):
@@ -70,6 +70,25 @@ def version_object(state: VersionState) -> dict[str, Any]:
         "files": state.files,
         "bytes": state.bytes,
         "bytes_uploaded": state.bytes_uploaded,
+    }
+
+
+def uploads_object(uploads: Uploads, blocked_since: float | None) -> dict[str, Any]:
+    """Return the fields of `.status` that say what goes to the store, and what waits.
+
+    Args:
+        blocked_since: Wall clock time since when a save waits for room, None when none does.
+    """
+    newest, waiting = uploads.newest(), uploads.waiting()
+    return {
+        "fenced": uploads.fenced,
+        "version": newest.version if newest is not None else 0,
+        "newest": version_object(newest) if newest is not None else None,
+        "pending": [version_object(state) for state in waiting],
+        "pending_bytes": sum(state.kept_bytes for state in waiting),
+        "regime": uploads.regime,
+        "blocked_s": round(time.time() - blocked_since, 1) if blocked_since is not None else None,
+        "error": uploads.fenced or uploads.retry_error,
     }
 
 

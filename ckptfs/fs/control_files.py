@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ckptfs.errors import ReadOnlyError
+from ckptfs.errors import ReadOnlyError, os_error
 from ckptfs.fs.attributes import Attributes, Caller, virtual_file
 from ckptfs.fs.control import Control, control_of, save_text, version_of_marker
 from ckptfs.fs.handles import ControlHandle
@@ -55,7 +55,7 @@ class ControlFiles:
         directory = path.rpartition(b"/")[0]
         owner = self.tree().attributes(directory)
         if not stat.S_ISDIR(owner.mode):
-            raise _error(errno.ENOTDIR)
+            raise os_error(errno.ENOTDIR)
         # who may make files in the directory may save, and who may list it may know what was
         mode = owner.mode & (0o444 if control is Control.STATUS else 0o666)
         # room for what reading gives: some programs read no further than the size
@@ -73,7 +73,7 @@ class ControlFiles:
         When it has made it, the kernel may ask for its attributes within the same call; the maker is shown them.
         """
         if caller.pid not in self._makers and is_exclusive_create(caller.pid):
-            raise _error(errno.ENOENT)
+            raise os_error(errno.ENOENT)
 
     # open ones
 
@@ -85,7 +85,7 @@ class ControlFiles:
             return handle
         writable = self._writable()
         if control is Control.STATUS:
-            raise _error(errno.EACCES)
+            raise os_error(errno.EACCES)
         if control is Control.SAVE:
             # said at open, for `: > .save` in a shell does not look at what closing said
             writable.check_save_allowed()
@@ -102,7 +102,7 @@ class ControlFiles:
     def open_of_version(self, number: int, flags: int) -> ControlHandle:
         """Open a version's `.save`."""
         if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
-            raise _error(errno.EROFS)
+            raise os_error(errno.EROFS)
         return ControlHandle(Control.SAVE, self._text_of_version(number))
 
     def write(self, handle: ControlHandle, data: memoryview, offset_bytes: int) -> int:
@@ -110,7 +110,7 @@ class ControlFiles:
         if handle.touch is not None:
             return self._writable().marker.write(handle.touch, data, offset_bytes)
         if offset_bytes + len(data) > NOTE_LIMIT_BYTES:
-            raise _error(errno.EFBIG)
+            raise os_error(errno.EFBIG)
         handle.written[offset_bytes : offset_bytes + len(data)] = data
         # a shell does not look at what closing said, so a version that is not there is refused here
         self._writable().restorer.check(_spec(handle))
@@ -156,7 +156,7 @@ class ControlFiles:
         """
         control = Control.SAVE if version_of_marker(path) is not None else control_of(path)
         if control is None:
-            raise _error(errno.ENOENT)
+            raise os_error(errno.ENOENT)
         handle = ControlHandle(control, shown)
         if flags & os.O_ACCMODE == os.O_RDONLY:
             return handle
@@ -186,9 +186,9 @@ class ControlFiles:
         writable.check_save_allowed()
         status = live.lstat(old)
         if not stat.S_ISREG(status.st_mode):
-            raise _error(errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.EINVAL)
+            raise os_error(errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.EINVAL)
         if status.st_size > NOTE_LIMIT_BYTES:
-            raise _error(errno.EFBIG)
+            raise os_error(errno.EFBIG)
         spare = os.fsencode(_NOTE_PREFIX + secrets.token_hex(8))
         # open until it has moved, so that it stays whole
         handle = writable.open_files.open(old, os.O_RDONLY)
@@ -236,7 +236,3 @@ def _show_saved(handle: ControlHandle, touch: Touch, state: str) -> None:
 
 def _spec(handle: ControlHandle) -> str:
     return bytes(handle.written).decode("utf-8", "replace").strip().strip("\0").strip()
-
-
-def _error(number: int) -> OSError:
-    return OSError(number, os.strerror(number))

@@ -7,11 +7,10 @@ never see an exception that it cannot turn into a reply.
 import errno
 import functools
 import logging
-import os
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-from ckptfs.errors import CkptfsError
+from ckptfs.errors import CkptfsError, os_error
 from ckptfs.fs.counters import count_failed_request
 
 _P = ParamSpec("_P")
@@ -36,7 +35,7 @@ def through_door(operation: Callable[_P, _R]) -> Callable[_P, _R]:
                 raise
             count_failed_request("EIO")
             log.exception("failed operation=%s errno=none", operation.__name__)
-            raise OSError(errno.EIO, os.strerror(errno.EIO)) from error
+            raise os_error(errno.EIO) from error
         except CkptfsError as error:
             if error.errno not in (errno.ENOENT, errno.EINVAL, errno.EFBIG):
                 count_failed_request(errno.errorcode.get(error.errno, str(error.errno)))
@@ -45,6 +44,6 @@ def through_door(operation: Callable[_P, _R]) -> Callable[_P, _R]:
         except Exception as error:
             count_failed_request("EIO")
             log.exception("failed operation=%s", operation.__name__)
-            raise OSError(errno.EIO, os.strerror(errno.EIO)) from error
+            raise os_error(errno.EIO) from error
 
     return guarded

@@ -10,7 +10,6 @@ Invariants:
     F4  the file is open here while somebody uses it, and no longer
 """
 
-import ctypes
 import errno
 import os
 import threading
@@ -22,14 +21,10 @@ from ckptfs.errors import CkptfsError, StoreError
 from ckptfs.format.manifest import Chunk, Entry
 from ckptfs.fs.interrupts import POLL_S, give_up_if_interrupted
 from ckptfs.hashing import hash_bytes
+from ckptfs.libc import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, fallocate
 
 _MISSING, _SUSPECT, _COMING, _PRESENT = range(4)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-# FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
-_PUNCH_HOLE = 0x03
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
 
 
 class Filling:
@@ -349,9 +344,7 @@ class Filling:
 
 def punch(fd: int, offset_bytes: int, size_bytes: int) -> None:
     """Take the data out of a range of a file, which reads as zeros then. Raises OSError."""
-    if _libc.fallocate(fd, _PUNCH_HOLE, offset_bytes, size_bytes) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+    fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset_bytes, size_bytes)
 
 
 def _copy(error: CkptfsError, fact: str) -> CkptfsError:

@@ -8,7 +8,6 @@ Paths are bytes, relative to the root, without a leading slash; b"" is the root.
 after it was marked.
 """
 
-import ctypes
 import errno
 import os
 import stat
@@ -24,10 +23,7 @@ from ckptfs.capture.scan import descriptor_path
 from ckptfs.fs.attributes import Attributes, Caller, Listed, from_status
 from ckptfs.fs.hydrate import Hydrator
 from ckptfs.fs.times import set_times
-
-RENAME_EXCHANGE = 2
-
-_libc = ctypes.CDLL(None, use_errno=True)
+from ckptfs.libc import RENAME_EXCHANGE, renameat2
 
 
 def _format_of(entry: os.DirEntry[bytes]) -> int:
@@ -262,9 +258,7 @@ class LiveTree:
         moved = self._mark_rename(old, new, status)
         moved_back = self._mark_rename(new, old, other) if other is not None and flags == RENAME_EXCHANGE else []
         at_old, at_new = self.at(old), self.at(new)
-        if _libc.renameat2(self.root_fd, os.fspath(at_old), self.root_fd, os.fspath(at_new), flags) != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number))
+        renameat2(self.root_fd, os.fspath(at_old), self.root_fd, os.fspath(at_new), flags)
         self._follow_rename(moved, old, new)
         self._follow_rename(moved_back, new, old)
 

@@ -4,7 +4,6 @@ A writable handle marks its inode once per capture epoch and gives pending versi
 what they captured; after that a write costs one pwrite.
 """
 
-import ctypes
 import os
 from collections.abc import Callable
 
@@ -18,10 +17,7 @@ from ckptfs.fs.live import LiveTree, parent_of
 from ckptfs.fs.nameless_files import NamelessFiles
 from ckptfs.fs.open_inodes import OpenInodes
 from ckptfs.fs.unseen import UnseenChanges
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
-_FALLOC_FL_KEEP_SIZE = 1
+from ckptfs.libc import FALLOC_FL_KEEP_SIZE, fallocate
 
 
 class OpenFiles:
@@ -213,10 +209,8 @@ class OpenFiles:
         """fallocate(2), in every mode that the backing filesystem has."""
         with self._live.gate:
             # plain allocation changes no byte below the captured size; the other modes do
-            self._before_change(handle, offset_bytes if mode & ~_FALLOC_FL_KEEP_SIZE else 1 << 62)
-            if _libc.fallocate(handle.fd, mode, offset_bytes, size_bytes) != 0:
-                number = ctypes.get_errno()
-                raise OSError(number, os.strerror(number))
+            self._before_change(handle, offset_bytes if mode & ~FALLOC_FL_KEEP_SIZE else 1 << 62)
+            fallocate(handle.fd, mode, offset_bytes, size_bytes)
 
     def copy_range(
         self, source_fd: int, target: FileHandle, source_bytes: int, target_bytes: int, size_bytes: int

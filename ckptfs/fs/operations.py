@@ -14,7 +14,7 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ckptfs.errors import CkptfsError, ReadOnlyError
+from ckptfs.errors import CkptfsError, ReadOnlyError, os_error
 from ckptfs.fs.attributes import Attributes, Caller, Listed
 from ckptfs.fs.control import Control, below_versions, control_of, version_of_marker
 from ckptfs.fs.control_files import ControlFiles
@@ -102,7 +102,7 @@ class Operations:
         """Return an extended attribute; with a handle, of a file that has no name any more."""
         if name == b"security.capability":
             # asked before every write, to drop it; no file here has any (setxattr refuses)
-            raise _error(errno.ENODATA)
+            raise os_error(errno.ENODATA)
         if handle is not None:
             return os.getxattr(handle.fd, name)
         below = below_versions(path)
@@ -111,7 +111,7 @@ class Operations:
         try:
             return self._fixed_xattrs(path, below)[name]
         except KeyError:
-            raise _error(errno.ENODATA) from None
+            raise os_error(errno.ENODATA) from None
 
     @through_door
     def listxattr(self, path: bytes, handle: FileHandle | None = None) -> list[bytes]:
@@ -127,7 +127,7 @@ class Operations:
     def setxattr(self, path: bytes, name: bytes, value: bytes, flags: int, handle: FileHandle | None = None) -> None:
         """Set an extended attribute."""
         if name.startswith(b"security."):
-            raise _error(errno.EOPNOTSUPP)
+            raise os_error(errno.EOPNOTSUPP)
         if handle is not None:
             os.setxattr(handle.fd, name, value, flags)
             return
@@ -261,14 +261,14 @@ class Operations:
         if isinstance(handle, FileHandle):
             return self._writable().open_files.write(handle, data, offset_bytes)
         if isinstance(handle, ViewHandle):
-            raise _error(errno.EBADF)
+            raise os_error(errno.EBADF)
         return self._controls.write(handle, data, offset_bytes)
 
     @through_door
     def allocate(self, handle: Handle, mode: int, offset_bytes: int, size_bytes: int) -> None:
         """fallocate(2)."""
         if not isinstance(handle, FileHandle):
-            raise _error(errno.EOPNOTSUPP)
+            raise os_error(errno.EOPNOTSUPP)
         self._writable().open_files.allocate(handle, mode, offset_bytes, size_bytes)
 
     @through_door
@@ -358,7 +358,7 @@ class Operations:
             live = self._changeable(path)
             status = live.lstat(path)
             if caller.uid not in (0, status.st_uid) and _left_mode(status, caller) != stat.S_IMODE(status.st_mode):
-                raise _error(errno.EPERM)
+                raise os_error(errno.EPERM)
             self.drop_privileges(path, caller)
             live.chown(path, -1, -1)
 
@@ -366,20 +366,20 @@ class Operations:
     def seek(self, handle: Handle, offset_bytes: int, whence: int) -> int:
         """lseek(2) with SEEK_DATA or SEEK_HOLE."""
         if isinstance(handle, ControlHandle):
-            raise _error(errno.EINVAL)
+            raise os_error(errno.EINVAL)
         filling = handle.reader.filling if handle.reader is not None else None
         if filling is None or filling.is_filled or filling.is_closed:
             return os.lseek(handle.fd, offset_bytes, whence)
         found = filling.seek(offset_bytes, whence)
         if found is None:
-            raise _error(errno.ENXIO)
+            raise os_error(errno.ENXIO)
         return found
 
     @through_door
     def copy_range(self, source: Handle, target: Handle, source_bytes: int, target_bytes: int, size_bytes: int) -> int:
         """copy_file_range(2) between two open files; return how much was copied."""
         if isinstance(source, ControlHandle) or not isinstance(target, FileHandle):
-            raise _error(errno.EOPNOTSUPP)
+            raise os_error(errno.EOPNOTSUPP)
         if source.reader is not None:
             source.reader.require(source_bytes, source_bytes + size_bytes)
         return self._writable().open_files.copy_range(source.fd, target, source_bytes, target_bytes, size_bytes)
@@ -409,7 +409,7 @@ class Operations:
         older = self.versions.view(version_of(ino))
         found = older.path_of(ino)
         if found is None:
-            raise _error(errno.ESTALE)
+            raise os_error(errno.ESTALE)
         return ViewHandle(*older.open(found, flags))
 
     def go_on_mapped(self, ino: int, path: bytes) -> bool:
@@ -453,13 +453,13 @@ class Operations:
     def _changeable(self, path: bytes, control_errno: int = errno.EPERM) -> LiveTree:
         """Return the live tree if a path may be changed there; a reserved name gives the errno."""
         if below_versions(path) is not None and path != Control.VERSIONS.value:
-            raise _error(errno.EROFS)
+            raise os_error(errno.EROFS)
         self._refuse_control(path, control_errno)
         return self._writable().live
 
     def _refuse_control(self, path: bytes, number: int) -> None:
         if control_of(path) is not None:
-            raise _error(number)
+            raise os_error(number)
 
     def _fixed_xattrs(self, path: bytes, below: bytes | None) -> dict[bytes, bytes]:
         if below is not None:
@@ -476,7 +476,3 @@ def _left_mode(status: os.stat_result, caller: Caller) -> int:
     # setgid without group execution means mandatory locking, and stays for who is in the group
     in_group = caller.uid == 0 or caller.gid == status.st_gid or status.st_gid in groups_of(caller.pid)
     return left if in_group and not mode & stat.S_IXGRP else left & ~stat.S_ISGID
-
-
-def _error(number: int) -> OSError:
-    return OSError(number, os.strerror(number))

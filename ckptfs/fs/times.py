@@ -8,6 +8,8 @@ import ctypes
 import os
 import struct
 
+from ckptfs.errors import os_error
+
 NOW_NS = -(1 << 100)
 """Instead of a time: now. No time that a filesystem can hold."""
 
@@ -44,7 +46,7 @@ def set_times(fd: int, path: bytes | os.PathLike[bytes] | None, atime_ns: int | 
         failed = _libc.utimensat(fd, os.fspath(path), ctypes.byref(times), _AT_SYMLINK_NOFOLLOW)
     if failed:
         number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+        raise os_error(number)
 
 
 def birth_ns(fd: int, path: bytes | os.PathLike[bytes]) -> int | None:

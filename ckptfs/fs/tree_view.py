@@ -5,6 +5,7 @@ import os
 import stat
 from collections.abc import Callable
 
+from ckptfs.errors import os_error
 from ckptfs.format.manifest import Chunk, Entry, Kind, Tree
 from ckptfs.fs.attributes import Attributes, Listed
 from ckptfs.fs.contents import ContentCache
@@ -15,10 +16,6 @@ from ckptfs.transfer.attributes import kind_format
 # Inode numbers of versions begin where no local filesystem's do: 2^62 + version * 2^36 + index
 _FIRST_INODE = 1 << 62
 _INODES_OF_VERSION = 1 << 36
-
-
-def _error(number: int) -> OSError:
-    return OSError(number, os.strerror(number))
 
 
 def root_inode(version: int) -> int:
@@ -80,7 +77,7 @@ class TreeView:
         except KeyError:
             if path == b"":
                 return Entry(path=b"", kind=Kind.DIRECTORY, mode=0o755)
-            raise _error(errno.ENOENT) from None
+            raise os_error(errno.ENOENT) from None
 
     def path_of(self, inode: int) -> bytes | None:
         """Return a path of an inode number, None if there is none."""
@@ -112,7 +109,7 @@ class TreeView:
     def listing(self, path: bytes) -> list[Listed]:
         """Return what is in a directory."""
         if self.entry(path).kind is not Kind.DIRECTORY:
-            raise _error(errno.ENOTDIR)
+            raise os_error(errno.ENOTDIR)
         prefix = path + b"/" if path else b""
         return [
             Listed(name, self._inodes[prefix + name], kind_format(self.tree[prefix + name].kind))
@@ -123,7 +120,7 @@ class TreeView:
         """Return a symlink's target."""
         entry = self.entry(path)
         if entry.kind is not Kind.SYMLINK:
-            raise _error(errno.EINVAL)
+            raise os_error(errno.EINVAL)
         return entry.target
 
     def xattrs(self, path: bytes) -> dict[bytes, bytes]:
@@ -138,9 +135,9 @@ class TreeView:
         """
         entry = self.entry(path)
         if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
-            raise _error(errno.EROFS)
+            raise os_error(errno.EROFS)
         if stat.S_ISDIR(kind_format(entry.kind)):
-            raise _error(errno.EISDIR)
+            raise os_error(errno.EISDIR)
         self._on_read(path)
         fd, reader = self._contents.open(entry)
         return fd, self.attributes(path), reader

@@ -12,7 +12,7 @@ import time
 import zlib
 from collections import OrderedDict
 
-from ckptfs.errors import CkptfsError
+from ckptfs.errors import CkptfsError, os_error
 from ckptfs.format.commit import CommitRecord
 from ckptfs.fs.attributes import Attributes, Listed
 from ckptfs.fs.contents import ContentCache
@@ -136,7 +136,7 @@ class VersionsDirectory:
         name, _, below = path.partition(b"/")
         # `041` is no name of version 41
         if not name.isdigit() or name != b"%d" % int(name):
-            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+            raise os_error(errno.ENOENT)
         number = int(name)
         if not below:
             # the kernel asks for a version's name once a second at most

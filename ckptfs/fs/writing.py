@@ -27,7 +27,7 @@ from ckptfs.errors import CacheError, CkptfsError
 from ckptfs.format.manifest import Kind, LocalData
 from ckptfs.fs.align import Aligner, Alignment, Target
 from ckptfs.fs.contents import ContentCache
-from ckptfs.fs.control import Control, save_text, status_text, version_object
+from ckptfs.fs.control import Control, save_text, status_text, uploads_object
 from ckptfs.fs.evictable_files import EvictableLiveFiles
 from ckptfs.fs.eviction import Evictor
 from ckptfs.fs.fetching import FetchQueue
@@ -362,9 +362,7 @@ class WritingMount:
 
     def status(self) -> dict[str, Any]:
         """Return the fields of `.status`."""
-        newest = self._uploads.newest()
         waiting = self._uploads.waiting()
-        blocked_since = self._saver.blocked_since
         return {
             "kind": "mount",
             "store": self._store.url,
@@ -376,17 +374,10 @@ class WritingMount:
             "transport": self._transport.name if self._transport is not None else None,
             "lent": self._options.is_lent,
             "read_only": False,
-            "fenced": self._uploads.fenced,
             "epoch": self._tenure.writer.epoch,
-            "version": newest.version if newest is not None else 0,
-            "newest": version_object(newest) if newest is not None else None,
-            "pending": [version_object(state) for state in waiting],
-            "pending_bytes": sum(state.kept_bytes for state in waiting),
+            **uploads_object(self._uploads, self._saver.blocked_since),
             "pending_age_s": round(max(0.0, time.time() - waiting[0].captured_s), 1) if waiting else None,
             "lease": self._uploads.lease(),
-            "regime": self._uploads.regime,
-            "blocked_s": round(time.time() - blocked_since, 1) if blocked_since is not None else None,
-            "error": self._uploads.fenced or self._uploads.retry_error,
             "changed_paths": len(self._live.changes.current.paths),
             "not_fetched_files": self._hydrator.missing_files,
             "not_fetched_bytes": self._hydrator.missing_bytes,

@@ -12,7 +12,6 @@ Two traps of linking, and the answers:
     the one kernel that has it mounted. Elsewhere (SMB carries it out as a replacing rename) `link` refuses.
 """
 
-import ctypes
 import errno
 import os
 import secrets
@@ -20,6 +19,8 @@ import stat
 from collections.abc import Iterable
 from contextlib import suppress
 
+from ckptfs.errors import os_error
+from ckptfs.libc import AT_FDCWD, RENAME_NOREPLACE, renameat2
 from ckptfs.mount_table import rows
 
 _TEMPORARY_PREFIX = ".ckptfs-tmp-"
@@ -28,9 +29,6 @@ _TEMPORARY_LIFETIME_S = 86400.0
 
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EMLINK})
 _LOCAL_WITHOUT_LINKS = frozenset({"vfat", "msdos", "exfat"})
-# linux/fcntl.h and linux/fs.h
-_AT_FDCWD = -100
-_RENAME_NOREPLACE = 1
 
 
 def write_temporary(directory: str, pieces: Iterable[bytes | memoryview], mode: int) -> str:
@@ -76,7 +74,7 @@ def link(temporary: str, path: str) -> None:
         if error.errno not in _NO_LINKS:
             raise
         if _filesystem_type(os.path.dirname(path)) not in _LOCAL_WITHOUT_LINKS:
-            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP), path) from error
+            raise os_error(errno.EOPNOTSUPP, path) from error
         _rename_noreplace(temporary, path)
 
 
@@ -98,10 +96,7 @@ def _filesystem_type(path: str) -> str:
 
 def _rename_noreplace(source: str, target: str) -> None:
     """Call renameat2 with RENAME_NOREPLACE. Raises FileExistsError."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.renameat2(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _RENAME_NOREPLACE) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), target)
+    renameat2(AT_FDCWD, os.fsencode(source), AT_FDCWD, os.fsencode(target), RENAME_NOREPLACE)
 
 
 def discard(path: str) -> None:

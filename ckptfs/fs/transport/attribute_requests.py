@@ -1,21 +1,19 @@
 """Requests about what an inode is: attributes, extended ones too, where a symlink leads; and the filesystem's room."""
 
 import errno
-import os
 import time
 from dataclasses import dataclass
 
+from ckptfs.errors import os_error
 from ckptfs.fs.attributes import Attributes
 from ckptfs.fs.control import Control, control_of
 from ckptfs.fs.handles import ControlHandle, FileHandle, Handle
-from ckptfs.fs.operations import Operations
 from ckptfs.fs.syscalls import is_chown
 from ckptfs.fs.times import NOW_NS
 from ckptfs.fs.transport import wire
-from ckptfs.fs.transport.handle_book import HandleBook
-from ckptfs.fs.transport.nodes import Node, Nodes
-from ckptfs.fs.transport.open_handles import OpenHandles
-from ckptfs.fs.transport.paths import Paths, steady, valid_s
+from ckptfs.fs.transport.nodes import Node
+from ckptfs.fs.transport.paths import valid_s
+from ckptfs.fs.transport.requests import Requests, steady
 from ckptfs.fs.transport.wire import Handler, Opcode, Reply, Request, SetAttr
 
 # The kernel's question before the first write to each inode; no file here has capabilities (setxattr refuses)
@@ -25,17 +23,11 @@ _SETS_SOMETHING = SetAttr.MODE | SetAttr.UID | SetAttr.GID | SetAttr.SIZE | SetA
 
 
 @dataclass(slots=True, kw_only=True)
-class AttributeRequests:
+class AttributeRequests(Requests):
     """Answers them."""
 
-    operations: Operations
-    nodes: Nodes
-    paths: Paths
-    book: HandleBook
-    handles: OpenHandles
-
     def handlers(self) -> dict[int, Handler]:
-        """Return what answers each request of these."""
+        """Return what answers each opcode of theirs."""
         return {
             Opcode.GETATTR: self._getattr,
             Opcode.STATX: self._statx,
@@ -102,7 +94,7 @@ class AttributeRequests:
                 if path is None or not self.paths.has_moved(node, path):
                     raise
                 # the kernel looks the name up again
-                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE)) from error
+                raise os_error(errno.ESTALE) from error
         if path is not None and control_of(path) is not None:
             # may be a touch, and take as long as that
             return self._set_attributes(request)
@@ -176,7 +168,7 @@ class AttributeRequests:
         size, _ = wire.GETXATTR_IN.unpack_from(request.body)
         (name,) = wire.names(request.body[wire.GETXATTR_IN.size :], 1)
         if name == _ASKED_AT_FIRST_WRITE:
-            raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
+            raise os_error(errno.ENODATA)
         path, handle = self._path_or_handle(request.node)
         return _sized(self.operations.getxattr(path, name, handle), size)
 
@@ -205,7 +197,7 @@ def _sized(value: bytes, size: int) -> Reply:
     if size == 0:
         return (wire.GETXATTR_OUT.pack(len(value), 0),)
     if len(value) > size:
-        raise OSError(errno.ERANGE, os.strerror(errno.ERANGE))
+        raise os_error(errno.ERANGE)
     return (value,)
 
 

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 
-from ckptfs.errors import MountError
+from ckptfs.errors import MountError, os_error
 from ckptfs.fs.transport import wire
 
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV = 1, 2, 4
@@ -55,7 +55,7 @@ def mount_device(
     arguments = (source.encode(), os.fsencode(mountpoint), b"fuse.ckptfs", flags, options.encode())
     if _libc.mount(*arguments) != 0:
         number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), str(mountpoint))
+        raise os_error(number, str(mountpoint))
 
 
 class DeviceClosedError(Exception):

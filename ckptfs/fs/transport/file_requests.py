@@ -6,13 +6,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ckptfs.fs.handles import ControlHandle, FileHandle, Handle
-from ckptfs.fs.operations import Operations
 from ckptfs.fs.transport import wire
-from ckptfs.fs.transport.handle_book import HandleBook
-from ckptfs.fs.transport.nodes import Nodes
 from ckptfs.fs.transport.notices import Notices
-from ckptfs.fs.transport.open_handles import OpenHandles
-from ckptfs.fs.transport.paths import Paths, steady
+from ckptfs.fs.transport.requests import Requests, steady
 from ckptfs.fs.transport.wire import Handler, Opcode, Reply, Request
 
 # fallocate(2) with FALLOC_FL_COLLAPSE_RANGE or FALLOC_FL_INSERT_RANGE: done twice it is something else
@@ -20,18 +16,13 @@ _SHIFTS = 0x08 | 0x20
 
 
 @dataclass(slots=True, kw_only=True)
-class FileRequests:
+class FileRequests(Requests):
     """Answers them."""
 
-    operations: Operations
-    nodes: Nodes
-    paths: Paths
-    book: HandleBook
-    handles: OpenHandles
     notices: Notices
 
     def handlers(self) -> dict[int, Handler]:
-        """Return what answers each request of these."""
+        """Return what answers each opcode of theirs."""
         return {
             Opcode.OPEN: self._open,
             Opcode.CREATE: self._create,

@@ -7,27 +7,21 @@ import stat
 from dataclasses import dataclass, field
 
 from ckptfs.fs.attributes import Caller
-from ckptfs.fs.operations import Operations
 from ckptfs.fs.transport import wire
-from ckptfs.fs.transport.nodes import Node, Nodes
-from ckptfs.fs.transport.open_handles import OpenHandles
-from ckptfs.fs.transport.paths import Paths, steady
+from ckptfs.fs.transport.nodes import Node
+from ckptfs.fs.transport.requests import Requests, steady
 from ckptfs.fs.transport.wire import Handler, Opcode, Reply, Request
 
 
 @dataclass(slots=True, kw_only=True)
-class ListingRequests:
+class ListingRequests(Requests):
     """Answers them."""
 
-    operations: Operations
-    nodes: Nodes
-    paths: Paths
-    handles: OpenHandles
     _listings: dict[int, list[bytes]] = field(default_factory=dict, init=False)
     """The names of each open directory, by the number of its handle."""
 
     def handlers(self) -> dict[int, Handler]:
-        """Return what answers each request of these."""
+        """Return what answers each opcode of theirs."""
         return {
             Opcode.OPENDIR: self._opendir,
             Opcode.READDIR: self._readdir,

@@ -6,31 +6,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ckptfs.fs.control import control_of
-from ckptfs.fs.live import RENAME_EXCHANGE
-from ckptfs.fs.operations import Operations
 from ckptfs.fs.transport import wire
-from ckptfs.fs.transport.handle_book import HandleBook
-from ckptfs.fs.transport.nodes import Node, Nodes
-from ckptfs.fs.transport.open_handles import OpenHandles
-from ckptfs.fs.transport.paths import Paths, steady
+from ckptfs.fs.transport.nodes import Node
+from ckptfs.fs.transport.requests import Requests, steady
 from ckptfs.fs.transport.wire import Handler, Opcode, Reply, Request
+from ckptfs.libc import RENAME_EXCHANGE
 
 _Name = tuple[Node, bytes]
 """In a directory."""
 
 
 @dataclass(slots=True, kw_only=True)
-class NameRequests:
+class NameRequests(Requests):
     """Answers them."""
 
-    operations: Operations
-    nodes: Nodes
-    paths: Paths
-    book: HandleBook
-    handles: OpenHandles
-
     def handlers(self) -> dict[int, Handler]:
-        """Return what answers each request of these."""
+        """Return what answers each opcode of theirs."""
         return {
             Opcode.LOOKUP: self._lookup,
             Opcode.FORGET: self._forget,

@@ -8,6 +8,7 @@ import itertools
 import os
 import threading
 
+from ckptfs.errors import os_error
 from ckptfs.fs.handles import ControlHandle, FileHandle, Handle, ViewHandle
 from ckptfs.fs.operations import Operations
 from ckptfs.fs.transport import wire
@@ -157,7 +158,7 @@ class OpenHandles:
         """Return one of the handles of a node. Raises OSError (ESTALE) if there is none."""
         handles = self._by_node.get(node.id)
         if not handles:
-            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+            raise os_error(errno.ESTALE)
         return handles[0]
 
     def intend_version(self, request: Request, captures: int = 0) -> None:

@@ -34,6 +34,7 @@ from ckptfs.fs.transport.notices import Notices
 from ckptfs.fs.transport.open_handles import OpenHandles
 from ckptfs.fs.transport.opening import Openings
 from ckptfs.fs.transport.paths import Paths
+from ckptfs.fs.transport.requests import Requests
 from ckptfs.fs.transport.resent import Resent
 from ckptfs.fs.transport.taking_over import TakingOver
 from ckptfs.fs.transport.wire import Handler, InitFlag, Opcode, Reply, Request
@@ -95,9 +96,12 @@ class PassthroughServer:
         """Return what answers each kind of request, and what answers those that come again."""
         fs, nodes, book, handles = self._fs, self._nodes, self._book, self._open_handles
         attributes = AttributeRequests(operations=fs, nodes=nodes, paths=paths, book=book, handles=handles)
-        names = NameRequests(operations=fs, nodes=nodes, paths=paths, book=book, handles=handles)
-        listings = ListingRequests(operations=fs, nodes=nodes, paths=paths, handles=handles)
-        files = FileRequests(operations=fs, nodes=nodes, paths=paths, book=book, handles=handles, notices=self._notices)
+        kinds: list[Requests] = [
+            attributes,
+            NameRequests(operations=fs, nodes=nodes, paths=paths, book=book, handles=handles),
+            ListingRequests(operations=fs, nodes=nodes, paths=paths, book=book, handles=handles),
+            FileRequests(operations=fs, nodes=nodes, paths=paths, book=book, handles=handles, notices=self._notices),
+        ]
         resent = Resent(
             nodes=nodes,
             book=book,
@@ -107,12 +111,13 @@ class PassthroughServer:
             handle=handles.find,
             let_go=handles.let_go,
         )
-        own: dict[int, Handler] = {
+        handlers: dict[int, Handler] = {
             Opcode.INIT: self._init,
             Opcode.INTERRUPT: self._interrupt,
             Opcode.DESTROY: lambda request: (),
         }
-        handlers = own | attributes.handlers() | names.handlers() | listings.handlers() | files.handlers()
+        for kind in kinds:
+            handlers |= kind.handlers()
         return handlers, resent
 
     def run(self) -> None:

@@ -1,12 +1,9 @@
 """Paths of nodes: what the operations call what the kernel knows by number, and how the kernel is told of a name."""
 
 import errno
-import functools
-import os
-from collections.abc import Callable
-from typing import Protocol, TypeVar
 
 from ckptfs.capture.gate import Gate
+from ckptfs.errors import os_error
 from ckptfs.fs.attributes import Attributes
 from ckptfs.fs.control import below_versions, control_of
 from ckptfs.fs.operations import Operations
@@ -33,14 +30,14 @@ class Paths:
         """Return a node's path. Raises OSError (ESTALE) if it has none any more."""
         path = self._nodes.path(self._nodes.get(node_id))
         if path is None:
-            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+            raise os_error(errno.ESTALE)
         return path
 
     def below(self, directory: Node, name: bytes) -> bytes:
         """Return the path of a name in a directory. Raises OSError (ENOENT) if the directory has none any more."""
         path = self._nodes.below(directory, name)
         if path is None:
-            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+            raise os_error(errno.ENOENT)
         return path
 
     def is_of_versions(self, node_id: int) -> bool:
@@ -74,25 +71,3 @@ def valid_s(path: bytes) -> int:
         # what a version holds never changes; which versions and tags there are does
         return _LONG_S if b"/" in below else 0
     return 0 if control_of(path) is not None else _LONG_S
-
-
-class _KnowsPaths(Protocol):
-    @property
-    def paths(self) -> Paths: ...
-
-
-_Requests = TypeVar("_Requests", bound=_KnowsPaths)
-
-
-def steady(handler: Callable[[_Requests, Request], Reply]) -> Callable[[_Requests, Request], Reply]:
-    """Return a handler that keeps names as they are while it runs; it must not take long."""
-
-    @functools.wraps(handler)
-    def run(requests: _Requests, request: Request) -> Reply:
-        if requests.paths.is_of_versions(request.node):
-            # nothing is renamed there, and a version may have to be fetched
-            return handler(requests, request)
-        with requests.paths.names:
-            return handler(requests, request)
-
-    return run

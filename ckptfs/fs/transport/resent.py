@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 from ckptfs.fs.control import Control, control_of
 from ckptfs.fs.handles import ControlHandle, FileHandle, Handle
-from ckptfs.fs.live import RENAME_EXCHANGE
 from ckptfs.fs.operations import Operations
 from ckptfs.fs.transport import wire
 from ckptfs.fs.transport.handle_book import HandleBook
 from ckptfs.fs.transport.nodes import Node, Nodes
 from ckptfs.fs.transport.wire import Handler, Opcode, Reply, Request
+from ckptfs.libc import RENAME_EXCHANGE
 
 # the error that doing it a second time gives
 _TRACES = {

@@ -9,23 +9,21 @@ what is written to it afterwards is seen too.
     put         exchange alone
 """
 
-import ctypes
 import errno
 import os
 import secrets
 import stat
 from dataclasses import dataclass
 
+from ckptfs.errors import os_error
 from ckptfs.fs.leases import NO_WRITER, is_granted
+from ckptfs.libc import RENAME_EXCHANGE, renameat2
 
-_RENAME_EXCHANGE = 2
 # a program that opened one before it was exchanged closes it within milliseconds, and an exchange is at least that away
 _KEPT = 4
 _MOST_BYTES = 1 << 20
 # as fs/marker.py has it: shutil sets times right after the close, to those of what it copied
 _TAIL_NS = 2_000_000_000
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(slots=True)
@@ -247,7 +245,7 @@ def take_file(root_fd: int, path: bytes) -> Taken | None:
 
 def _write(fd: int, text: bytes) -> None:
     if os.write(fd, text) != len(text):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise os_error(errno.ENOSPC)
 
 
 def _read(fd: int, before: bytes) -> bytes:
@@ -257,15 +255,16 @@ def _read(fd: int, before: bytes) -> bytes:
 
 
 def _exchange_names(root_fd: int, temporary: bytes, name: bytes) -> None:
-    if _libc.renameat2(root_fd, temporary, root_fd, name, _RENAME_EXCHANGE) == 0:
+    try:
+        renameat2(root_fd, temporary, root_fd, name, RENAME_EXCHANGE)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.EINVAL, errno.ENOSYS):
+            # it is not there now, or the filesystem cannot exchange
+            os.rename(temporary, name, src_dir_fd=root_fd, dst_dir_fd=root_fd)
+            return
         _unlink(root_fd, temporary)
-        return
-    number = ctypes.get_errno()
-    if number not in (errno.ENOENT, errno.EINVAL, errno.ENOSYS):
-        _unlink(root_fd, temporary)
-        raise OSError(number, os.strerror(number), os.fsdecode(name))
-    # it is not there now, or the filesystem cannot exchange
-    os.rename(temporary, name, src_dir_fd=root_fd, dst_dir_fd=root_fd)
+        raise
+    _unlink(root_fd, temporary)
 
 
 def _unlink(root_fd: int, name: bytes) -> bool:

@@ -25,7 +25,7 @@ from ckptfs.crypto.secret import KeySource
 from ckptfs.errors import CkptfsError, NoteTooLargeError
 from ckptfs.format.commit import CommitRecord
 from ckptfs.format.manifest import Tree
-from ckptfs.fs.control import save_text, version_object
+from ckptfs.fs.control import save_text, uploads_object
 from ckptfs.fs.leases import is_being_written
 from ckptfs.fs.marker import NOTE_LIMIT_BYTES
 from ckptfs.fs.options import WatchOptions
@@ -332,9 +332,6 @@ class Watch:
 
     def status(self) -> dict[str, Any]:
         """Return the fields of `.status`."""
-        newest = self._uploads.newest()
-        waiting = self._uploads.waiting()
-        blocked_since = self._blocked_since
         return {
             "kind": "watch",
             "store": self._tenure.store.url,
@@ -344,15 +341,8 @@ class Watch:
             "cache": os.fspath(self._cache.root),
             "transport": "watch",
             "read_only": False,
-            "fenced": self._uploads.fenced,
             "epoch": self._tenure.writer.epoch,
-            "version": newest.version if newest is not None else 0,
-            "newest": version_object(newest) if newest is not None else None,
-            "pending": [version_object(state) for state in waiting],
-            "pending_bytes": sum(state.kept_bytes for state in waiting),
-            "regime": self._uploads.regime,
-            "blocked_s": round(time.time() - blocked_since, 1) if blocked_since is not None else None,
-            "error": self._uploads.fenced or self._uploads.retry_error,
+            **uploads_object(self._uploads, self._blocked_since),
             # nobody knows before the next save looks
             "changed_paths": None,
             "not_fetched_files": 0,
