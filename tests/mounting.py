@@ -36,7 +36,29 @@ class MountFailedError(Exception):
         self.number = number
 
 
-class Mount:
+class Speaking:
+    """What a mount and a watch say in the same way."""
+
+    root: Path
+    cache_dir: Path
+
+    @property
+    def cache(self) -> Path:
+        """The store's directory in the cache directory."""
+        (found,) = (path for path in self.cache_dir.iterdir() if (path / "pending").is_dir())
+        return found
+
+    @property
+    def log(self) -> str:
+        """The log of all mounts and watches of this cache directory."""
+        return (self.cache / "mount.log").read_text()
+
+    def status(self) -> dict[str, Any]:
+        """What `.status` says."""
+        return dict(json.loads((self.root / ".status").read_bytes()))
+
+
+class Mount(Speaking):
     """One mount.
 
     Args:
@@ -211,21 +233,6 @@ class Mount:
                     stream.close()
 
     # what it says
-
-    @property
-    def cache(self) -> Path:
-        """The store's directory in the cache directory."""
-        (found,) = (path for path in self.cache_dir.iterdir() if (path / "pending").is_dir())
-        return found
-
-    @property
-    def log(self) -> str:
-        """The log of all mounts of this cache directory."""
-        return (self.cache / "mount.log").read_text()
-
-    def status(self) -> dict[str, Any]:
-        """What `.status` says."""
-        return dict(json.loads((self.root / ".status").read_bytes()))
 
     def marker(self) -> dict[str, Any]:
         """What reading `.save` says."""

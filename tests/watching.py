@@ -13,7 +13,7 @@ from typing import Any
 from ckptfs.client import watched
 from ckptfs.fs.options import WatchOptions
 from ckptfs.fs.watch.names import is_temporary
-from tests.mounting import wait_until
+from tests.mounting import Speaking, wait_until
 
 _END_TIMEOUT_S = 60.0
 CONTROL = {".save", ".save.status", ".status", ".restore"}
@@ -28,7 +28,7 @@ class WatchFailedError(Exception):
     """A watch did not come to be; says why."""
 
 
-class Watching:
+class Watching(Speaking):
     """One watched directory.
 
     Args:
@@ -99,10 +99,6 @@ class Watching:
 
     # what it says
 
-    def status(self) -> dict[str, Any]:
-        """What `.status` says."""
-        return dict(json.loads((self.root / ".status").read_bytes()))
-
     def answers(self) -> dict[str, Any]:
         """What `.save.status` says."""
         return dict(json.loads((self.root / ".save.status").read_bytes()))
@@ -110,17 +106,6 @@ class Watching:
     def version(self) -> int:
         """The newest version that was captured."""
         return int(self.answers()["version"])
-
-    @property
-    def cache(self) -> Path:
-        """The store's directory in the cache directory."""
-        (found,) = (path for path in self.cache_dir.iterdir() if (path / "pending").is_dir())
-        return found
-
-    @property
-    def log(self) -> str:
-        """What all watches of this cache directory logged."""
-        return (self.cache / "mount.log").read_text()
 
     def files(self) -> dict[str, bytes]:
         """The regular files of the directory, but for the watch's own."""

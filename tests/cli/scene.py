@@ -1,5 +1,6 @@
 """What the tests of the command line are made of: a store with versions, and runs of the program."""
 
+import atexit
 import json
 import os
 import secrets
@@ -24,6 +25,8 @@ MTIME_NS = 1_790_000_000_123_456_789
 
 
 _CACHE = tempfile.TemporaryDirectory(prefix="ckptfs-test-cache-")
+# said, or Python warns of it at the end
+atexit.register(_CACHE.cleanup)
 
 
 class Run(NamedTuple):

@@ -157,6 +157,7 @@ def test_who_waits_comes_before_what_is_fetched_ahead(bench: Bench) -> None:
     wait_until(lambda: gate.waiting == 5, 10, "the reader need not wait for them")
     gate.open()
     reader.join(20)
+    assert not reader.is_alive()
     wait_until(lambda: all(filling.is_filled for filling in fillings), 10, "and then the others")
 
 

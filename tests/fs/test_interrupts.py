@@ -60,4 +60,7 @@ def test_an_interrupt_is_of_one_request(stopped: subprocess.Popen[bytes]) -> Non
     with interrupts.serving(7, stopped.pid):
         interrupts.interrupt(8)
         give_up_if_interrupted()
+        interrupts.interrupt(7)
+        with pytest.raises(InterruptedError):
+            give_up_if_interrupted()
     give_up_if_interrupted()  # outside any request

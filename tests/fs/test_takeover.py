@@ -113,7 +113,8 @@ for call, arguments in ((fcntl.flock, ()), (fcntl.lockf, (10,))):
     except BlockingIOError:
         pass
 """
-        subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
+        other = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
+        assert other.returncode == 0, other.stderr
 
 
 @pytest.mark.parametrize("how", ["mediated", "past the server"])
