@@ -86,6 +86,9 @@ def _is_free(history: History, newest: CommitRecord, claim: Claim, retry: Retry)
         name, lease_s = f"{writer.host} (pid {writer.pid}", claim.lease_s
     claim.on_wait(f"{url} is held by {name}); watching up to {lease_s:.0f} s for a sign of life")
     sight, lease = watch_lease(lease, newest.epoch, lease_s, lambda: read_lease(history.store, retry), retry)
+    if sight is Sight.ALIVE and lease is not None and claim.holder_is_dead(lease):
+        # it was written by a request that came late; what happened meanwhile is seen when the fence is made
+        return True
     if sight is Sight.ALIVE and lease is not None:
         raise HeldError(f"{url} is mounted read-write by {lease.host} (pid {lease.pid}, renewed just now)")
     after = retry.call(history.end)

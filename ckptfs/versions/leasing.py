@@ -8,7 +8,8 @@ a wait or a refused mount, never a version.
         has not changed for as long as it says
     L2  only an unchanged (epoch, counter) on the observer's own monotonic clock shows a dead holder; both rise only, so
         that equal means unchanged between two looks. Clocks of two hosts are never compared
-    L3  a damaged lease counts as a missing one
+    L3  a damaged lease counts as a missing one, if it is damaged when it is asked for once more: else what came had
+        been damaged on its way, and the next look would take the lease for one that has changed
 """
 
 import logging
@@ -69,8 +70,15 @@ class Holder:
 
 def read_lease(store: Store, retry: Retry) -> LeaseRecord | None:
     """Return the lease, None if there is none or it is damaged (L3)."""
-    try:
+
+    def read() -> LeaseRecord:
         return decode_lease(retry.call(lambda: store.get(LEASE_KEY, most_bytes=MAX_SMALL_BYTES)))
+
+    try:
+        try:
+            return read()
+        except CorruptObjectError:
+            return read()
     except NotFoundError:
         return None
     except CorruptObjectError as error:

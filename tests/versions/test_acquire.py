@@ -253,6 +253,38 @@ def test_a_damaged_lease_counts_as_a_missing_one() -> None:
     assert acquire(store, "gpu-08").epoch == 2
 
 
+def test_a_lease_that_is_bent_on_its_way_is_no_sign_of_life() -> None:
+    store = MemoryStore()
+    acquire(store, "gpu-07")
+    whole, reads = store.objects[LEASE_KEY], 0
+
+    def bend(operation: str, key: str) -> None:
+        """The first answer is bent, and those after it are whole."""
+        nonlocal reads
+        if (operation, key) == ("get", LEASE_KEY):
+            reads += 1
+            store.objects[LEASE_KEY] = whole if reads > 1 else bytes([whole[0] ^ 1]) + whole[1:]
+
+    store.before_request = bend
+    assert acquire(store, "gpu-08").epoch == 2
+
+
+def test_a_lease_that_comes_late_from_one_who_is_known_to_be_dead_is_no_sign_of_life() -> None:
+    store = MemoryStore()
+    acquire(store, "gpu-07")
+    late = store.objects.pop(LEASE_KEY)
+    world = World(5, once(lambda: store.objects.update({LEASE_KEY: late})))
+    writer = Writer.acquire(
+        store, holder("gpu-07"), holder_is_dead=lambda _: True, clock=world.clock, sleep=world.sleep
+    )
+    assert (writer.epoch, world.now_s < 10) == (2, True)
+    # where that is not known, it is one
+    late = store.objects.pop(LEASE_KEY)
+    world = World(5, once(lambda: store.objects.update({LEASE_KEY: late})))
+    with pytest.raises(HeldError, match="renewed just now"):
+        Writer.acquire(store, holder("gpu-08"), clock=world.clock, sleep=world.sleep)
+
+
 def test_a_lease_of_an_epoch_that_history_lacks_shows_that_records_are_missing() -> None:
     store = MemoryStore()
     acquire(store, "gpu-07")
