@@ -17,7 +17,9 @@ import os
 import queue
 import signal
 import sys
+import threading
 import traceback
+from collections import OrderedDict
 from collections.abc import Sequence
 from enum import IntEnum
 from multiprocessing import Pipe
@@ -30,6 +32,8 @@ from ckptfs.errors import ChunkCorruptError, CorruptObjectError
 from ckptfs.format.pack import MAX_FRAME_EXTRA_BYTES
 
 _PR_SET_PDEATHSIG = 1
+# 4 MiB in all, a process
+_SMALL_BASE_BYTES, _RECENT_BASES = 256 << 10, 16
 
 log = logging.getLogger(__name__)
 
@@ -160,12 +164,35 @@ class EncoderPool:
             self._idle.put(None)
 
 
+class _RecentBases:
+    """Small bases that were used lately, by what they hold: at every step a file that is small has the same one."""
+
+    def __init__(self) -> None:
+        self._found: OrderedDict[bytes, bytes] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def read(self, place: AnchorPlace) -> bytes:
+        """Return a base's bytes. Raises as read_anchor."""
+        with self._lock:
+            found = self._found.pop(place.digest, None)
+        plain = found if found is not None else read_anchor(place)
+        if len(plain) <= _SMALL_BASE_BYTES:
+            with self._lock:
+                self._found[place.digest] = plain
+                if len(self._found) > _RECENT_BASES:
+                    self._found.popitem(last=False)
+        return plain
+
+
+_recent_bases = _RecentBases()
+
+
 def encode(slot: Slot, work: Work) -> Encoded:
     """Encode the chunk in a slot, here. Raises CorruptObjectError: as `EncoderPool.encode`."""
     base = error = None
     if work.base is not None:
         try:
-            base = (work.base.digest, read_anchor(work.base))
+            base = (work.base.digest, _recent_bases.read(work.base))
         except (OSError, ChunkCorruptError) as cause:
             error = str(cause)
     size = encode_frame_into(slot.frame, slot.plain[: work.size_bytes], base=base, min_gain=work.min_gain)

@@ -63,6 +63,23 @@ def test_frames_decode_to_the_chunks_that_many_threads_gave(pool: EncoderPool) -
         assert decode_frame(frame, size_bytes=len(plain), digest=hash_bytes(plain)) == plain
 
 
+def test_a_small_base_is_read_once_for_all_that_are_encoded_against_it_and_large_ones_take_no_memory(
+    tmp_path: Path,
+) -> None:
+    pool = EncoderPool(1, chunk_bytes=CHUNK)
+    for size, is_kept in ((256 << 10, True), (CHUNK, False)):
+        base = weights(size)[:size]
+        place = kept(tmp_path, base)
+        assert encode(pool, (np.frombuffer(base, np.float32) * np.float32(1.0001)).tobytes(), place)[1].uses_base
+        place.path.unlink()
+        again = (np.frombuffer(base, np.float32) * np.float32(1.0002)).tobytes()
+        frame, encoded = encode(pool, again, place)
+        assert encoded.uses_base == is_kept
+        digest = hash_bytes(again)
+        assert decode_frame(frame, size_bytes=size, digest=digest, base=base if is_kept else None) == again
+    assert isinstance(encoded.base_error, str)
+
+
 def test_a_base_is_read_where_it_is_kept_and_does_without_when_it_is_damaged(pool: EncoderPool, tmp_path: Path) -> None:
     base = weights()
     plain = (np.frombuffer(base, np.float32) * np.float32(1.0001)).tobytes()
