@@ -33,6 +33,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -300,6 +301,16 @@ class UploadProcess:
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
 
+def let_others_first() -> None:
+    """Have this process wait for the end of somebody's slice of time when it wakes up, and take it from nobody.
+
+    Who has given it another policy meant that, and may not allow to leave it (SCHED_IDLE); nor may a container.
+    """
+    if os.sched_getscheduler(0) == os.SCHED_OTHER:
+        with suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+
+
 def main(arguments: list[str]) -> int:
     """Run the upload process of a cache directory; return the exit code."""
     if len(arguments) not in (1, 2, 3):
@@ -312,8 +323,7 @@ def main(arguments: list[str]) -> int:
     if is_logged_to(cache.log):
         log_to(cache.log)
     os.nice(_number(cache.read_session().get("upload_nice"), _NICE))
-    # what wakes up here waits for the end of somebody's slice of time, and takes it from nobody
-    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    let_others_first()
     keep_freed_memory()
     # what was imported stays
     gc.freeze()

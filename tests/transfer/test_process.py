@@ -428,3 +428,23 @@ def test_it_writes_as_its_session_says_that_s3_is_to_encrypt(machine: Machine, m
         machine.cache.write_session(machine.cache.read_session() | more)
         UploadProcess(machine.cache, Events(1), encoders)._open()
     assert asked == [None, ServerEncryption("AES256"), ServerEncryption("aws:kms", "alias/mine")]
+
+
+# Linux's own numbers and rules: a process of SCHED_IDLE may not leave it without CAP_SYS_NICE; containers may refuse all
+_POLICY = (
+    "import os, sys; from ckptfs.transfer.process import let_others_first\n"
+    "def refuse(*_): raise PermissionError(1, 'no')\n"
+    "if sys.argv[1] == 'refused': os.sched_setscheduler = refuse\n"
+    "elif sys.argv[1] == 'idle': os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))\n"
+    "let_others_first(); print(os.sched_getscheduler(0))"
+)
+
+
+@pytest.mark.parametrize(
+    ("case", "policy"), [("plain", os.SCHED_BATCH), ("idle", os.SCHED_IDLE), ("refused", os.SCHED_OTHER)]
+)
+def test_it_lets_others_first_as_far_as_it_may(case: str, policy: int) -> None:
+    answer = subprocess.run(
+        [sys.executable, "-c", _POLICY, case], check=True, capture_output=True, text=True, timeout=60
+    )
+    assert int(answer.stdout) == policy
