@@ -430,7 +430,7 @@ def test_it_writes_as_its_session_says_that_s3_is_to_encrypt(machine: Machine, m
     assert asked == [None, ServerEncryption("AES256"), ServerEncryption("aws:kms", "alias/mine")]
 
 
-# Linux's own numbers and rules: a process of SCHED_IDLE may not leave it without CAP_SYS_NICE; containers may refuse all
+# a process of SCHED_IDLE may not leave it without CAP_SYS_NICE, and a container may refuse the call
 _POLICY = (
     "import os, sys; from ckptfs.transfer.process import let_others_first\n"
     "def refuse(*_): raise PermissionError(1, 'no')\n"
