@@ -98,12 +98,15 @@ class Aligner:
     Args:
         live: Its root.
         root_fd: The same, open.
+        spare_fd: A directory beside it, emptied by each mount: what is not ready yet is there, and is no file of the
+            tree when the process is killed.
         unsaved: Where a directory for what is set aside may be made.
     """
 
-    def __init__(self, live: Path, root_fd: int, unsaved: Path) -> None:
+    def __init__(self, live: Path, root_fd: int, spare_fd: int, unsaved: Path) -> None:
         self._live = live
         self._root_fd = root_fd
+        self._spare_fd = spare_fd
         self._unsaved = unsaved
         self._result = Alignment()
 
@@ -111,7 +114,7 @@ class Aligner:
         """Make the live tree the target. Directories get the target's attributes; kept files stay as they are."""
         suspect, doubtful = doubts.suspect, doubts.doubtful
         self._remove(target.tree, doubtful - suspect, doubts.precious)
-        with TreeWriter(self._live) as writer:
+        with TreeWriter(self._live, self._spare_fd) as writer:
             first_names: dict[int, bytes] = {}
             for entry in target.tree.values():
                 if entry.kind is Kind.DIRECTORY:

@@ -97,7 +97,7 @@ class WritingMount:
         if not self._goes_on:
             _empty(cache.orphans)
         self._root_fd = os.open(cache.live, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        spare_fd = os.open(cache.orphans, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._spare_fd = spare_fd = os.open(cache.orphans, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         state = read_journal(cache.journal)
         if self._goes_on and (state is None or state.boot != self._boot):
             raise CacheError(f"{cache.journal} is missing or not whole")
@@ -214,7 +214,7 @@ class WritingMount:
             live=self._live,
             capturer=self._capturer,
             uploads=self._uploads,
-            make_aligner=lambda: Aligner(self._cache.live, self._root_fd, self._cache.unsaved),
+            make_aligner=lambda: Aligner(self._cache.live, self._root_fd, self._spare_fd, self._cache.unsaved),
             adopt=self._adopt_restored,
             pin=self._tenure.pin,
             sync_timeout_s=self._options.sync_timeout_s,
@@ -254,7 +254,7 @@ class WritingMount:
 
     def _align(self, taken: Taken, state: JournalState | None) -> Alignment:
         return align_live_tree(
-            Aligner(self._cache.live, self._root_fd, self._cache.unsaved),
+            Aligner(self._cache.live, self._root_fd, self._spare_fd, self._cache.unsaved),
             taken,
             state,
             ours=self._tenure.is_ours,

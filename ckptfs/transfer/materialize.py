@@ -60,13 +60,16 @@ class TreeWriter:
 
     Args:
         target: Made if it is missing, with its parents. A symlink given here is followed: it is the caller's choice.
+        spare_fd: A directory of the same filesystem where nodes and links that take another's place are made first, for
+            a target in which nothing must be left behind by a run that is killed. None: beside their places.
     """
 
-    def __init__(self, target: Path) -> None:
+    def __init__(self, target: Path, spare_fd: int | None = None) -> None:
         target.mkdir(parents=True, exist_ok=True)
         self._target = os.fsencode(target)
         self._root_fd = open_owned(target.resolve(), os.O_RDONLY | os.O_DIRECTORY)
         self._walker = DirectoryWalker(self._root_fd)
+        self._spare_fd = spare_fd
         self._lock = threading.Lock()
         self._directories: list[Entry] = []
         self._lifted_modes: dict[bytes, int] = {}
@@ -108,8 +111,9 @@ class TreeWriter:
                 self._create(entry, parent, name)
             except FileExistsError:
                 temporary = self._temporary_name()
-                if self._create(entry, parent, temporary):
-                    _replace(parent, temporary, name)
+                spare = parent if self._spare_fd is None else self._spare_fd
+                if self._create(entry, spare, temporary):
+                    _replace(spare, temporary, parent, name)
 
     def make_link(self, path: bytes, first: bytes) -> None:
         """Make a hard link to a name that was made before."""
@@ -120,10 +124,11 @@ class TreeWriter:
                 *above, last = split_path(first)
                 source = self._walker.open(b"/".join(above))
                 temporary = self._temporary_name()
-                os.link(last, temporary, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
-                _replace(parent, temporary, name)
+                spare = parent if self._spare_fd is None else self._spare_fd
+                os.link(last, temporary, src_dir_fd=source, dst_dir_fd=spare, follow_symlinks=False)
+                _replace(spare, temporary, parent, name)
                 # rename(2) leaves both names if they are links of one inode already
-                _unlink(parent, temporary)
+                _unlink(spare, temporary)
             finally:
                 os.close(parent)
 
@@ -181,7 +186,7 @@ class TreeWriter:
         lost = apply_attributes(fd, entry)
         with self._at(entry.path) as (parent, name):
             self._lost.update(lost)
-            _replace(parent, temporary.rpartition(b"/")[2], name)
+            _replace(parent, temporary.rpartition(b"/")[2], parent, name)
 
     def refresh_attributes(self, entry: Entry) -> None:
         """Give a regular file that is there already an entry's attributes."""
@@ -262,16 +267,16 @@ class TreeWriter:
         return True
 
 
-def _replace(parent: int, temporary: bytes, name: bytes) -> None:
+def _replace(spare: int, temporary: bytes, parent: int, name: bytes) -> None:
     """Rename over whatever has the name, but for a directory that holds something; on failure remove the temporary."""
     try:
         try:
-            os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
+            os.rename(temporary, name, src_dir_fd=spare, dst_dir_fd=parent)
         except IsADirectoryError:
             os.rmdir(name, dir_fd=parent)
-            os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
+            os.rename(temporary, name, src_dir_fd=spare, dst_dir_fd=parent)
     except OSError:
-        _unlink(parent, temporary)
+        _unlink(spare, temporary)
         raise
 
 

@@ -3,8 +3,10 @@
 import os
 import stat
 import threading
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -86,6 +88,55 @@ def test_a_link_that_is_there_already_is_made_again_without_a_trace(tmp_path: Pa
         writer.make_link(b"b", b"a")
     assert sorted(os.listdir(tmp_path)) == ["a", "b"]
     assert os.stat(tmp_path / "a").st_nlink == 2
+
+
+@pytest.mark.parametrize("dies", [False, True], ids=["to its end", "killed before each rename"])
+def test_with_a_spare_directory_nothing_unready_is_ever_in_the_target(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies: bool
+) -> None:
+    """What takes another's place: a file, a link, a symlink, over a file and over an empty directory."""
+    target, spare = tmp_path / "target", tmp_path / "spare"
+    (target / "over").mkdir(parents=True)
+    spare.mkdir()
+    for name in ("file", "first", "second", "link"):
+        (target / name).write_bytes(b"old")
+    names = {"file", "first", "second", "link", "over"}
+    seen: list[set[str]] = []
+    rename = os.rename
+
+    class Killed(BaseException):
+        pass
+
+    def watched(*arguments: Any, **named: Any) -> None:
+        seen.append(set(os.listdir(target)))
+        if dies:
+            raise Killed
+        rename(*arguments, **named)
+
+    monkeypatch.setattr(os, "rename", watched)
+    spare_fd = os.open(spare, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for make in (
+            lambda writer: writer.make_node(file(b"file", 10)),
+            lambda writer: writer.make_link(b"second", b"first"),
+            lambda writer: writer.make_link(b"second", b"first"),
+            lambda writer: writer.make_node(symlink(b"link", b"first")),
+            lambda writer: writer.make_node(file(b"over", 3)),
+        ):
+            with TreeWriter(target, spare_fd) as writer, suppress(Killed):
+                make(writer)
+    finally:
+        os.close(spare_fd)
+    assert len(seen) >= 5
+    # an empty directory makes room first
+    assert all(names - {"over"} <= each <= names for each in seen)
+    assert set(os.listdir(target)) == names
+    if not dies:
+        assert os.listdir(spare) == []
+        assert (target / "file").stat().st_size == 10
+        assert (target / "first").samefile(target / "second")
+        assert os.readlink(target / "link") == "first"
+        assert (target / "over").stat().st_size == 3
 
 
 @pytest.mark.parametrize("path", [b"../x", b"a/../../x", b"/x", b"a//x", b"./x", b"a/.", b".."])
