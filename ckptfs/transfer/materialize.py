@@ -15,7 +15,7 @@ import secrets
 import stat
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ckptfs.format.manifest import Entry, Kind, Tree
@@ -235,7 +235,7 @@ class TreeWriter:
             os.mkdir(name, 0o700, dir_fd=parent)
             return False
         except FileExistsError:
-            pass
+            pass  # what it is, is looked at now
         if stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
             return True
         os.unlink(name, dir_fd=parent)
@@ -281,7 +281,5 @@ def _replace(spare: int, temporary: bytes, parent: int, name: bytes) -> None:
 
 
 def _unlink(parent: int, name: bytes) -> None:
-    try:
+    with suppress(FileNotFoundError):
         os.unlink(name, dir_fd=parent)
-    except FileNotFoundError:
-        pass
