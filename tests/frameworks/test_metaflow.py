@@ -1,5 +1,7 @@
 """`@checkpoint` in flows that really run: `make test-frameworks`."""
 
+import base64
+import json
 import os
 import re
 import shutil
@@ -7,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -91,8 +94,16 @@ def test_attempts_go_on_and_the_tasks_of_a_foreach_never_mix(flow: Runner, tmp_p
     assert _lines(output, "ended") == [f"ended a aaaaaa 6 {names}", f"ended b bbbbbb 6 {names}"]
     # nothing is left on the machine
     assert list((tmp_path / "mounts").iterdir()) == []
-    card = flow("scopes", "card", "list", _last_task(tmp_path, "count"))
-    assert "checkpoints" in card
+    flow("scopes", "card", "get", _last_task(tmp_path, "count"), str(tmp_path / "card.html"), "--id", "checkpoints")
+    parts = {part["type"]: part for part in _parts_of_card(tmp_path / "card.html")}
+    assert re.search(r"This attempt began with `file://\S+@3`, saved at 20", parts["markdown"]["source"])
+    saved = [(version, 0 if version <= 4 else 1) for version in range(9, 0, -1)]
+    points = parts["vegaChart"]["spec"]["data"]["values"]
+    assert [(point["version"], int(point["attempt"])) for point in points] == saved
+    assert points[2]["metadata"] == "count=6"
+    rows = parts["table"]["data"]
+    assert [(version, attempt) for version, attempt, *_ in rows] == saved
+    assert [name for *_, name, _ in rows][:3] == ["child", "best", "count-6"]
 
 
 def test_an_attempt_that_was_killed_is_gone_on_from_its_newest_version(flow: Runner) -> None:
@@ -179,6 +190,14 @@ def test_the_extension_gives_metaflow_its_checkpoint(flow: Runner, tmp_path: Pat
     (tmp_path / "flows" / "extended.py").write_text(text)
     output = flow("extended", "run", "--fails", "1")
     assert "began a 1 True aaa 3" in output
+
+
+def _parts_of_card(page: Path) -> list[dict[str, Any]]:
+    """Return what a card shows, in order; a page of Metaflow's holds it as JSON in base64."""
+    found = re.search(r'__MF_DATA__\[[^]]*\] *= *"([A-Za-z0-9+/=]+)"', page.read_text())
+    assert found is not None
+    (whole,) = json.loads(base64.b64decode(found[1]))["components"]
+    return [part for section in whole["contents"] for part in section["contents"]]
 
 
 def _last_task(directory: Path, step: str, of: str = "") -> str:
