@@ -74,7 +74,8 @@ class VersionsDirectory:
         if path == b"":
             self._refresh()
             directories = [Listed(b"%d" % number, root_inode(number), stat.S_IFDIR) for number in sorted(self._numbers)]
-            return [*directories, *(Listed(name, _INODE + 1, stat.S_IFLNK) for name in self._links)]
+            links = (Listed(name, _link_inode(name, target), stat.S_IFLNK) for name, target in self._links.items())
+            return [*directories, *links]
         view, below = self._find(path)
         return view.listing(below)
 

@@ -166,3 +166,28 @@ def fill_with_files(root: Path) -> int:
         if error.errno != errno.ENOSPC:
             raise
     return number
+
+
+def test_listing_many_versions_reads_none_of_them(mount: Mounts) -> None:
+    mounted = mount()
+    for _ in range(60):
+        touch(mounted.root)
+    mounted.sync()
+    assert mounted.unmount() == 0
+    reader = mount(name="elsewhere", cache="cache-2")
+    records = mount.directory / "store" / "c"
+    away = records.with_name("away")
+    away.mkdir()
+    # the newest four come first
+    for record in sorted(records.iterdir())[4:]:
+        record.rename(away / record.name)
+    with os.scandir(reader.root / ".versions") as entries:
+        listed = {entry.name: entry for entry in entries}
+    assert list(listed) == [*map(str, range(1, 61)), "latest"]
+    assert all(listed[str(number)].is_dir(follow_symlinks=False) for number in range(1, 61))
+    assert listed["latest"].is_symlink()
+    for name in ("60", "latest"):
+        assert listed[name].inode() == os.lstat(reader.root / ".versions" / name).st_ino
+    for record in away.iterdir():
+        record.rename(records / record.name)
+    assert os.listdir(reader.root / ".versions" / "1") == []

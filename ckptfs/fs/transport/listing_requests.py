@@ -6,7 +6,8 @@ A listing is taken when it is read from its beginning, and stays as it is for wh
 import stat
 from dataclasses import dataclass, field
 
-from ckptfs.fs.attributes import Caller
+from ckptfs.fs.attributes import Caller, Listed
+from ckptfs.fs.control import below_versions
 from ckptfs.fs.transport import wire
 from ckptfs.fs.transport.nodes import Node
 from ckptfs.fs.transport.requests import Requests, steady
@@ -17,8 +18,8 @@ from ckptfs.fs.transport.wire import Handler, Opcode, Reply, Request
 class ListingRequests(Requests):
     """Answers them."""
 
-    _listings: dict[int, list[bytes]] = field(default_factory=dict, init=False)
-    """The names of each open directory, by the number of its handle."""
+    _listings: dict[int, list[Listed]] = field(default_factory=dict, init=False)
+    """What is in each open directory, by the number of its handle."""
 
     def handlers(self) -> dict[int, Handler]:
         """Return what answers each opcode of theirs."""
@@ -56,36 +57,39 @@ class ListingRequests(Requests):
         path = self.paths.path(request.node)
         if offset == 0:
             # what rewinddir(3) must show anew
-            self._listings[number] = self._names_in(path)
+            self._listings[number] = self._listed_in(directory, path)
         if number not in self._listings:
             # opened with a server before this one; an unchanged directory is listed in the same order
-            self._listings[number] = self._names_in(path)
+            self._listings[number] = self._listed_in(directory, path)
         listing = self._listings[number]
         parts: list[bytes] = []
         room = size
         caller = request.caller
         for index in range(offset, len(listing)):
-            name = listing[index]
+            name = listing[index].name
             fixed = wire.DIRENT.size + (wire.ENTRY_OUT.size + wire.ATTR.size if plus else 0)
             needed = fixed + len(name) + -(wire.DIRENT.size + len(name)) % 8
             if needed > room:
                 break
-            row = self._list_row(directory, path, name, index + 1, caller, plus=plus)
+            row = self._list_row(directory, path, listing[index], index + 1, caller, plus=plus)
             if row:
                 parts.append(row)
                 room -= needed
         # in one piece: writev(2) takes 1,024 at most, and as many short names fit
         return (b"".join(parts),)
 
-    def _names_in(self, path: bytes) -> list[bytes]:
-        return [b".", b"..", *(listed.name for listed in self.operations.listing(path))]
+    def _listed_in(self, directory: Node, path: bytes) -> list[Listed]:
+        dots = (Listed(name, directory.id, stat.S_IFDIR) for name in (b".", b".."))
+        return [*dots, *self.operations.listing(path)]
 
     def _list_row(
-        self, directory: Node, above: bytes, name: bytes, offset: int, caller: Caller, *, plus: bool
+        self, directory: Node, above: bytes, listed: Listed, offset: int, caller: Caller, *, plus: bool
     ) -> bytes:
-        if name in (b".", b".."):
+        name = listed.name
+        # the attributes of a version take its record and its tree from the store: those that want them look it up
+        if name in (b".", b"..") or below_versions(above) == b"":
             entry = bytes(wire.ENTRY_OUT.size + wire.ATTR.size) if plus else b""
-            return entry + wire.encode_directory_entry(directory.id, offset, stat.S_IFDIR >> 12, name)
+            return entry + wire.encode_directory_entry(listed.ino, offset, listed.format >> 12, name)
         path = above + b"/" + name if above else name
         try:
             attributes = self.operations.attributes(path, caller)
