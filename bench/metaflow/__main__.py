@@ -63,7 +63,13 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.metaflow", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--peer", type=Path, required=True, help="Python of an environment with metaflow-checkpoint")
+    # the flows run elsewhere; not resolved, for a virtual environment is known by where its Python's link is
+    parser.add_argument(
+        "--peer",
+        type=lambda path: Path(path).absolute(),
+        required=True,
+        help="Python of an environment with metaflow-checkpoint",
+    )
     return parser.parse_args()
 
 

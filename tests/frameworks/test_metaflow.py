@@ -38,6 +38,8 @@ def flow(tmp_path: Path) -> Iterator[Runner]:
             "PYTHONPATH": str(ROOT),
             "PYTHONWARNINGS": "ignore",
             "CKPTFS_METAFLOW_DIR": str(tmp_path / "mounts"),
+            # what is left of a flow whose store is away is unmounted in the end
+            "CKPTFS_DRAIN_TIMEOUT": "10s",
             "OWN": str(tmp_path),
         }
         done = subprocess.run(

@@ -283,7 +283,7 @@ def test_the_lease_is_not_renewed_while_the_queue_is_finished_alone(machine: Mac
     assert process.stdin is not None
     process.stdin.close()
     began, before = time.monotonic(), lease_counter(machine)
-    wait_for(process, "durable", version=80)
+    wait_for(process, "durable", timeout_s=90.0, version=80)
     assert process.wait(20) == 0
     # otherwise it would have been renewed this often
     assert (time.monotonic() - began) / (LEASE_S / 3) > 2
