@@ -68,13 +68,16 @@ def _lines(output: str, word: str) -> list[str]:
     return sorted(line for line in output.splitlines() if line.startswith(f"{word} "))
 
 
-def test_the_flow_of_the_document_is_interrupted_by_its_timeout_and_reaches_all_rounds(flow: Runner) -> None:
+def test_the_flow_of_the_document_is_interrupted_by_its_timeout_and_reaches_all_rounds(
+    flow: Runner, tmp_path: Path
+) -> None:
     # half a minute of training; where the machine is too slow for the four attempts of 15 s, the run is resumed
     output = flow("xgboostflow", "run", "--rounds", "6000", code=None)
     for _ in range(10):
         if "\nDone!" in output:
             break
-        output += flow("xgboostflow", "resume", code=None)
+        # without its number, Metaflow resumes the run that was no resumed one
+        output += flow("xgboostflow", "resume", "--origin-run-id", _runs(tmp_path, "CheckpointXGBoost")[-1], code=None)
     assert "Step train timed out" in output
     begun = [int(rounds) for rounds in re.findall(r"Checkpoint was trained for (\d+) rounds", output)]
     assert begun
@@ -121,8 +124,7 @@ def test_a_resumed_run_goes_on_from_the_run_before_and_that_from_the_one_before_
 ) -> None:
     flow("scopes", "run", "--fails", "5", code=1)
     between = flow("scopes", "resume", code=1, EARLY="1")
-    runs = sorted(path.name for path in (tmp_path / "flows" / ".metaflow" / "Scopes").glob("[0-9]*"))
-    last = flow("scopes", "resume", "--origin-run-id", runs[-1], code=1)
+    last = flow("scopes", "resume", "--origin-run-id", _runs(tmp_path, "Scopes")[-1], code=1)
     for output in (between, last):
         assert _lines(output, "began")[0] == "began a 0 True aaaaaa 6"
         assert _lines(output, "began")[2] == "began b 0 True bbbbbb 6"
@@ -200,6 +202,11 @@ def _parts_of_card(page: Path) -> list[dict[str, Any]]:
     assert found is not None
     (whole,) = json.loads(base64.b64decode(found[1]))["components"]
     return [part for section in whole["contents"] for part in section["contents"]]
+
+
+def _runs(directory: Path, name: str) -> list[str]:
+    """Return the runs of a flow, the newest last."""
+    return sorted(path.name for path in (directory / "flows" / ".metaflow" / name).glob("[0-9]*"))
 
 
 def _last_task(directory: Path, step: str, of: str = "") -> str:
