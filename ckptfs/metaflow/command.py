@@ -14,6 +14,9 @@ from ckptfs.errors import CkptfsError
 from ckptfs.metaflow.scope import Scope
 from ckptfs.watch_table import is_alive
 
+# what `ckptfs log` says of a place in which no task has saved; its exit code is the same for every failure
+_NO_STORE = ("is not a ckptfs store", "cannot be used: No such file or directory")
+
 
 class CommandError(CkptfsError):
     """A command of ckptfs failed; the fact is what it said."""
@@ -67,11 +70,17 @@ def is_mounted(mountpoint: Path) -> bool:
 
 
 def versions(store: str) -> list[dict[str, Any]]:
-    """Return the versions of a store, newest first; none if there is no such store."""
+    """Return the versions of a store, newest first; none if there is no such store.
+
+    Raises:
+        CommandError: It cannot be asked. Who took that for no version would begin anew what can be gone on with.
+    """
     try:
         return list(json.loads(run("log", store, "--json")))
-    except CommandError:
-        return []
+    except CommandError as error:
+        if error.fact.endswith(_NO_STORE):
+            return []
+        raise
 
 
 def fetch(store: str, number: int, below: str, target: Path) -> None:

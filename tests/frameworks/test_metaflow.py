@@ -214,3 +214,23 @@ def _last_task(directory: Path, step: str, of: str = "") -> str:
     tasks = (directory / "flows" / ".metaflow" / "Scopes").glob(f"*/{step}/[0-9]*")
     run, name, task = max(path.relative_to(path.parents[2]).parts for path in tasks)
     return f"{of}{run}/{name}/{task}"
+
+
+VERSIONS = """
+import sys
+from ckptfs.metaflow import command
+print(command.versions(sys.argv[1]))
+"""
+
+
+def test_a_store_that_cannot_be_asked_is_not_taken_for_one_without_versions(tmp_path: Path) -> None:
+    def versions(directory: str) -> "subprocess.CompletedProcess[str]":
+        arguments = [sys.executable, "-c", VERSIONS, f"file://{tmp_path}/{directory}"]
+        return subprocess.run(arguments, capture_output=True, text=True, timeout=120)
+
+    (tmp_path / "empty").mkdir()
+    assert versions("missing").stdout == versions("empty").stdout == "[]\n"
+    (tmp_path / "empty" / "format.json").write_text("damaged")
+    damaged = versions("empty")
+    assert damaged.returncode != 0
+    assert "format.json" in damaged.stderr
