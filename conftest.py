@@ -3,10 +3,12 @@
 Rules:
     K1  with CI=true a test that skips itself fails: a tool missing there would hide what it tests
     K2  an ERROR record in the log that no test expected fails the test (`expects_errors` says that one is part of it)
+    K3  Ctrl-C works for the programs that tests start, also where this one was started with it ignored (`make test &`)
 """
 
 import logging
 import os
+import signal
 from collections.abc import Generator
 from typing import TypeVar
 
@@ -16,6 +18,8 @@ Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "expects_errors: the test makes ckptfs log at level ERROR on purpose")
 
 

@@ -283,7 +283,10 @@ def test_verify_reads_each_chunk_once_bases_included(bench: Bench) -> None:
     progress: list[tuple[int, int]] = []
     bench.store.requests.clear()
     assert verify(bench.history(), bench.store, read_data=True, on_progress=lambda *row: progress.append(row)) == []
-    assert sum(operation == "get" and key.startswith("p/") for operation, key in bench.store.requests) == 4
+    asked = [key for operation, key in bench.store.requests if operation == "get" and key.startswith("p/")]
+    # of each pack its header, its table and its only chunk
+    assert {key: asked.count(key) for key in asked} == dict.fromkeys(asked, 3)
+    assert len(set(asked)) == 4
     assert progress[-1][0] == progress[-1][1]
 
 
