@@ -6,6 +6,7 @@ And each thread has a pool of its own, that keeps what others could use.
 """
 
 import ctypes
+from collections.abc import Mapping
 
 # of <malloc.h>
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
@@ -22,10 +23,21 @@ def keep_freed_memory() -> None:
     Measured over 3 versions of 270 MB: uploading takes 220 MiB at most instead of 340; restoring takes 1.7 to 3.8 s of
     processor time a GB instead of 2.7 to 6.7.
     """
+    _set({_M_MMAP_THRESHOLD: _FROM_POOL_BYTES, _M_TRIM_THRESHOLD: _KEPT_BYTES, _M_ARENA_MAX: 1})
+
+
+def share_pool() -> None:
+    """Let all threads of this process take memory from one pool; no effect without glibc. For processes of many.
+
+    A mount's threads, some fifty, each take part in whatever comes: it holds 121 MiB for 50,000 files instead of 152.
+    """
+    _set({_M_ARENA_MAX: 1})
+
+
+def _set(parameters: Mapping[int, int]) -> None:
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return
-    mallopt(_M_MMAP_THRESHOLD, _FROM_POOL_BYTES)
-    mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
-    mallopt(_M_ARENA_MAX, 1)
+    for name, value in parameters.items():
+        mallopt(name, value)

@@ -34,6 +34,7 @@ from ckptfs.fs.reading import ReadingMount
 from ckptfs.fs.transport.choice import MountPlan, Transport, choose, mount_of, require_local
 from ckptfs.fs.transport.handover import Connection
 from ckptfs.fs.writing import WritingMount
+from ckptfs.memory import share_pool
 from ckptfs.transfer.confine import require_confinement
 
 log = logging.getLogger("ckptfs")
@@ -308,6 +309,7 @@ def _answer(fields_: dict[str, Any]) -> None:
 
 def main(argument: str) -> int:
     """The keeper of one mount, or the process of a watch, started by `start`."""
+    share_pool()
     options = options_from_json(json.loads(argument))
     configure_logging(options.verbose)
     if not options.verbose:

@@ -117,11 +117,12 @@ class ContentWriter:
         self._done_bytes = 0
         self._total_bytes = 0
 
-    def write(self, files: Iterable[Source]) -> list[tuple[Extent, ...]]:
+    def write(self, files: Iterable[Source], total_bytes: int) -> list[tuple[Extent, ...]]:
         """Store the content of some files.
 
         Args:
-            files: In the order of the packs.
+            files: In the order of the packs; taken one by one.
+            total_bytes: The sum of their sizes.
 
         Returns:
             The extents of each file. All chunks that they name are in the store.
@@ -131,13 +132,12 @@ class ContentWriter:
             OSError: A file cannot be read now.
             StoreError: The store failed; what was put before is in `stored`.
         """
-        todo = list(files)
-        self._total_bytes = sum(source.size_bytes for source in todo)
+        self._total_bytes = total_bytes
         self._on_progress(0, self._total_bytes)
         contents = []
         try:
             with ThreadPoolExecutor(self._encoders.count, thread_name_prefix="ckptfs-encode") as threads:
-                for source in todo:
+                for source in files:
                     content = _Content()
                     contents.append(content)
                     with DataFile(source.path, source.size_bytes) as file:

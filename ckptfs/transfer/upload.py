@@ -236,12 +236,15 @@ class VersionUploader:
         )
         predecessors = Predecessors(before)
         extents = content_writer.write(
-            Source(
-                pending.data_path(file.index),
-                file.size_bytes,
-                predecessors.of(entry.path, file.size_bytes),
-            )
-            for file, entry in files.items()
+            (
+                Source(
+                    pending.data_path(file.index),
+                    file.size_bytes,
+                    predecessors.of(entry.path, file.size_bytes),
+                )
+                for file, entry in files.items()
+            ),
+            sum(file.size_bytes for file in files),
         )
         return dict(zip(files, extents, strict=True))
 
