@@ -61,7 +61,11 @@ class LiveRestorer:
             self._history.resolve(spec)
 
     def restore(self, spec: str) -> None:
-        """Make the live tree a version. Raises NoSuchVersionError, NotDurableError, CorruptObjectError, StoreError."""
+        """Make the live tree a version.
+
+        Raises:
+            NoSuchVersionError, NotDurableError, FencedError, CorruptObjectError, StoreError: As they say.
+        """
         if not spec:
             return
         with self._lock:

@@ -162,7 +162,7 @@ class Tenure:
         return named and not lock_is_free(lease.lock, lease.lock_id)
 
     def pin(self, version: int, base: int) -> None:
-        """Keep a version while the newest one is not above a base (versions/pins.py). Raises NoSuchVersionError."""
+        """Keep a version while the newest one is not above a base (versions/pins.py). Errors as of pin()."""
         host, pid = self.holder.host, self.holder.pid
         pin(self.history, version, base, Retry(), epoch=self.writer.epoch, host=host, pid=pid)
 

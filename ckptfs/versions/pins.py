@@ -9,7 +9,7 @@ nobody has to take it away, and a mount that never comes back pins nothing for l
 import secrets
 from dataclasses import replace
 
-from ckptfs.errors import CkptfsError, NoSuchVersionError
+from ckptfs.errors import CkptfsError, FencedError, NoSuchVersionError
 from ckptfs.format.commit import CommitKind, CommitRecord
 from ckptfs.versions.append import append, successor
 from ckptfs.versions.history import History
@@ -24,10 +24,12 @@ def pin(history: History, version: int, base: int, retry: Retry, *, epoch: int, 
     """Keep a version from being dropped while the newest one is not above a base.
 
     Args:
-        epoch: The writer's. If it is over there is nothing to pin, for nothing can be saved.
+        epoch: The writer's.
 
     Raises:
         NoSuchVersionError: It has been dropped.
+        FencedError: The epoch is over. A pin of it could not hold: whoever took over may prune what it is to keep, and
+            a later mount with the same cache directory may still save what was restored here.
         StoreError: The store failed; it may be pinned or not.
     """
     commit_id = secrets.token_hex(16)
@@ -36,7 +38,10 @@ def pin(history: History, version: int, base: int, retry: Retry, *, epoch: int, 
         if newest is None:
             raise NoSuchVersionError(f"{history.store.url} has no version yet")
         history.version(version, newest=newest)
-        if newest.epoch != epoch or newest.version > base or (version, base) in newest.pins:
+        if newest.epoch != epoch:
+            where, who = history.store.url, f"{newest.host} (epoch {newest.epoch})"
+            raise FencedError(f"{where} was taken over by {who}; this writer's epoch was {epoch}")
+        if newest.version > base or (version, base) in newest.pins:
             raise _PinnedError("there is nothing to pin")
         record = successor(newest, CommitKind.TAG, commit_id, host=host, pid=pid)
         return replace(record, tag_map=history.tags(newest=newest), pins=(*newest.pins, (version, base))), b""

@@ -187,14 +187,15 @@ def test_a_version_that_a_live_tree_was_restored_to_stays_until_that_is_saved() 
         pin(fresh(store), 2, 5, FakeClock().retry(), epoch=1, host="gpu-07", pid=1)
 
 
-def test_a_writer_that_was_taken_over_pins_nothing() -> None:
+def test_a_writer_that_was_taken_over_pins_nothing_and_says_so() -> None:
     store = MemoryStore()
     made = series(store)
     for _ in range(2):
         made.save("a")
     acquire(store, "gpu-08", takeover=True)
     before = dict(store.objects)
-    pin(fresh(store), 1, 2, FakeClock().retry(), epoch=1, host="gpu-07", pid=1)
+    with pytest.raises(FencedError, match="gpu-08"):
+        pin(fresh(store), 1, 2, FakeClock().retry(), epoch=1, host="gpu-07", pid=1)
     assert store.objects == before
 
 
