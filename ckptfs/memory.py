@@ -29,7 +29,8 @@ def keep_freed_memory() -> None:
 def share_pool() -> None:
     """Let all threads of this process take memory from one pool; no effect without glibc. For processes of many.
 
-    A mount's threads, some fifty, each take part in whatever comes: it holds 121 MiB for 50,000 files instead of 152.
+    A mount's threads, some fifty, each take part in whatever comes: it takes 229 MiB at most while 50,000 new files are
+    captured, instead of 256.
     """
     _set({_M_ARENA_MAX: 1})
 
