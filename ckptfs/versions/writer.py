@@ -12,6 +12,7 @@ A Writer is safe for use by several threads: one may renew the lease while anoth
 """
 
 import builtins
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -31,13 +32,15 @@ from ckptfs.format.lease import LeaseRecord
 from ckptfs.store.base import Store
 from ckptfs.versions import ranges
 from ckptfs.versions.acquire import Claim, acquire_epoch
-from ckptfs.versions.append import append, successor
+from ckptfs.versions.append import append, epoch_of, successor
 from ckptfs.versions.condemned import Condemned
 from ckptfs.versions.create import ensure_format, ensure_safe
 from ckptfs.versions.history import History, history_of, open_history
 from ckptfs.versions.leasing import Holder, read_lease, write_lease
 from ckptfs.versions.opening import PLAIN, Access
 from ckptfs.versions.retry import Retry
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -336,13 +339,21 @@ class Writer:
             )
 
     def _own_lease(self) -> LeaseRecord | None:
-        """Return the lease of our epoch, None if there is none. Raises FencedError if it is of a later one."""
+        """Return the lease of our epoch, None if there is none. Raises FencedError if there is a later one (W1)."""
         lease = read_lease(self.history.store, self._lease_retry)
         if lease is None or lease.epoch < self.epoch:
             return None
         if lease.epoch > self.epoch:
-            self._fence(lease.host, lease.pid, lease.epoch)
+            self._believe(lease)
+            return None
         return lease
+
+    def _believe(self, lease: LeaseRecord) -> None:
+        """Raise FencedError if history has the epoch of a lease, which alone fences nobody."""
+        newest = self._lease_retry.call(self.history.end)
+        if epoch_of(newest) >= lease.epoch:
+            self._fence(lease.host, lease.pid, lease.epoch)
+        log.warning("ignored a lease epoch=%d: history ends with epoch=%d", lease.epoch, epoch_of(newest))
 
     def _write_lease(self, before: LeaseRecord | None, *, held: bool) -> None:
         # another process of ours may have renewed since: the counter must not fall (leasing.L2)

@@ -11,6 +11,7 @@ from ckptfs.errors import CorruptObjectError, UnsupportedFormatError
 from ckptfs.format.header import StoreFormat, decode_format, encode_format
 from ckptfs.format.lease import decode_lease, encode_lease
 from ckptfs.format.pending import decode_pending, encode_pending
+from ckptfs.hashing import hash_bytes
 from tests.data.make_golden import LEASE, PENDING, STORE_FORMAT
 
 OBJECTS: dict[str, tuple[Any, Callable[[Any], bytes], Callable[[bytes], Any]]] = {
@@ -32,7 +33,7 @@ def test_every_truncation_is_refused(name: str) -> None:
 
 @EACH
 def test_every_flipped_bit_is_refused_or_gives_a_value_that_can_be_written(name: str) -> None:
-    # these three are JSON without a hash: a digit may become another digit
+    # JSON without a hash, but for the lease: a digit may become another digit
     value, encode, decode = OBJECTS[name]
     data = encode(value)
     for position in range(len(data)):
@@ -44,12 +45,21 @@ def test_every_flipped_bit_is_refused_or_gives_a_value_that_can_be_written(name:
             except (CorruptObjectError, UnsupportedFormatError):
                 continue
             assert decode(encode(other)) == other
+            assert name != "lease" or other == value
+
+
+@pytest.mark.parametrize("check", [None, "", "00" * 32, 1, []])
+def test_a_lease_with_another_check_is_refused(check: object) -> None:
+    with pytest.raises(CorruptObjectError, match="does not match its check"):
+        decode_lease(json.dumps(json.loads(encode_lease(LEASE)) | {"check": check}, separators=(",", ":")).encode())
 
 
 @EACH
 def test_a_missing_field_or_one_of_another_type_is_refused(name: str) -> None:
     original, encode, decode = OBJECTS[name]
     good = json.loads(encode(original))
+    # a lease without a check is one of an older ckptfs
+    good.pop("check", None)
     for key in good.keys() - {"note"}:
         without = {other: item for other, item in good.items() if other != key}
         wrong_values: list[Any] = [None, -1, 1.5e300, {}, [1], 1 if key == "held" else True]
@@ -68,7 +78,13 @@ def test_what_is_another_thing_altogether_is_refused(name: str, data: bytes) -> 
 @EACH
 def test_keys_of_a_later_ckptfs_are_ignored(name: str) -> None:
     value, encode, decode = OBJECTS[name]
-    assert decode(json.dumps(json.loads(encode(value)) | {"later": [1]}).encode()) == value
+    later = {"later": [1]} | json.loads(encode(value))
+    check = later.pop("check", None)
+    text = json.dumps(later).encode()
+    if check is not None:
+        # of all that comes before it, whatever that is
+        text = text[:-1] + b',"check":"' + hash_bytes(text[:-1]).hex().encode() + b'"}'
+    assert decode(text) == value
 
 
 def test_a_store_with_an_unknown_feature_is_refused_by_name() -> None:
