@@ -251,17 +251,22 @@ class Uploads:
         Args:
             stop: Set when nobody wants to wait any longer.
         """
-        deadline_s = time.monotonic() + timeout_s
+        began_s = time.monotonic()
         while True:
             try:
                 self.wait_durable(0.0)
                 return ""
+            except NotDurableError as error:
+                waited_s = time.monotonic() - began_s
+                if not any(state.state != "failed" for state in self.waiting()):
+                    return self._retry_error or error.fact
+                if stop.is_set():
+                    return self._retry_error or f"told after {waited_s:.0f} s to wait no longer"
+                if waited_s >= timeout_s:
+                    return self._retry_error or f"the drain-timeout, {timeout_s:g} s, is over"
             except CkptfsError as error:
-                can_go_on = self._fenced is None and any(state.state != "failed" for state in self.waiting())
-                remaining_s = deadline_s - time.monotonic()
-                if stop.is_set() or remaining_s <= 0 or not can_go_on:
-                    return self._fenced or self._retry_error or error.fact
-            self.wait_briefly(min(0.5, remaining_s))
+                return error.fact
+            self.wait_briefly(min(0.5, timeout_s - waited_s))
 
     def stop(self, linger_s: float = 0.0) -> None:
         """End the upload process; what it has not done stays pending.

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -74,6 +75,16 @@ def test_a_version_that_is_still_pending_is_neither_when_the_process_dies(start:
         uploads.wait_durable(1)
     assert uploads.failed is None
     assert [state.state for state in uploads.waiting()] == ["captured"]
+
+
+def test_what_is_left_by_the_end_is_said_to_be_so_because_the_time_was_over_or_somebody_was_impatient(
+    start: Callable[[str], Uploads],
+) -> None:
+    uploads = start("exec sleep 60")
+    impatient = threading.Event()
+    assert uploads.drain(0.5, impatient) == "the drain-timeout, 0.5 s, is over"
+    impatient.set()
+    assert uploads.drain(60.0, impatient) == "told after 0 s to wait no longer"
 
 
 def test_a_version_captured_while_the_process_dies_is_not_taken_for_a_durable_one(
