@@ -83,6 +83,13 @@ class Watching(Speaking):
         self._process.send_signal(signal.SIGTERM)
         self._reap()
 
+    def wait_ended(self) -> int:
+        """Return its exit code when it has ended by itself."""
+        assert self._process is not None
+        code = self._process.wait(_END_TIMEOUT_S)
+        self._reap()
+        return code
+
     def close(self) -> None:
         """Leave no process behind."""
         if self._process is not None and self._process.poll() is None:

@@ -1,4 +1,4 @@
-"""The directory before it is watched: opening it, keeping others out, and what a watch before left there."""
+"""The directory itself: opening it, keeping others out, what a watch before left, and whether it is still there."""
 
 import fcntl
 import json
@@ -15,6 +15,8 @@ from ckptfs.watch_table import read_object, watches
 
 _LOCK_TIMEOUT_S = 1.0
 _LOCK_LOOK_S = 0.02
+# who exchanges directories takes some ms for it; a program that writes into another than ours should not do so for long
+_AWAY_S = 1.0
 
 
 def open_directory(directory: Path) -> int:
@@ -86,3 +88,39 @@ def was_touched_meanwhile(root_fd: int) -> bool:
     finally:
         os.close(fd)
     return not is_ours or marker.st_mtime_ns > answers.st_mtime_ns
+
+
+class Whereabouts:
+    """Whether a path still leads to the directory that is watched: nobody touches a marker in one that is gone.
+
+    Args:
+        directory: The path.
+        fd: Of what it led to.
+    """
+
+    def __init__(self, directory: Path, fd: int) -> None:
+        self._directory = directory
+        self._ours = _identity(os.fstat(fd))
+        self._away_since_s: float | None = None
+
+    def is_away(self) -> bool:
+        """True if it leads to none, or to another, at this moment."""
+        try:
+            is_there = _identity(os.stat(self._directory)) == self._ours
+        except (FileNotFoundError, NotADirectoryError):
+            is_there = False
+        except OSError:
+            is_there = True  # nobody can tell
+        if is_there:
+            self._away_since_s = None
+        elif self._away_since_s is None:
+            self._away_since_s = time.monotonic()
+        return not is_there
+
+    def is_lost(self) -> bool:
+        """True if it has been away for longer than exchanging takes."""
+        return self._away_since_s is not None and time.monotonic() - self._away_since_s > _AWAY_S
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino

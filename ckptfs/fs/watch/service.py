@@ -58,6 +58,12 @@ def keep_watching(
     if in_background:
         redirect_output(watch.cache.log)
     watch.run()
+    if watch.is_lost:
+        log.error(
+            "%s was removed, or another is in its place: it cannot be watched any more, "
+            "and what was not saved there is in no version",
+            options.mountpoint,
+        )
     ending = watch.finish(stop_draining)
     if ending.pending:
         log.error(
@@ -69,4 +75,4 @@ def keep_watching(
         )
     else:
         log.info("ended directory=%s", options.mountpoint)
-    return 0
+    return 1 if watch.is_lost else 0

@@ -53,10 +53,11 @@ class Telling:
             answers = self._answers.text()
             status = self._status()
             is_due = always or time.monotonic() - self._told_s > HEARTBEAT_S
-            if not is_due and (answers, status) == self._told:
+            is_missing = self._is_missing()
+            if not is_due and not is_missing and (answers, status) == self._told:
                 return
             replace_text(self._root_fd, STATUS, status_text(lambda: status))
-            if answers != self._told[0]:
+            if is_missing or answers != self._told[0]:
                 replace_text(self._root_fd, ANSWERS, answers)
             self._told, self._told_s = (answers, status), time.monotonic()
 
@@ -72,6 +73,15 @@ class Telling:
         for name in (STATUS,) if keep_answers else (STATUS, ANSWERS):
             with suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=self._root_fd)
+
+    def _is_missing(self) -> bool:
+        """True if somebody who emptied the directory removed one of ours as well."""
+        try:
+            for name in (STATUS, ANSWERS):
+                os.stat(name, dir_fd=self._root_fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return True
+        return False
 
     def _run(self) -> None:
         is_last = False

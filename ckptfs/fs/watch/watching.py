@@ -41,7 +41,7 @@ from ckptfs.fs.watch.marker_file import MarkerFile, take_file
 from ckptfs.fs.watch.marker_file import Taken as TakenText
 from ckptfs.fs.watch.names import RESTORE, SAVE
 from ckptfs.fs.watch.noticing import Notices
-from ckptfs.fs.watch.place import is_shown, open_directory, remove_status, was_touched_meanwhile
+from ckptfs.fs.watch.place import Whereabouts, is_shown, open_directory, remove_status, was_touched_meanwhile
 from ckptfs.fs.watch.telling import Telling
 from ckptfs.versions.history import LATEST
 
@@ -85,6 +85,7 @@ class Watch:
         self._wake = threading.Event()
         self._directory = options.mountpoint
         self._root_fd = open_directory(self._directory)
+        self._whereabouts = Whereabouts(self._directory, self._root_fd)
         # looked at now, and taken away: who finds it takes the directory for watched, and for ready
         self._was_touched = was_touched_meanwhile(self._root_fd)
         remove_status(self._root_fd)
@@ -196,14 +197,20 @@ class Watch:
         """Its cache directory."""
         return self._cache
 
+    @property
+    def is_lost(self) -> bool:
+        """True if the directory was removed, or exchanged for another."""
+        return self._whereabouts.is_lost()
+
     def run(self) -> None:
-        """Serve the markers until it is to end."""
+        """Serve the markers until it is to end, or the directory is lost."""
         self._telling.start()
         log.info("watching store=%s directory=%s", self._tenure.store.url, self._directory)
-        while not self._stop.is_set():
+        while not self._stop.is_set() and not self.is_lost:
             self._wake.wait(_LOOK_S)
             self._wake.clear()
-            self._serve()
+            if not self._whereabouts.is_away():
+                self._serve()
 
     def wake(self) -> None:
         """There may be something to do."""
@@ -359,7 +366,9 @@ class Watch:
     def finish(self, stop_draining: threading.Event) -> Ending:
         """Save what is asked for, drain, and give the store back."""
         try:
-            if self._notices.has_any() or self._is_touched():
+            if self._whereabouts.is_away():
+                pass  # nothing of what it held can be had any more
+            elif self._notices.has_any() or self._is_touched():
                 self._serve_touch()
             elif self._options.save_on_exit and self._saver.has_changes():
                 self._save([TakenText(b"", self._marker.clock_ns())])

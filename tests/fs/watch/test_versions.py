@@ -22,7 +22,7 @@ from ckptfs.versions.retry import Retry
 from ckptfs.watch_table import is_alive, watch_at, watches
 from tests.mounting import wait_until
 from tests.snapshot import Snapshot, snapshot
-from tests.watching import Watches, WatchFailedError, Watching, is_of_watch
+from tests.watching import CONTROL, Watches, WatchFailedError, Watching, is_of_watch
 
 
 def of_directory(watching: Watching) -> Snapshot:
@@ -309,6 +309,38 @@ def test_a_writer_that_was_taken_over_can_save_no_more_and_says_so(watch: Watche
     assert caught.value.errno == errno.EROFS
     assert watching.status()["fenced"]
     assert other.save() == 2
+
+
+def test_a_program_that_removes_all_that_it_finds_goes_on_saving(watch: Watches) -> None:
+    watching = watch()
+    (watching.root / "model").write_bytes(b"one")
+    watching.save()
+    for path in watching.root.iterdir():
+        path.unlink(missing_ok=True)
+    wait_until(lambda: set(os.listdir(watching.root)) >= CONTROL, 20, "they are there again")
+    (watching.root / "model").write_bytes(b"two")
+    assert watching.save() == 2
+
+
+@pytest.mark.parametrize("is_made_anew", [False, True])
+def test_a_watch_ends_with_an_error_when_its_directory_is_removed_and_saves_nothing_of_it(
+    watch: Watches, is_made_anew: bool
+) -> None:
+    watching = watch(save_on_exit=True)
+    (watching.root / "model").write_bytes(b"one")
+    watching.save(sync=True)
+    (watching.root / "model").write_bytes(b"never saved")
+    # not rmtree, under which the watch would put its files there again
+    watching.root.rename(watching.root.with_name("away"))
+    if is_made_anew:
+        watching.root.mkdir()
+    assert watching.wait_ended() == 1
+    assert "was removed, or another is in its place" in watching.log
+    assert "Traceback" not in watching.log
+    assert watch_at(watching.root) is None
+    watching.root.mkdir(exist_ok=True)
+    watching.start()
+    assert (watching.version(), watching.files()) == (1, {"model": b"one"})
 
 
 def test_one_directory_has_one_watch_and_one_store_one_writer(watch: Watches) -> None:
