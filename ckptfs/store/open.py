@@ -32,17 +32,33 @@ def open_store(
         StoreMissingError: The directory does not exist. That a bucket is missing shows at its first use.
         StoreError: The store cannot be opened.
     """
-    scheme, separator, rest = url.partition("://")
     pace = Pace(upload_limit_bps) if upload_limit_bps else None
-    if separator and scheme == "s3":
-        return _open_s3(rest, pace, server_encryption)
-    if separator and scheme == "file":
+    place = check_url(url)
+    if isinstance(place, Path):
         if server_encryption is not None:
             raise InvalidInputError(
                 f"{url} is not in S3, which alone knows --sse",
                 hint="--encrypt encrypts a store wherever it is, when it is made",
             )
-        return _open_file(rest, pace, create=create)
+        return FileStore(place, create=create, pace=pace)
+    # not at the top: boto3 takes 0.3 s to import, which users of file:// need not wait for
+    from ckptfs.store.s3 import S3Store
+
+    bucket, prefix = place
+    return S3Store(bucket, prefix, pace=pace, server_encryption=server_encryption)
+
+
+def check_url(url: str) -> Path | tuple[str, str]:
+    """Return the directory that a URL names, or the bucket and the prefix; nobody is asked whether they exist.
+
+    Raises:
+        InvalidInputError: It names none.
+    """
+    scheme, separator, rest = url.partition("://")
+    if separator and scheme == "s3":
+        return _bucket_and_prefix(rest)
+    if separator and scheme == "file":
+        return _file_directory(rest)
     if separator:
         # what comes after may hold a password
         raise InvalidInputError(f"{scheme}:// is not a store that ckptfs knows", hint=_FORMS)
@@ -52,7 +68,7 @@ def open_store(
     )
 
 
-def _open_s3(rest: str, pace: Pace | None, server_encryption: ServerEncryption | None) -> Store:
+def _bucket_and_prefix(rest: str) -> tuple[str, str]:
     bucket, _, prefix = rest.partition("/")
     if "@" in bucket:
         raise InvalidInputError(
@@ -68,20 +84,13 @@ def _open_s3(rest: str, pace: Pace | None, server_encryption: ServerEncryption |
     prefix = prefix.strip("/")
     if any(part in ("", ".", "..") for part in prefix.split("/")) and prefix:
         raise InvalidInputError(f"the prefix {prefix!r} has a part that is empty, `.` or `..`", hint=_FORMS)
-    # not at the top: boto3 takes 0.3 s to import, which users of file:// need not wait for
-    from ckptfs.store.s3 import S3Store
-
-    return S3Store(bucket, prefix, pace=pace, server_encryption=server_encryption)
+    return bucket, prefix
 
 
 def store_directory(url: str) -> Path | None:
     """Return the directory of a store that is in one, None for any other."""
     scheme, _, rest = url.partition("://")
     return _file_directory(rest) if scheme == "file" else None
-
-
-def _open_file(rest: str, pace: Pace | None, *, create: bool) -> Store:
-    return FileStore(_file_directory(rest), create=create, pace=pace)
 
 
 def _file_directory(rest: str) -> Path:

@@ -26,6 +26,7 @@ from ckptfs.cli.settings import Setting, nearest, settings_of
 from ckptfs.errors import CkptfsError, InvalidInputError
 from ckptfs.fs.launch import check
 from ckptfs.fs.options import MountOptions
+from ckptfs.store.open import check_url
 from ckptfs.units import parse_duration
 
 Path_ = tuple[str | int, ...]
@@ -57,17 +58,30 @@ def _loopback(value: str) -> str:
     return value
 
 
+def _absolute(value: Any) -> Path:
+    """Return a path. The daemon's own directory is none that a relative one could be meant from."""
+    if not isinstance(value, str | Path) or not Path(value).is_absolute():
+        given = os.fspath(value) if isinstance(value, Path) else value
+        raise ValueError(f"{given!r} is not an absolute path")
+    return Path(os.path.normpath(value))
+
+
+AbsolutePath = Annotated[Path, BeforeValidator(_absolute)]
+
+
 class DaemonSettings(BaseModel):
     """Table [daemon]."""
 
     model_config = ConfigDict(extra="forbid", alias_generator=lambda name: name.replace("_", "-"), frozen=True)
 
-    runtime_dir: Path = Field(default_factory=default_runtime_directory, description="Where the control socket is.")
+    runtime_dir: AbsolutePath = Field(
+        default_factory=default_runtime_directory, description="Where the control socket is."
+    )
     socket_group: str | None = Field(None, description="A group that may use the control socket, besides its owner.")
     listen: Annotated[str, AfterValidator(_loopback)] | None = Field(
         None, description="HOST:PORT on loopback for the same API, with a token."
     )
-    token_file: Path | None = Field(None, description="File with the token that `listen` asks for.")
+    token_file: AbsolutePath | None = Field(None, description="File with the token that `listen` asks for.")
     log_format: Literal["auto", "text", "json", "journal"] = Field(
         "auto", description="auto: text on a terminal, fields in the journal under systemd, else JSON."
     )
@@ -153,12 +167,16 @@ def _model() -> type[BaseModel]:
     }
     strict = ConfigDict(extra="forbid")
     settings["environment"] = (dict[str, str], Field(default_factory=dict))
+    shared: Any = create_model("Shared", __config__=strict, **settings)
     settings["store"] = (Annotated[str, AfterValidator(_store)], ...)
-    settings["mountpoint"] = (Annotated[Path, AfterValidator(_absolute)], ...)
+    settings["mountpoint"] = (Annotated[AbsolutePath, AfterValidator(_mountpoint)], ...)
     mount: Any = create_model("Mount", __config__=strict, **settings)
     name: Any = Annotated[str, AfterValidator(_name)]
     tables: dict[str, Any] = {
         "daemon": (DaemonSettings, Field(default_factory=lambda: DaemonSettings.model_validate({}))),
+        # before the mounts that they are written into: what is wrong there is said of the table that has it
+        "mount": (shared, ...),
+        "defaults": (shared, ...),
         "mounts": (dict[name, mount], Field(default_factory=dict)),
     }
     return create_model("Configuration", __config__=strict, **tables)
@@ -167,23 +185,26 @@ def _model() -> type[BaseModel]:
 def _converting(setting: Setting) -> Any:
     def convert(value: Any) -> Any:
         try:
-            return setting.convert(value)
+            converted = setting.convert(value)
         except InvalidInputError as error:
             raise ValueError(error.fact.removeprefix(f"{setting.key}: ")) from error
+        return _absolute(converted) if isinstance(converted, Path) else converted
 
     return convert
 
 
 def _store(value: str) -> str:
-    if not value.startswith(("s3://", "file:///")):
-        raise ValueError("a store is s3://BUCKET/PREFIX or file:///DIRECTORY")
+    try:
+        check_url(value)
+    except InvalidInputError as error:
+        raise ValueError(f"{error.fact}: {error.hint}" if error.hint else error.fact) from error
     return value
 
 
-def _absolute(value: Path) -> Path:
-    if not value.is_absolute() or value == Path("/"):
-        raise ValueError("a mount point is an absolute path")
-    return Path(os.path.normpath(value))
+def _mountpoint(value: Path) -> Path:
+    if value == Path("/"):
+        raise ValueError("a mount point is not /")
+    return value
 
 
 def _name(value: str) -> str:
@@ -320,6 +341,8 @@ def _put_together(sources: list[_Source]) -> dict[str, Any]:
             elif name not in _commands():
                 hint = nearest(name, ["daemon", "defaults", "mounts", "mount"])
                 raise _at([source], (name,), f"there is no table {name!r}", hint)
+    for name in _NOT_OF_MOUNTS:
+        shared["mount"].pop(name.replace("_", "-"), None)
     defaults = shared["mount"] | shared["defaults"]
     environment = defaults.pop("environment", {})
     whole = {}
@@ -330,7 +353,7 @@ def _put_together(sources: list[_Source]) -> dict[str, Any]:
             whole[name] = {**defaults, **table, "environment": both}
         else:
             whole[name] = table
-    return {"daemon": shared["daemon"], "mounts": whole, **others}
+    return {**shared, "mounts": whole, **others}
 
 
 @cache

@@ -110,6 +110,7 @@ class Daemon:
         if self.configuration.daemon.watch:
             self._watcher = ConfigurationWatcher(self.path, self._on_changed)
             self._watcher.start()
+            self._spawn(self._follow(self._watcher))
         self._find_running()
         self._apply(self.configuration)
         self._spawn(self._be_alive())
@@ -311,6 +312,11 @@ class Daemon:
         while interval_s is not None:
             service_manager.notify("WATCHDOG=1")
             await asyncio.sleep(interval_s / 3)
+
+    async def _follow(self, watcher: ConfigurationWatcher) -> None:
+        while True:
+            await asyncio.sleep(self.configuration.daemon.status_interval)
+            await watcher.look_again()
 
     async def _observe(self) -> None:
         while True:

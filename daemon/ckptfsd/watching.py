@@ -1,7 +1,9 @@
 """Noticing that the configuration has changed.
 
 Editors, package managers and Kubernetes each replace files in their own way, so any event in the directory is a reason
-to look, once things have been quiet for a moment.
+to look, once things have been quiet for a moment. No event tells that the directory itself was exchanged for another,
+what a symbolic link leads to, or what another machine wrote to a network filesystem: that is found by looking now and
+then.
 """
 
 import asyncio
@@ -39,7 +41,7 @@ class ConfigurationWatcher:
         self._observer = Observer()
 
     def start(self) -> None:
-        """Begin; where the kernel allows no more watches, that is said, and SIGHUP is what is left."""
+        """Begin; where the kernel allows no more watches, that is said, and `look_again` is what is left."""
 
         class Handler(FileSystemEventHandler):
             def on_any_event(handler, event: FileSystemEvent) -> None:  # noqa: N805
@@ -50,9 +52,7 @@ class ConfigurationWatcher:
             self._observer.schedule(Handler(), str(self._path.parent), recursive=True)
             self._observer.start()
         except OSError as error:
-            log.warning(
-                "cannot watch directory=%s error=%r: changes are taken on SIGHUP only", self._path.parent, str(error)
-            )
+            log.warning("cannot watch directory=%s error=%r: changes are noticed later", self._path.parent, str(error))
 
     def stop(self) -> None:
         """End."""
@@ -65,6 +65,12 @@ class ConfigurationWatcher:
     def seen(self) -> None:
         """The configuration is being taken as it is now."""
         self._digest = digest_of(self._path)
+
+    async def look_again(self) -> None:
+        """Look whether something has changed that no event told of."""
+        # in a thread: a network filesystem may take its time
+        if await asyncio.to_thread(digest_of, self._path) != self._digest:
+            self._touched()
 
     def _touched(self) -> None:
         if self._timer is not None:

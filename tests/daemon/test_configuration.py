@@ -34,6 +34,11 @@ def test_a_mount_has_its_own_settings_then_the_defaults_then_those_of_the_comman
     assert (options.upload_nice, options.prefetch, options.allow_other) == (5, False, False)
 
 
+def test_settings_of_the_command_that_a_daemon_has_no_use_for_do_no_harm(tmp_path: Path) -> None:
+    path = write(tmp_path, "[mount]\nforeground = true\naccept-rollback = true\n" + MOUNT)
+    assert set(load_configuration(path).mounts) == {"llama"}
+
+
 def test_every_option_of_the_mount_command_is_a_setting() -> None:
     theirs = {setting.key for setting in settings_of(mount_command)}
     ours = {setting.key for setting in mount_setting_keys()}
@@ -69,19 +74,40 @@ def test_files_of_conf_d_are_put_together_in_the_order_of_their_names(tmp_path: 
         (MOUNT + 'transport = "magic"\n', ":4: mounts.llama.transport: 'magic' is not one of", None),
         (MOUNT + 'drain-tmeout = "1m"\n', ":4: mounts.llama.drain-tmeout: there is no setting", "'drain-timeout'"),
         (MOUNT + "follow = true\n", ":1: follow goes with read-only", None),
-        ('# what\n\n[mounts.a]\nstore = "s3://b/c"\n', ":3: mounts.a.mountpoint: 'mountpoint' is missing", None),
-        ('[mounts.a]\nmountpoint = "/a"\nstore = """\nftp://x"""\n', ":4: mounts.a.store: a store is s3://", None),
-        ('[mounts.a]\nstore = "s3://b/c"\nmountpoint = "a"\n', ":3: mounts.a.mountpoint: a mount point is an", None),
-        ('[mounts."a b"]\nstore = "s3://b/c"\nmountpoint = "/a"\n', ":1: mounts.a b: a mount's name has", None),
-        ('[defaults]\nlease = "x"\n' + MOUNT, ":2: mounts.llama.lease: 'x' is not a duration", None),
+        ('# what\n\n[mounts.a]\nstore = "s3://bkt/c"\n', ":3: mounts.a.mountpoint: 'mountpoint' is missing", None),
+        ('[mounts.a]\nmountpoint = "/a"\nstore = """\nftp://x"""\n', ":4: mounts.a.store: ftp:// is not a store", None),
+        ('[mounts.a]\nmountpoint = "/a"\nstore = "s3://"\n', ":3: mounts.a.store: '' is not the name of a", None),
+        (
+            '[mounts.a]\nmountpoint = "/a"\nstore = "file:///"\n',
+            ":3: mounts.a.store: file:/// names no directory",
+            None,
+        ),
+        ('[mounts.a]\nstore = "s3://bkt/c"\nmountpoint = "a"\n', ":3: mounts.a.mountpoint: 'a' is not an abs", None),
+        (
+            '[mounts.a]\nstore = "s3://bkt/c"\nmountpoint = "/"\n',
+            ":3: mounts.a.mountpoint: a mount point is not /",
+            None,
+        ),
+        (MOUNT + 'cache-dir = "cache"\n', ":4: mounts.llama.cache-dir: 'cache' is not an absolute path", None),
+        ('[daemon]\nruntime-dir = "run"\n', ":2: daemon.runtime-dir: 'run' is not an absolute path", None),
+        ("[daemon]\ntoken-file = 7\n", ":2: daemon.token-file: 7 is not an absolute path", None),
+        ('[defaults]\nlaese = "1m"\n', ":2: defaults.laese: there is no setting 'laese'", "'lease'"),
+        ('[defaults]\nlease = "x"\n', ":2: defaults.lease: 'x' is not a duration", None),
+        ('[mount]\nkey-file = "~/key"\n', ":2: mount.key-file: '~/key' is not an absolute path", None),
+        ('[mounts."a b"]\nstore = "s3://bkt/c"\nmountpoint = "/a"\n', ":1: mounts.a b: a mount's name has", None),
+        ('[defaults]\nlease = "x"\n' + MOUNT, ":2: defaults.lease: 'x' is not a duration", None),
         ('[daemon]\nlisten = "0.0.0.0:9470"\n', ":2: daemon.listen: only an address of this machine", None),
         ('[daemon]\nlisten = "127.0.0.1:9470"\n', ":2: `listen` needs a token-file", "openssl"),
         ("[daemon]\nwach = false\n", ":2: daemon.wach: there is no setting", "'watch'"),
         ("[mout]\n", ":1: there is no table 'mout'", "'mount'"),
         ('mountpoint = "/a"\n', ":1: 'mountpoint' is a value, and should be in a table", "[mounts.NAME]"),
         (MOUNT + MOUNT.replace("mounts.llama", "mounts.b"), ":6: the mount point /ckpt/llama is at that", None),
-        (MOUNT + '[mounts.b]\nstore = "s3://b/c"\nmountpoint = "/ckpt/llama/b"\n', ":6: the mount point", None),
-        (MOUNT + '[mounts.b]\nstore = "s3://b/c"\nmountpoint = "/ckpt"\n', ":6: the mount point /ckpt is above", None),
+        (MOUNT + '[mounts.b]\nstore = "s3://bkt/c"\nmountpoint = "/ckpt/llama/b"\n', ":6: the mount point", None),
+        (
+            MOUNT + '[mounts.b]\nstore = "s3://bkt/c"\nmountpoint = "/ckpt"\n',
+            ":6: the mount point /ckpt is above",
+            None,
+        ),
     ],
 )
 def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, text: str, said: str, hint: str | None) -> None:

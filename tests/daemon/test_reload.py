@@ -1,6 +1,7 @@
 """A configuration that changes while programs are at work: what is not concerned is not touched."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,6 +89,18 @@ def test_what_the_kernel_knows_of_a_mount_changes_by_mounting_anew(daemon: Runni
     assert (place / "model").read_bytes() == b"weights"
     with pytest.raises(OSError, match="Read-only"):
         (place / "other").write_bytes(b"")
+
+
+def test_a_configuration_is_followed_into_a_directory_that_takes_the_place_of_its_own(daemon: RunningDaemon) -> None:
+    directory = daemon.config.parent
+    following = directory.with_name("etc-next")
+    shutil.copytree(directory, following)
+    directory.rename(directory.with_name("etc-before"))
+    following.rename(directory)
+    daemon.describe("moved")
+    daemon.wait_mounted("moved")
+    daemon.file_of("moved").unlink()
+    daemon.wait(lambda: daemon.ask("GET", "/v1/mounts/moved")[0] == 404, "the mount has ended")
 
 
 def test_a_broken_file_changes_nothing_and_is_named_with_its_line_until_it_is_repaired(daemon: RunningDaemon) -> None:
