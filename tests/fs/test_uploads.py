@@ -105,10 +105,12 @@ def test_it_is_started_again_also_when_it_died_before_it_read_a_wake_up(
 ) -> None:
     lives = tmp_path / "lives"
     uploads = start(f'exec <&-; echo >> {lives}; [ -e {tmp_path}/woken ] || exec sleep 20; rm -r "$4"/pending/*')
-    wait_until(lives.exists, 20, "the process has closed its input")
+    # it may live before its starter knows it
+    wait_until(lambda: lives.exists() and uploads._process is not None, 20, "the process has closed its input")
     uploads.wake()
     (tmp_path / "woken").touch()
-    assert uploads._process is not None
-    uploads._process.kill()
+    process = uploads._process
+    assert process is not None
+    process.kill()
     uploads.wait_durable(20)
     assert len(lives.read_text()) == 2
