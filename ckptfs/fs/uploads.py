@@ -312,7 +312,10 @@ class Uploads:
         command = [sys.executable, "-P", "-m", "ckptfs.transfer.process", os.fspath(self._cache.root), whose]
         if self._key is not None:
             command.append(KEY_COMES)
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        # in a session of its own, which can be weighed as a whole (let_others_first)
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+        ) as process:
             if self._key is not None:
                 self._tell(process, self._key().reveal().hex().encode())
             self._process = process

@@ -301,11 +301,19 @@ class UploadProcess:
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
 
-def let_others_first() -> None:
-    """Have this process wait for the end of somebody's slice of time when it wakes up, and take it from nobody.
+def let_others_first(niceness: int) -> None:
+    """Give way to other processes: weigh less, wait for the end of their slice of time when waking up.
 
-    Who has given it another policy meant that, and may not allow to leave it (SCHED_IDLE); nor may a container.
+    Linux divides processor time among sessions before it does among the processes of each (sched(7), "The autogroup
+    feature"), and training has another session than we. So our own (fs/uploads.py) weighs less, too.
+
+    Who has given us another policy meant that, and may not allow to leave it (SCHED_IDLE); nor may a container.
     """
+    niceness = os.nice(niceness)
+    if os.getsid(0) == os.getpid():
+        # no such feature in this kernel, or somebody else of this user has just set a session's
+        with suppress(OSError):
+            Path("/proc/self/autogroup").write_text(str(niceness))
     if os.sched_getscheduler(0) == os.SCHED_OTHER:
         with suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
@@ -322,8 +330,7 @@ def main(arguments: list[str]) -> int:
     cache = CacheDirectory(Path(arguments[0]))
     if is_logged_to(cache.log):
         log_to(cache.log)
-    os.nice(_number(cache.read_session().get("upload_nice"), _NICE))
-    let_others_first()
+    let_others_first(_number(cache.read_session().get("upload_nice"), _NICE))
     keep_freed_memory()
     # what was imported stays
     gc.freeze()

@@ -1,18 +1,19 @@
 """One writer: who is refused, who waits and for how long, and what becomes of one that lost the store to another."""
 
 import errno
-import json
 import os
 import re
 import signal
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ckptfs.format.lease import LeaseRecord, decode_lease, encode_lease
 from tests.cli.scene import ckptfs
 from tests.mounting import Mount, MountFailedError, Mounts, touch, wait_until
 from tests.snapshot import assert_same, snapshot
@@ -22,15 +23,15 @@ pytestmark = [pytest.mark.fuse, pytest.mark.slow]
 HOST = socket.gethostname()
 
 
-def lease_of(mounts: Mounts) -> dict[str, Any]:
+def lease_of(mounts: Mounts) -> LeaseRecord:
     """The lease as it is in the store."""
-    return dict(json.loads((mounts.directory / "store" / "lease").read_bytes()))
+    return decode_lease((mounts.directory / "store" / "lease").read_bytes())
 
 
 def other_machine(mounts: Mounts) -> None:
     """Make the lease look as if its holder were on a machine whose locks cannot be seen from here."""
     temporary = mounts.directory / "lease.tmp"
-    temporary.write_text(json.dumps(lease_of(mounts) | {"machine": "another boot"}))
+    temporary.write_bytes(encode_lease(replace(lease_of(mounts), machine="another boot")))
     temporary.rename(mounts.directory / "store" / "lease")
 
 
@@ -92,7 +93,7 @@ def test_a_second_writer_with_the_same_cache_directory_is_refused_by_the_holders
 
 def test_a_second_writer_on_another_machine_is_refused_as_soon_as_the_holder_is_seen_alive(mount: Mounts) -> None:
     mounted = mount(lease_s=15)
-    wait_until(lambda: lease_of(mount)["counter"] > 1, 10, "the upload process has renewed the lease")
+    wait_until(lambda: lease_of(mount).counter > 1, 10, "the upload process has renewed the lease")
     other_machine(mount)
     errors: list[MountFailedError] = []
     # the holder renews every 5 s; nobody waits for the 15 s of the lease

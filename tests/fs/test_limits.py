@@ -115,6 +115,19 @@ def test_a_cache_disk_without_inodes_loses_nothing_and_goes_on_when_there_are_so
     assert_same(saved, snapshot(mount(name="elsewhere", cache="cache-2", takeover=True).root), "on another machine")
 
 
+def test_the_upload_process_gives_way_to_other_sessions(mount: Mounts) -> None:
+    mounted = mount(upload_nice=7)
+    touch(mounted.root)
+    mounted.sync()
+    upload = mounted.upload_pid()
+    assert upload is not None
+    assert os.getsid(upload) == upload
+    assert os.getpriority(os.PRIO_PROCESS, upload) == 7
+    # "/autogroup-<number> nice <niceness of the session>"
+    assert Path(f"/proc/{upload}/autogroup").read_text().split()[-1] == "7"
+    assert Path(f"/proc/{mounted.pid}/autogroup").read_text().split()[-1] == "0"
+
+
 @needs_root
 def test_a_full_cache_disk_fails_a_capture_that_must_copy_and_keeps_what_is_captured(
     mount: Mounts, tmp_path: Path, transport: str

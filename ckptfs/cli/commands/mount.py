@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     "--upload-nice",
     type=click.IntRange(0, 19),
     metavar="N",
-    help="Niceness of compressing and uploading.  [default: 10]",
+    help="Niceness of compressing and uploading, against all other programs.  [default: 10]",
 )
 @setting(
     "--keep-last",
