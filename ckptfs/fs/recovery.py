@@ -15,6 +15,7 @@ from ckptfs.cache.directory import CacheDirectory
 from ckptfs.cache.pending import (
     PendingVersion,
     close_pending,
+    commit_ids,
     damaged_pending,
     discard_pending,
     is_synced,
@@ -113,11 +114,25 @@ def take_up(cache: CacheDirectory, history: History, *, ours: bool, boot: str) -
     return Taken(head, kept, with_pending(tree, kept), version, commit_id)
 
 
+def is_kept(cache: CacheDirectory, history: History, version: int, commit_id: str) -> bool:
+    """True if what a version holds can be had from the store or from aside/, or could until it was pruned.
+
+    It cannot when the store was put back to an older state: then the live tree may be all that is left of it.
+    """
+    if not version or commit_id in commit_ids(cache.aside):
+        return True
+    try:
+        return history.version(version, even_dropped=True).commit_id == commit_id
+    except NoSuchVersionError:
+        return False
+
+
 def align_live_tree(
     aligner: Aligner,
     taken: Taken,
     state: JournalState | None,
     *,
+    is_kept: Callable[[int, str], bool],
     ours: bool,
     boot: str,
     root_fd: int,
@@ -127,6 +142,7 @@ def align_live_tree(
 
     Args:
         state: What the journal says, None if there is none.
+        is_kept: Tells of a version, by number and commit id, whether it can be had from anywhere else.
         ours: Whether nobody else wrote to the store since the journal was begun: one that does not know the newest
             version has lost its end then.
         walk: Returns all paths of the live tree.
@@ -141,6 +157,7 @@ def align_live_tree(
         doubts = doubts_of_known(state, tree, root_fd)
     else:
         is_whole = state.boot == boot and not (ours and state.version < taken.version)
+        is_whole = is_whole and is_kept(state.version, state.commit_id)
         doubts = doubts_of_unknown(state, taken.target, root_fd, walk(), journal_is_whole=is_whole)
     result = aligner.align(taken.target, doubts)
     aligner.refresh_attributes(taken.target, (state.attributes | doubts.suspect) - (doubts.doubtful - doubts.suspect))

@@ -11,6 +11,7 @@ import shutil
 import stat
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ from ckptfs.fs.operations import Operations
 from ckptfs.fs.options import MountOptions
 from ckptfs.fs.prefetch import Prefetch
 from ckptfs.fs.read_order import ReadOrder
-from ckptfs.fs.recovery import Taken, align_live_tree, take_up
+from ckptfs.fs.recovery import Taken, align_live_tree, is_kept, take_up
 from ckptfs.fs.restorer import LiveRestorer
 from ckptfs.fs.saver import LiveSaver
 from ckptfs.fs.tenure import Ending, Tenure, take_left
@@ -257,6 +258,7 @@ class WritingMount:
             Aligner(self._cache.live, self._root_fd, self._spare_fd, self._cache.unsaved),
             taken,
             state,
+            is_kept=partial(is_kept, self._cache, self._history),
             ours=self._tenure.is_ours,
             boot=self._boot,
             root_fd=self._root_fd,

@@ -248,6 +248,20 @@ def test_a_tree_that_is_another_version_becomes_the_newest_without_keeping_what_
     assert kept(again) == {"unsaved": ["unsaved.bin"]}
 
 
+def test_what_only_the_live_tree_has_left_of_a_version_is_kept_when_the_store_was_put_back(mount: Mounts) -> None:
+    mounted = mounted_with_version_1(mount)
+    first = snapshot(mounted.root)
+    (mounted.root / "model.bin").write_bytes(b"version 2")
+    (mounted.root / "new.bin").write_bytes(b"of version 2 alone")
+    mounted.save()
+    mounted.sync()
+    mounted.unmount()
+    min((mount.directory / "store" / "c").iterdir()).unlink()
+    again = mount(accept_rollback=True)
+    assert_same(first, snapshot(again.root), "version 1")
+    assert set(kept(again)["unsaved"]) == {"model.bin", "new.bin"}
+
+
 def test_recover_lists_and_copies_what_was_never_saved_before_and_after_the_next_mount(
     mount: Mounts, tmp_path: Path
 ) -> None:
