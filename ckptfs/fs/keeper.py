@@ -98,7 +98,13 @@ class Keeper:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._pass_on)
         log_path = self._restart("its keeper's end", 0, 0.0) if goes_on else self._start_server()
-        ready(log_path)
+        try:
+            ready(log_path)
+        except BaseException:
+            # nobody knows of the mount, and nobody would keep it
+            self._pass_on(signal.SIGTERM, None)
+            self._wait()
+            raise
         if self._in_background:
             redirect_output(log_path)
         return self._keep()

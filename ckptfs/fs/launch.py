@@ -34,7 +34,9 @@ from ckptfs.fs.reading import ReadingMount
 from ckptfs.fs.transport.choice import MountPlan, Transport, choose, mount_of, require_local
 from ckptfs.fs.transport.handover import Connection
 from ckptfs.fs.writing import WritingMount
+from ckptfs.libc import set_signal_at_parents_death
 from ckptfs.memory import share_pool
+from ckptfs.store.open import require_url
 from ckptfs.transfer.confine import require_confinement
 
 log = logging.getLogger("ckptfs")
@@ -71,7 +73,13 @@ def start(options: MountOptions, key: KeySource | None = None) -> int:
         raise MountError("the mount process has no standard input or output")
     with suppress(BrokenPipeError), process.stdin:
         process.stdin.write(secret)
-    line = process.stdout.readline()
+    try:
+        line = process.stdout.readline()
+    except BaseException:
+        # Ctrl-C, while a lease or the store is waited for: nothing is to be mounted later
+        process.terminate()
+        process.wait()
+        raise
     process.stdout.close()
     try:
         answer = json.loads(line)
@@ -307,8 +315,27 @@ def _answer(fields_: dict[str, Any]) -> None:
     os.write(1, line)
 
 
+class _NobodyWaitsError(Exception):
+    """Whoever started this process has ended before it was ready."""
+
+
+def _say_ready() -> None:
+    # from here on it goes on without whoever started it
+    set_signal_at_parents_death(0)
+    try:
+        _answer({"ready": True})
+    except BrokenPipeError as error:
+        raise _NobodyWaitsError from error
+
+
+def _say_failed(fact: str, hint: str | None, number: int) -> None:
+    with suppress(BrokenPipeError):
+        _answer({"error": fact, "hint": hint, "errno": number})
+
+
 def main(argument: str) -> int:
     """The keeper of one mount, or the process of a watch, started by `start`."""
+    set_signal_at_parents_death(signal.SIGTERM)
     share_pool()
     options = options_from_json(json.loads(argument))
     configure_logging(options.verbose)
@@ -323,13 +350,15 @@ def main(argument: str) -> int:
             # imported here: watchdog takes 50 ms, and a mount has no use for it
             from ckptfs.fs.watch.service import keep_watching
 
-            return keep_watching(options, lambda: _answer({"ready": True}), key=key, in_background=True)
-        return keep(options, lambda: _answer({"ready": True}), key=key, in_background=True)
+            return keep_watching(options, _say_ready, key=key, in_background=True)
+        return keep(options, _say_ready, key=key, in_background=True)
+    except _NobodyWaitsError:
+        pass
     except CkptfsError as error:
-        _answer({"error": error.fact, "hint": error.hint, "errno": error.errno})
+        _say_failed(error.fact, error.hint, error.errno)
     except Exception as error:
         log.exception("could not mount")
-        _answer({"error": f"{type(error).__name__}: {error}", "hint": None, "errno": 5})
+        _say_failed(f"{type(error).__name__}: {error}", None, errno.EIO)
     return 1
 
 

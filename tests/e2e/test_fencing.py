@@ -131,6 +131,25 @@ def test_a_dead_writer_on_another_machine_is_waited_for_as_long_as_its_lease_say
     assert re.search(rf"is held by {HOST} \(pid {pid}\); watching up to 4 s", said), said
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_mount_command_that_is_ended_while_it_waits_mounts_nothing_later(
+    mount: Mounts, tmp_path: Path, number: signal.Signals
+) -> None:
+    kill_all(mount(lease_s=4))
+    other_machine(mount)
+    (tmp_path / "here").mkdir()
+    arguments = ["mount", mount.file_store, tmp_path / "here", "--cache-dir", tmp_path / "cache-2"]
+    with subprocess.Popen([sys.executable, "-m", "ckptfs", *arguments], stderr=subprocess.PIPE, text=True) as command:
+        assert command.stderr is not None
+        assert "watching up to 4 s" in command.stderr.readline()
+        command.send_signal(number)
+        # its processes have this pipe, too
+        assert command.stderr.read().strip() == ""
+    assert command.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL)
+    assert not os.path.ismount(tmp_path / "here")
+    assert lease_of(mount).epoch == 1
+
+
 def test_takeover_does_not_wait(mount: Mounts) -> None:
     kill_all(mount())
     other_machine(mount)
