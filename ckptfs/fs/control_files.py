@@ -128,7 +128,7 @@ class ControlFiles:
         self._makers.discard(handle.maker)
         if handle.touch is not None:
             self._writable().marker.flush(handle.touch)
-            _show_saved(handle, handle.touch, "captured")
+            self._show_saved(handle, handle.touch)
         elif handle.written:
             spec = _spec(handle)
             handle.written.clear()
@@ -140,7 +140,7 @@ class ControlFiles:
             return
         self.writable.marker.sync(handle.touch)
         if handle.touch is not None:
-            _show_saved(handle, handle.touch, "durable")
+            self._show_saved(handle, handle.touch)
 
     def release(self, handle: ControlHandle) -> None:
         """The last descriptor is closed."""
@@ -224,14 +224,14 @@ class ControlFiles:
             raise ReadOnlyError("the mount is read-only")
         return self.writable
 
+    def _show_saved(self, handle: ControlHandle, touch: Touch) -> None:
+        """Have reading the handle of a touch give the version that the touch made, if it has made one."""
+        state = self._writable().state_of(touch.saved.pending.version) if touch.saved is not None else None
+        if state is not None:
+            handle.text = save_text(state)
+
     def _text_of_version(self, number: int) -> bytes:
         return save_text(VersionState.of_record(self.versions.record(number)))
-
-
-def _show_saved(handle: ControlHandle, touch: Touch, state: str) -> None:
-    """Have reading the handle of a touch give the version that the touch made, if it has made one."""
-    if touch.saved is not None:
-        handle.text = save_text(VersionState.of_header(touch.saved.pending.header, state))
 
 
 def _spec(handle: ControlHandle) -> str:

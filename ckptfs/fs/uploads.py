@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ FENCED_EXIT = 3
 KEY_COMES = "key"
 """Argument of the upload process (transfer/process.py): the first line of its standard input is the key."""
 _FIRST_RESTART_S, _LAST_RESTART_S = 0.2, 5.0
+# more than programs that are told at one moment that theirs is durable, and read what became of it
+_LATELY = 64
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +114,8 @@ class Uploads:
         self._key = key
         self._changed = threading.Condition()
         self._waiting: dict[int, VersionState] = {}
+        self._lately: deque[VersionState] = deque(maxlen=_LATELY)
+        """Those that became durable last."""
         self._newest = newest
         self._before = newest
         """The one before the newest, should that be withdrawn."""
@@ -134,6 +139,9 @@ class Uploads:
         with self._changed:
             if state.version not in self._waiting:
                 self._before = self._newest
+            if self._fenced is not None:
+                # it was under way when that came to light
+                state.state, state.error = "failed", self._fenced
             self._waiting[state.version] = self._newest = state
             self._changed.notify_all()
 
@@ -196,6 +204,12 @@ class Uploads:
         """Return the versions that are not durable, oldest first."""
         with self._changed:
             return [state for _, state in sorted(self._waiting.items())]
+
+    def state_of(self, version: int) -> VersionState | None:
+        """Return what has become of a version of this mount; None if it became durable long ago."""
+        with self._changed:
+            waiting = self._waiting.get(version)
+            return waiting or next((state for state in self._lately if state.version == version), None)
 
     @property
     def pending_bytes(self) -> int:
@@ -319,6 +333,8 @@ class Uploads:
             if self._key is not None:
                 self._tell(process, self._key().reveal().hex().encode())
             self._process = process
+            # for what was captured while it began, and nobody could wake it: it may have looked before
+            self._tell(process, b"")
             if self._stopping:
                 process.terminate()
             if process.stdout is None:
@@ -366,6 +382,8 @@ class Uploads:
             state = self._waiting.get(version)
             if name == "fenced":
                 self._fenced = str(event["error"])
+                for each in self._waiting.values():
+                    each.state, each.error = "failed", self._fenced
                 self._counters.error("fenced")
                 log.error("fenced error=%r pending_versions=%d", self._fenced, len(self._waiting))
             elif name == "regime":
@@ -404,6 +422,7 @@ class Uploads:
                 )
                 # before anybody who waited for it goes on
                 self._on_durable(version)
+                self._lately.append(state)
                 del self._waiting[version]
             self._changed.notify_all()
         if name == "durable" and state is not None and state.slot is not None:

@@ -7,6 +7,7 @@ from typing import Protocol
 from ckptfs.fs.live import LiveTree
 from ckptfs.fs.marker import SaveMarker
 from ckptfs.fs.open_files import OpenFiles
+from ckptfs.fs.uploads import VersionState
 
 
 class Restorer(Protocol):
@@ -30,3 +31,5 @@ class Writable:
     check_save_allowed: Callable[[], None]
     version: Callable[[], int]
     """Returns the number of the newest captured version."""
+    state_of: Callable[[int], VersionState | None]
+    """Returns what has become of a version that was captured a moment ago."""

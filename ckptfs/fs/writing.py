@@ -235,6 +235,7 @@ class WritingMount:
                 restorer=restorer,
                 check_save_allowed=self._saver.check_allowed,
                 version=lambda: self._capturer.version,
+                state_of=self._uploads.state_of,
             ),
             cache_root_status=lambda: os.fstatvfs(self._root_fd),
         )
@@ -408,10 +409,11 @@ class WritingMount:
         self._order.save()
         self._uploads.stop(_LINGER_S if self._options.keeps_some else 0.0)
         left = take_left(self._cache)
-        self._tenure.release(is_fenced=self._uploads.fenced is not None)
+        is_fenced = self._uploads.fenced is not None
+        self._tenure.release(is_fenced=is_fenced)
         self._journal.close()
         self._cache.unlock()
-        return Ending(left, reason)
+        return Ending(left, reason, is_fenced)
 
 
 def _empty(directory: Path) -> None:

@@ -1,10 +1,12 @@
 """What the mount knows of its upload process, also when that dies before it could say what it did."""
 
 import os
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -104,7 +106,8 @@ def test_it_is_started_again_also_when_it_died_before_it_read_a_wake_up(
     start: Callable[[str], Uploads], tmp_path: Path
 ) -> None:
     lives = tmp_path / "lives"
-    uploads = start(f'exec <&-; echo >> {lives}; [ -e {tmp_path}/woken ] || exec sleep 20; rm -r "$4"/pending/*')
+    sleeps, works = f"echo >> {lives}; exec sleep 20", f'echo >> {lives}; rm -r "$4"/pending/*'
+    uploads = start(f"exec <&-; if [ -e {tmp_path}/woken ]; then {works}; else {sleeps}; fi")
     # it may live before its starter knows it
     wait_until(lambda: lives.exists() and uploads._process is not None, 20, "the process has closed its input")
     uploads.wake()
@@ -114,3 +117,21 @@ def test_it_is_started_again_also_when_it_died_before_it_read_a_wake_up(
     process.kill()
     uploads.wait_durable(20)
     assert len(lives.read_text()) == 2
+
+
+def test_what_is_captured_while_the_process_begins_is_not_forgotten(
+    start: Callable[[str], Uploads], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked, captured = tmp_path / "looked", threading.Event()
+
+    class SlowToReturn(subprocess.Popen[bytes]):
+        def __init__(self, *arguments: Any, **more: Any) -> None:
+            super().__init__(*arguments, **more)
+            captured.wait(20)
+
+    monkeypatch.setattr(subprocess, "Popen", SlowToReturn)
+    uploads = start(f'touch {looked}; read line; rm -r "$4"/pending/*')
+    wait_until(looked.exists, 20, "the process has looked")
+    uploads.wake()
+    captured.set()
+    uploads.wait_durable(20)
