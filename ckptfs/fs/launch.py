@@ -36,7 +36,7 @@ from ckptfs.fs.transport.handover import Connection
 from ckptfs.fs.writing import WritingMount
 from ckptfs.libc import set_signal_at_parents_death
 from ckptfs.memory import share_pool
-from ckptfs.store.open import require_url
+from ckptfs.store.open import check_url
 from ckptfs.transfer.confine import require_confinement
 
 log = logging.getLogger("ckptfs")
@@ -248,11 +248,11 @@ class _Service:
         ending = self._mount.finish(self._stop_draining)
         if ending.pending:
             log.error(
-                "unmounted with %d version(s) not durable (%s): they are kept in %s, "
-                "and the next mount with this cache directory finishes them",
+                "unmounted with %d version(s) not durable (%s): they are kept in %s, and %s",
                 ending.pending,
                 ending.reason,
                 self._mount.cache.root,
+                ending.outlook,
             )
         elif self._is_mounted.is_set():
             log.info("unmounted mountpoint=%s", self._options.mountpoint)
@@ -268,6 +268,8 @@ def set_limits() -> None:
 
 def check(options: MountOptions) -> None:
     """Raise a CkptfsError if the options contradict each other, or a mount would keep its data in itself."""
+    # here, where a relative path means what the user meant
+    check_url(options.store)
     if options.version is not None and options.save_on_exit:
         raise ReadOnlyError("a mount of an old version is read-only: --save-on-exit does not go with --version")
     # not the mount point itself, which may be a dead mount

@@ -44,6 +44,15 @@ class Ending:
     pending: int
     """Versions that are not durable and wait in the cache directory."""
     reason: str = ""
+    is_fenced: bool = False
+    """Another writer took the store over."""
+
+    @property
+    def outlook(self) -> str:
+        """What becomes of those versions, for the log."""
+        if self.is_fenced:
+            return "they can never enter history; `ckptfs recover` lists them"
+        return "the next mount, or watch, with this cache directory finishes them"
 
 
 class Tenure:

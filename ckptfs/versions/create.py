@@ -1,6 +1,13 @@
 """A store as a whole: what makes a place a ckptfs store, and whether it keeps two writers apart."""
 
-from ckptfs.errors import AlreadyExistsError, InvalidInputError, NoStoreError, NotFoundError, UnsafeStoreError
+from ckptfs.errors import (
+    AlreadyExistsError,
+    CorruptObjectError,
+    InvalidInputError,
+    NoStoreError,
+    NotFoundError,
+    UnsafeStoreError,
+)
 from ckptfs.format.header import MAX_SMALL_BYTES, StoreFormat, decode_format, encode_format
 from ckptfs.format.keys import COMMIT_PREFIX, FORMAT_KEY, LEASE_KEY, PACK_PREFIX, SEGMENT_PREFIX
 from ckptfs.store.base import Store
@@ -21,6 +28,11 @@ def read_format(store: Store) -> StoreFormat:
         return read_decoded(store, FORMAT_KEY, decode_format, most_bytes=MAX_SMALL_BYTES)
     except NotFoundError as error:
         raise NoStoreError(f"{store.url} is not a ckptfs store") from error
+    except CorruptObjectError as error:
+        raise CorruptObjectError(
+            f"{store.url}/{error.fact}",
+            hint=f"put {FORMAT_KEY} back from a backup or the bucket's own versions: without it nothing can be read",
+        ) from error
 
 
 def ensure_format(store: Store, retry: Retry, access: Access = PLAIN) -> StoreFormat:

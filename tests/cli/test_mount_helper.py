@@ -111,7 +111,7 @@ def test_umount_8_says_what_is_left_when_the_store_is_away(shell: Shell, tmp_pat
         umount mnt
     """)
     assert run.code == mount_helper.FAILED, run
-    assert "1 version (6 B) are not durable" in run.err
+    assert "1 version (6 B) is not durable" in run.err
     assert f"they stay in {tmp_path}/cache" in run.err
 
 

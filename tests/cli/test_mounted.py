@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from ckptfs.cli import progress
+from ckptfs.cli.commands import umount
 from ckptfs.mount_table import mount_at, mounts
 from tests.cli.scene import Run, StoreWithVersions, assert_failed, ckptfs
 
@@ -87,6 +89,22 @@ def test_save_makes_a_version_with_its_note_and_says_its_number(mounted: Place) 
     assert ckptfs("save", mounted.mountpoint, "--wait").out == "saved version 3, durable\n"
 
 
+def test_what_a_save_that_waited_has_uploaded_is_what_the_log_says(mounted: Place) -> None:
+    (mounted.mountpoint / "a.bin").write_bytes(os.urandom(10_000))
+    saved = ckptfs("save", mounted.mountpoint, "--wait", "--json").json
+    (row,) = ckptfs("log", mounted.url, "--json").json
+    assert saved["bytes_uploaded"] == row["bytes_added"] > 10_000
+
+
+def test_recover_does_not_say_that_all_is_in_the_store_while_the_mount_holds_what_is_not(mounted: Place) -> None:
+    (mounted.mountpoint / "a.bin").write_bytes(b"a")
+    run = ckptfs("recover", mounted.mountpoint)
+    assert (run.code, run.out) == (0, "")
+    assert "changed since the last save" in run.err
+    ckptfs("save", mounted.mountpoint, "--wait")
+    assert ckptfs("recover", mounted.mountpoint).err == "nothing: all is in the store\n"
+
+
 def test_commands_take_the_mount_point_in_place_of_the_store(mounted: Place) -> None:
     (mounted.mountpoint / "a.bin").write_bytes(b"a")
     ckptfs("save", mounted.mountpoint, "--wait")
@@ -156,6 +174,16 @@ def test_umount_unmounts_and_ends_the_process(mounted: Place) -> None:
     assert [row["version"] for row in ckptfs("log", mounted.url, "--json").json] == [1]
 
 
+@pytest.mark.parametrize(("left", "said"), [(0, ""), (2, "making versions durable: 0 of 2\n")])
+def test_umount_shows_progress_only_where_something_is_to_be_uploaded(
+    left: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "_LINE_EVERY_S", 0.0)
+    with subprocess.Popen(["sleep", "0.3"]) as process:
+        umount.wait_for_end(os.pidfd_open(process.pid), None, lambda: left)
+    assert capsys.readouterr().err == said
+
+
 def test_umount_of_a_mount_in_use_is_refused_and_leaves_it_alone(mounted: Place) -> None:
     with (mounted.mountpoint / "a.bin").open("w") as file:
         assert_failed(ckptfs("umount", mounted.mountpoint), "is in use", "fuser")
@@ -168,7 +196,7 @@ def test_umount_that_cannot_drain_says_what_is_left_and_the_next_mount_finishes_
         (mounted.mountpoint / "a.bin").write_bytes(b"left")
         ckptfs("save", mounted.mountpoint)
         run = ckptfs("umount", mounted.mountpoint)
-    assert_failed(run, "1 version (4 B) are not durable", str(mounted.cache))
+    assert_failed(run, "1 version (4 B) is not durable", str(mounted.cache))
     assert [each["kind"] for each in ckptfs("recover", mounted.cache, "--json").json] == ["pending"]
     assert mounted.mount().code == 0
     assert ckptfs("save", mounted.mountpoint, "--wait").code == 0

@@ -27,6 +27,12 @@ def test_restore_of_a_path_that_is_not_there_writes_nothing(store: StoreWithVers
     assert not (tmp_path / "out").exists()
 
 
+def test_restore_to_a_file_says_that_it_is_no_directory(store: StoreWithVersions, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    assert_failed(ckptfs("restore", store.url, tmp_path / "out"), "out is not a directory", "into a directory")
+    assert (tmp_path / "out").read_text() == "mine"
+
+
 def test_verify_of_a_whole_store_says_what_was_checked(store: StoreWithVersions) -> None:
     assert ckptfs("verify", store.url).out == "3 versions checked: every object is there\n"
     assert ckptfs("verify", store.url, "--read-data").out == "3 versions checked: every byte hashes right\n"
@@ -52,7 +58,7 @@ def test_verify_names_file_chunk_and_object_of_damage_and_restore_refuses_it(
         (1, "a.bin", f"p/{pack.name}")
     }
     assert all(len(each["chunk"]) == 64 for each in run.json["findings"])
-    assert_failed(ckptfs("verify", store.url, "--read-data"), "1 faults in")
+    assert_failed(ckptfs("verify", store.url, "--read-data"), "1 fault in")
     failed = ckptfs("restore", store.url, tmp_path / "out", "--version", "1")
     assert failed.code == 1
     assert "not restored: a.bin" in failed.err
@@ -67,11 +73,25 @@ def test_verify_says_where_no_version_needs_what_is_damaged(store: StoreWithVers
     pack.write_bytes(damaged)
     assert ckptfs("verify", store.url).code == 0
     run = ckptfs("verify", store.url, "--read-data")
-    assert_failed(run, "1 faults in")
+    assert_failed(run, "1 fault in")
     assert run.out.startswith(f"p/{pack.name}: no version needs it")
     assert "every version can be mounted and restored as before" in run.err
     assert not (store.directory / "d").exists()
     assert ckptfs("restore", store.url, tmp_path / "out", "--version", "1").code == 0
+
+
+def test_what_verify_says_of_a_damaged_newest_record_brings_the_versions_before_it_back(
+    store: StoreWithVersions, tmp_path: Path
+) -> None:
+    newest = min((store.directory / "c").iterdir())
+    newest.write_bytes(newest.read_bytes()[:-1] + b"\0")
+    run = ckptfs("verify", store.url, "--read-data")
+    assert_failed(run, "1 fault in", f"without c/{newest.name}, the newest record")
+    assert "--accept-rollback" in run.err
+    assert run.out == f"c/{newest.name}: commit record 4 does not hash to what it says\n"
+    newest.rename(tmp_path / "damaged")
+    assert [each["version"] for each in ckptfs("log", store.url, "--accept-rollback", "--json").json] == [2, 1]
+    assert ckptfs("verify", store.url, "--read-data").code == 0
 
 
 def test_verify_finds_a_pack_that_is_gone(store: StoreWithVersions) -> None:

@@ -140,6 +140,7 @@ def test_reading_a_place_that_is_no_store_makes_none(mount: Mounts) -> None:
         ("s3://key:secret@bucket/prefix", "holds no credentials", "AWS_PROFILE"),
         ("file://relative/path", "names no directory", "file:///DIRECTORY"),
         ("/srv/models", "is not a store", "file:///srv/models"),
+        ("./models", "is not a store", f"write {Path.cwd().as_uri()}/models"),
     ],
 )
 def test_a_malformed_address(mount: Mounts, url: str, fact: str, hint: str) -> None:
@@ -156,6 +157,17 @@ def test_a_store_of_a_newer_format(mount: Mounts, store: StoreWithVersions) -> N
     mount_fails(mount, "encryption", "install a newer ckptfs")
     mount_fails(mount, "encryption", "install a newer ckptfs", arguments=("--read-only",))
     assert_failed(ckptfs("log", store.url), "encryption", "install a newer ckptfs")
+
+
+def test_a_damaged_format_json(mount: Mounts, store: StoreWithVersions) -> None:
+    path = store.directory / "format.json"
+    good = path.read_bytes()
+    for damaged in (b"", good[:-5]):
+        path.write_bytes(damaged)
+        mount_fails(mount, f"{store.url}/format.json is not JSON", "put format.json back")
+        assert_failed(ckptfs("verify", store.url), "format.json is not JSON", "put format.json back")
+    path.write_bytes(good)
+    assert ckptfs("verify", store.url, "--read-data").code == 0
 
 
 def test_a_damaged_commit_record(mount: Mounts, store: StoreWithVersions) -> None:

@@ -79,6 +79,7 @@ def test_all_that_lists_prints_one_json_document_with_what_was_promised(
         assert type(document) is kind, command
         assert keys <= set(document[0] if kind is list and document else document), command
     assert str(mounted.root) in [each["mountpoint"] for each in said("status")]
+    mounted.sync()
     assert [each["note"] for each in said("log", str(mounted.root))] == [None, {"step": 2}, {"step": 1}]
     assert saved <= set(json.loads((mounted.root / ".save").read_bytes()))
 

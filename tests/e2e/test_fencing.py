@@ -5,6 +5,8 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +16,7 @@ from typing import Any
 import pytest
 
 from ckptfs.format.lease import LeaseRecord, decode_lease, encode_lease
-from tests.cli.scene import ckptfs
+from tests.cli.scene import assert_failed, ckptfs
 from tests.mounting import Mount, MountFailedError, Mounts, touch, wait_until
 from tests.snapshot import assert_same, snapshot
 
@@ -188,11 +190,16 @@ def test_a_writer_that_was_taken_over_can_save_no_more_and_what_it_had_captured_
     with pytest.raises(OSError) as caught:
         old.sync()
     assert caught.value.errno == errno.EIO
+    assert (old.marker()["state"], old.marker()["error"]) == ("failed", old.status()["fenced"])
     # it is a filesystem still
     (old.root / "after.bin").write_bytes(b"written after the takeover")
     assert (old.root / "late.bin").read_bytes() == b"captured and never committed"
     assert [each["kind"] for each in ckptfs("recover", old.root, "--json").json] == ["pending"]
-    assert old.terminate() == 0
+    run = ckptfs("umount", old.root)
+    assert_failed(
+        run, f"1 version (28 B) is not durable: file://{mount.directory}/store was taken over", "`ckptfs recover"
+    )
+    assert "can never enter history" in old.log
     assert [record["note"] for record in ckptfs("log", mount.file_store, "--json").json] == ["new", None]
     new.unmount()
 

@@ -37,13 +37,19 @@ def command(place: Path, copy_to: Path | None, as_json: bool) -> None:
     from ckptfs.fs.kept import cache_directories, copy_out, list_kept
 
     # of a dead mount the cache directory cannot be asked for: then the user names it
-    cache = _cache_of(place)
-    caches = cache_directories(cache)
+    status = _status_of(place)
+    caches = cache_directories(Path(status["cache"]) if status is not None else place)
     found = [kept for cache in caches for kept in list_kept(cache)]
     if as_json:
         print_json([_document(kept) for kept in found])
-    else:
+    elif found:
         _print(found)
+    elif status is not None and status.get("changed_paths"):
+        changed = status["changed_paths"]
+        paths = "1 path that" if changed == 1 else f"{changed} paths that"
+        click.echo(f"nothing was set aside; {paths} changed since the last save can be found in {place}", err=True)
+    else:
+        click.echo("nothing: all is in the store", err=True)
     if copy_to is None:
         return
     for kept in found:
@@ -52,12 +58,12 @@ def command(place: Path, copy_to: Path | None, as_json: bool) -> None:
             click.echo(f"copied {len(kept.paths)} files to {copy_to / _name(kept)}", err=True)
 
 
-def _cache_of(place: Path) -> Path:
+def _status_of(place: Path) -> dict[str, Any] | None:
+    """Return what the mount or watch at a place says; None if the place is a cache directory."""
     if mount_at(place) is not None:
-        return Path(read_control(place, ".status")["cache"])
+        return read_control(place, ".status")
     watched = watch_at(place)
-    status = read_object(watched.directory / STATUS) if watched is not None else None
-    return Path(status["cache"]) if status is not None else place
+    return read_object(watched.directory / STATUS) if watched is not None else None
 
 
 def _name(kept: "Kept") -> str:
@@ -67,9 +73,6 @@ def _name(kept: "Kept") -> str:
 
 
 def _print(found: list["Kept"]) -> None:
-    if not found:
-        click.echo("nothing: all is in the store", err=True)
-        return
     rows = [
         (
             kept.kind,

@@ -11,6 +11,7 @@ from ckptfs.cli.output import printable
 from ckptfs.cli.parameters import PATH, Command
 from ckptfs.cli.progress import progress
 from ckptfs.cli.stores import opened_history
+from ckptfs.errors import InvalidInputError
 from ckptfs.units import format_size
 
 
@@ -28,6 +29,8 @@ def command(store: str, target: Path, paths: tuple[str, ...], spec: str, access:
     from ckptfs.memory import keep_freed_memory
     from ckptfs.transfer.restore import IncompleteRestoreError, restore
 
+    if target.exists() and not target.is_dir():
+        raise InvalidInputError(f"{target} is not a directory", hint="a version is written into a directory")
     started = time.monotonic()
     keep_freed_memory()
     with opened_history(store, access) as history, progress("restoring") as report:

@@ -75,21 +75,23 @@ def command(mountpoint: Path) -> None:
     else:
         unmount(place)
     if process_fd is not None:
-        _wait_for_end(process_fd, keeper_fd, lambda: len(_pending(cache)))
+        wait_for_end(process_fd, keeper_fd, lambda: len(_pending(cache)))
     left = _pending(cache)
-    _tell(place, len(left), sum(kept.bytes for kept in left), cache)
+    _tell(place, len(left), sum(kept.bytes for kept in left), cache, fenced=status.get("fenced"))
 
 
 def _end_watch(watched: Watched) -> None:
     try:
-        cache = Path(status_of(watched)["cache"])
+        status = status_of(watched)
     except DeadWatchError:
         clear_away(watched.directory)
         click.echo(f"cleared away what a dead watch left in {printable(bytes(watched.directory))}")
         return
-    _wait_for_end(end_watch(watched), None, lambda: len(_pending(cache)))
+    cache = Path(status["cache"])
+    wait_for_end(end_watch(watched), None, lambda: len(_pending(cache)))
     left = _pending(cache)
-    _tell(watched.directory, len(left), sum(kept.bytes for kept in left), cache, done="ended the watch of")
+    size_bytes = sum(kept.bytes for kept in left)
+    _tell(watched.directory, len(left), size_bytes, cache, done="ended the watch of", fenced=status.get("fenced"))
 
 
 def _stop(daemon: DaemonSocket, kept: dict[str, Any]) -> None:
@@ -100,14 +102,25 @@ def _stop(daemon: DaemonSocket, kept: dict[str, Any]) -> None:
 
 
 def _tell(
-    place: Path | str, versions: int, size_bytes: int, cache: Path | str | None, *, done: str = "unmounted"
+    place: Path | str,
+    versions: int,
+    size_bytes: int,
+    cache: Path | str | None,
+    *,
+    done: str = "unmounted",
+    fenced: str | None = None,
 ) -> None:
     """Say that it is unmounted. Raises NotDurableError: Versions are left."""
     if versions:
+        what, are = ("1 version", "is") if versions == 1 else (f"{versions} versions", "are")
+        fact = f"{done} {place}, but {what} ({format_size(size_bytes)}) {are} not durable"
+        if fenced:
+            # the next mount cannot finish them: somebody else's versions come first
+            raise NotDurableError(
+                f"{fact}: {fenced}", hint=f"they stay in {cache}; `ckptfs recover {cache}` lists them"
+            )
         raise NotDurableError(
-            f"{done} {place}, but {versions} version{'s' if versions != 1 else ''} ({format_size(size_bytes)}) "
-            "are not durable",
-            hint=f"they stay in {cache}; the next mount with this cache directory finishes them",
+            fact, hint=f"they stay in {cache}; the next mount with this cache directory finishes them"
         )
     click.echo(f"{done} {printable(os.fsencode(place))}")
 
@@ -142,19 +155,22 @@ def _end_server(keeper: int, place: Path) -> None:
     os.close(fd)
 
 
-def _wait_for_end(process_fd: int, keeper_fd: int | None, count_left: Callable[[], int]) -> None:
+def wait_for_end(process_fd: int, keeper_fd: int | None, count_left: Callable[[], int]) -> None:
     """Return when the process has ended, showing how many versions it still has to upload.
 
     A mount namespace that was made meanwhile, as containers have, keeps the mount, and so its process would go on.
     """
     end = select.poll()
     end.register(process_fd, select.POLLIN)
-    total = max(count_left(), 1)
+    total = count_left()
     idle_since_s = time.monotonic()
     with progress("making versions durable", in_bytes=False) as report:
         while not end.poll(_POLL_MS):
             left = count_left()
-            report(max(total - left, 0), total)
+            # --save-on-exit adds one
+            total = max(total, left)
+            if total:
+                report(total - left, total)
             if left:
                 idle_since_s = time.monotonic()
             elif keeper_fd is not None and time.monotonic() - idle_since_s > _ENDING_S:

@@ -33,6 +33,7 @@ def command(store: str, spec: str | None, read_data: bool, as_json: bool, access
 
     What is not is marked in the store: the next save of a mount that has its bytes stores them again.
     """
+    from ckptfs.format.keys import COMMIT_PREFIX
     from ckptfs.transfer.damage import DamageList
     from ckptfs.transfer.verify import verify
 
@@ -54,6 +55,7 @@ def command(store: str, spec: str | None, read_data: bool, as_json: bool, access
         findings = verify(
             history, history.store, record=record, read_data=read_data, on_damage=mark, on_progress=report
         )
+        newest = next((info.key for info in history.store.list(COMMIT_PREFIX, limit=1)), None)
         if not findings and not as_json:
             count = 1 if record is not None else len(history.numbers())
             what = "every byte hashes right" if read_data else "every object is there"
@@ -65,14 +67,20 @@ def command(store: str, spec: str | None, read_data: bool, as_json: bool, access
         for each in findings:
             click.echo(_line(each))
     if findings:
-        say_error(f"{len(findings)} faults in {store}", _remedy(findings, unmarked))
+        count = len(findings)
+        say_error(f"{count} fault{'s' if count != 1 else ''} in {store}", _remedy(findings, newest, unmarked))
         return FAILED
     return 0
 
 
-def _remedy(findings: "Sequence[Finding]", unmarked: "Sequence[str]") -> str:
+def _remedy(findings: "Sequence[Finding]", newest: str | None, unmarked: "Sequence[str]") -> str:
     from ckptfs.format.keys import is_pack_key
 
+    if any(each.object_key == newest for each in findings):
+        return (
+            f"nothing can be read without {newest}, the newest record: put it back from a backup or the bucket's own "
+            "versions; or move it away, while nobody writes, and give --accept-rollback to go on from the one before"
+        )
     if all(is_pack_key(each.object_key) and not each.version for each in findings):
         return "every version can be mounted and restored as before: none needs what is damaged"
     repair = f"the damage could not be marked there: {unmarked[0]}" if unmarked else _REPAIR
@@ -90,7 +98,8 @@ def _document(each: "Finding") -> dict[str, Any]:
 
 
 def _line(each: "Finding") -> str:
+    fact = each.fact.removeprefix(f"{each.object_key}: ")
     where = [f"version {each.version}"] if each.version else []
     where += [printable(each.path)] if each.path else []
     where += [f"chunk {each.chunk}"] if each.chunk else []
-    return f"{', '.join([*where, each.object_key])}: {each.fact}"
+    return f"{', '.join([*where, each.object_key])}: {fact}"

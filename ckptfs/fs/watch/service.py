@@ -67,11 +67,11 @@ def keep_watching(
     ending = watch.finish(stop_draining)
     if ending.pending:
         log.error(
-            "ended with %d version(s) not durable (%s): they are kept in %s, "
-            "and the next watch or mount with this cache directory finishes them",
+            "ended with %d version(s) not durable (%s): they are kept in %s, and %s",
             ending.pending,
             ending.reason,
             watch.cache.root,
+            ending.outlook,
         )
     else:
         log.info("ended directory=%s", options.mountpoint)

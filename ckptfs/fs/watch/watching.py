@@ -378,13 +378,14 @@ class Watch:
         reason = self._uploads.drain(self._options.drain_timeout_s, stop_draining)
         self._uploads.stop(_PRUNING_S if self._options.keeps_some else 0.0)
         left = take_left(self._cache)
-        self._tenure.release(is_fenced=self._uploads.fenced is not None)
+        is_fenced = self._uploads.fenced is not None
+        self._tenure.release(is_fenced=is_fenced)
         self._journal.close()
         self._telling.stop(keep_answers=self._options.adopt)
         self._marker.remove()
         self._restore_marker.remove()
         self._cache.unlock()
-        return Ending(left, reason)
+        return Ending(left, reason, is_fenced)
 
 
 def _explained(error: OSError, cache: CacheDirectory) -> tuple[str, str | None]:
