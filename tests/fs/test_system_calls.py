@@ -1,6 +1,7 @@
 """Every system call on every kind of file behaves on a mount as on the local filesystem (PRODUCT.md 1, "The mount")."""
 
 import contextlib
+import fcntl
 import functools
 import os
 import re
@@ -14,12 +15,16 @@ from typing import Any
 
 import pytest
 
+from ckptfs import libc
 from tests.fs.system_call_cases import ALL_CALLS, TABLES
 from tests.fs.system_calls import OWNER, ROOT, Case, Seen, acting_as, call, differences, in_child, make, run_in_child
 from tests.mounting import Mount, Mounts, wait_until
 
 pytestmark = [pytest.mark.fuse, pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")]
 
+# linux/falloc.h and linux/fs.h
+_COLLAPSE_RANGE, _INSERT_RANGE = 0x08, 0x20
+_GET_FLAGS = 0x80086601
 # what saving could get in the way of: contents, link counts, times
 WITH_SAVES = ["set_id_bits", "link", "removing", "rename", "sizes", "times"]
 # the last tests say what happens instead
@@ -125,6 +130,15 @@ def test_devices_cannot_be_opened_in_a_mount(place: Path) -> None:
     assert call(os.open, place / "null", os.O_RDWR) == "EACCES"
 
 
+def test_ranges_cannot_be_collapsed_or_inserted_and_a_file_has_no_inode_flags(place: Path) -> None:
+    (place / "f").write_bytes(bytes(1 << 20))
+    fd = os.open(place / "f", os.O_RDWR)
+    for mode in (_COLLAPSE_RANGE, _INSERT_RANGE):
+        assert call(libc.fallocate, fd, mode, 0, 1 << 16) == "ENOTSUP"
+    assert call(fcntl.ioctl, fd, _GET_FLAGS, bytes(8)) in ("ENOTSUP", "ENOTTY")
+    os.close(fd)
+
+
 through_libfuse = pytest.mark.parametrize("transport", ["fusepy"], indirect=True, scope="module")
 
 
@@ -159,3 +173,17 @@ def test_through_libfuse_an_open_directory_that_was_removed_is_not_there(place: 
     (place / "d").rmdir()
     assert call(os.fstat, fd) == "ENOENT"
     os.close(fd)
+
+
+@through_libfuse
+def test_through_libfuse_rename_has_no_flags_files_have_names_and_holes_look_like_data(place: Path) -> None:
+    for name in (b"a", b"b"):
+        (place / os.fsdecode(name)).touch()
+    here = os.open(place, os.O_RDONLY)
+    assert call(libc.renameat2, here, b"a", here, b"b", libc.RENAME_EXCHANGE) == "EINVAL"
+    assert call(libc.renameat2, here, b"a", here, b"c", libc.RENAME_NOREPLACE) == "EINVAL"
+    os.close(here)
+    assert call(os.open, place, os.O_TMPFILE | os.O_RDWR) == "ENOTSUP"
+    os.truncate(place / "a", 1 << 20)
+    with open(place / "a", "rb") as file:
+        assert os.lseek(file.fileno(), 0, os.SEEK_DATA) == 0
