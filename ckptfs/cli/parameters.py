@@ -64,6 +64,13 @@ class _Path(click.Path):
 PATH = _Path(path_type=Path)
 
 
+def version(value: str) -> str:
+    """Return a version as it was given; an empty one, of a variable that is not set, is not the newest."""
+    if not value:
+        raise click.BadParameter("it is empty")
+    return value
+
+
 def setting(flag: str, **attributes: Any) -> Callable[[Any], Any]:
     """Return a decorator for an option that can also be set by CKPTFS_<NAME> and in the settings file."""
     name = flag.removeprefix("--").replace("-", "_")

@@ -141,7 +141,7 @@ def serve(
         require_confinement()
     try:
         mount: ReadingMount | WritingMount
-        if options.read_only or options.version:
+        if options.read_only or options.version is not None:
             mount = ReadingMount(options, connection, key)
         else:
             mount = WritingMount(options, connection, key)

@@ -150,7 +150,8 @@ class ReadingMount:
         }
 
     def _wanted(self) -> CommitRecord | None:
-        return self._history.resolve(self._options.version) if self._options.version else self._history.head()
+        spec = self._options.version
+        return self._history.resolve(spec) if spec is not None else self._history.head()
 
     def _shown_before(self, number: int) -> tuple[CommitRecord | None, TreeView]:
         """Return what the process before this one showed, also when it has been pruned since.

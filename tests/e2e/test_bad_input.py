@@ -434,7 +434,10 @@ def test_usage_errors_are_two_lines_and_exit_code_2(arguments: tuple[str, ...]) 
         ("mount", "file:///srv/store", "/mnt", "--lease", "2d"),
         ("mount", "file:///srv/store", "/mnt", "--drain-timeout", "-1"),
         ("mount", "file:///srv/store", "/mnt", "--max-pending-bytes", "-5"),
+        ("mount", "file:///srv/store", "/mnt", "--version", ""),
         ("restore", "file:///srv/store", ""),
+        ("restore", "file:///srv/store", "/mnt", "--version", ""),
+        ("verify", "file:///srv/store", "--version", ""),
         ("umount", ""),
     ],
 )

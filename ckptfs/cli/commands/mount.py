@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ckptfs.cli.access import given_key, key_options, server_encryption
-from ckptfs.cli.parameters import PATH, Command, Invocation, duration, lease, setting, size
+from ckptfs.cli.parameters import PATH, Command, Invocation, duration, lease, setting, size, version
 
 if TYPE_CHECKING:
     from ckptfs.fs.options import MountOptions
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.option("--foreground", is_flag=True, help="Stay until it is unmounted.")
 @setting("--read-only", is_flag=True, help="Show the newest version; refuse changes.")
 @setting("--follow", is_flag=True, help="With --read-only: move on to each new version.")
-@click.option("--version", metavar="V", help="Show this version instead (a number or a tag), read-only.")
+@click.option("--version", type=version, metavar="V", help="Show this version instead (a number or a tag), read-only.")
 @setting(
     "--cache-dir", type=PATH, help="Local data of all stores.  [default: /var/cache/ckptfs, of a user ~/.cache/ckptfs]"
 )

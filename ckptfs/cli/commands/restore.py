@@ -8,7 +8,7 @@ import click
 from ckptfs.cli.access import StoreAccess, access_options
 from ckptfs.cli.commands.show import relative_path
 from ckptfs.cli.output import printable
-from ckptfs.cli.parameters import PATH, Command
+from ckptfs.cli.parameters import PATH, Command, version
 from ckptfs.cli.progress import progress
 from ckptfs.cli.stores import opened_history
 from ckptfs.errors import InvalidInputError
@@ -19,7 +19,14 @@ from ckptfs.units import format_size
 @click.argument("store", metavar="STORE|MOUNTPOINT")
 @click.argument("target", type=PATH)
 @click.argument("paths", nargs=-1, metavar="[PATH]...")
-@click.option("--version", "spec", default="latest", metavar="V", help="A number or a tag.  [default: latest]")
+@click.option(
+    "--version",
+    "spec",
+    type=version,
+    default="latest",
+    metavar="V",
+    help="A number or a tag.  [default: latest]",
+)
 @access_options
 def command(store: str, target: Path, paths: tuple[str, ...], spec: str, access: StoreAccess) -> None:
     """Write a version into the directory TARGET, without FUSE; with PATHs, only those and what is below them.

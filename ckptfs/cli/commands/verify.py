@@ -7,7 +7,7 @@ import click
 from ckptfs.cli.access import StoreAccess, access_options
 from ckptfs.cli.failures import FAILED, say_error
 from ckptfs.cli.output import print_json, printable
-from ckptfs.cli.parameters import Command, json_option
+from ckptfs.cli.parameters import Command, json_option, version
 from ckptfs.cli.progress import progress
 from ckptfs.cli.stores import opened_history
 from ckptfs.cli.versions import path_text
@@ -24,7 +24,9 @@ _REPAIR = "the next save of a mount that has the bytes stores them again"
 
 @click.command("verify", cls=Command)
 @click.argument("store", metavar="STORE|MOUNTPOINT")
-@click.option("--version", "spec", metavar="V", help="Check this version only (a number, a tag or `latest`).")
+@click.option(
+    "--version", "spec", type=version, metavar="V", help="Check this version only (a number, a tag or `latest`)."
+)
 @click.option("--read-data", is_flag=True, help="Read and hash every byte too, and check the tables of packs.")
 @access_options
 @json_option
