@@ -77,11 +77,11 @@ class Watching(Speaking):
         self._process.kill()
         self._reap()
 
-    def terminate(self) -> None:
-        """SIGTERM, and wait for the end."""
+    def terminate(self) -> int:
+        """SIGTERM; return its exit code when it has ended."""
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
-        self._reap()
+        return self.wait_ended()
 
     def wait_ended(self) -> int:
         """Return its exit code when it has ended by itself."""

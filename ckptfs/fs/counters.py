@@ -16,6 +16,8 @@ _FIELDS = (
     "uploaded_bytes",  # of packs and manifests
     "fetched_bytes",  # content that came from the store, decompressed
 )
+KINDS = ("store", "upload_process", "version", "fenced", "fetch", "corrupt")
+"""Of errors; those of requests come with their errno: `request_EIO`."""
 _REQUESTS: Counter[str] = Counter()
 _REQUESTS_LOCK = threading.Lock()
 
@@ -35,7 +37,7 @@ class Counters:
                 self._numbers[name] = self._numbers[name] + amount
 
     def error(self, kind: str) -> None:
-        """Count an error: `store`, `upload_process`, `version`, `fenced`, `fetch`, `corrupt`."""
+        """Count an error, of one of the KINDS."""
         with self._lock:
             self._errors[kind] += 1
 

@@ -213,8 +213,7 @@ class _Service:
                 self._mount.before_detach()
             self._place.take_away()
             server.join(_LOOP_END_S)
-        self._finish()
-        return 0
+        return self._finish()
 
     def _wait(self, is_over: Callable[[], bool]) -> None:
         while not is_over():
@@ -240,11 +239,12 @@ class _Service:
         self._stop_asked.set()
         self._wake.set()
 
-    def _finish(self) -> None:
+    def _finish(self) -> int:
+        """End all, and say how; return an exit code: 1 if versions are left."""
         self._transport.close()
         if isinstance(self._mount, ReadingMount):
             self._mount.finish()
-            return
+            return 0
         ending = self._mount.finish(self._stop_draining)
         if ending.pending:
             log.error(
@@ -254,8 +254,10 @@ class _Service:
                 self._mount.cache.root,
                 ending.outlook,
             )
-        elif self._is_mounted.is_set():
+            return 1
+        if self._is_mounted.is_set():
             log.info("unmounted mountpoint=%s", self._options.mountpoint)
+        return 0
 
 
 def set_limits() -> None:

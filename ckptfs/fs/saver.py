@@ -93,15 +93,15 @@ class LiveSaver:
                 self._unseen.captured(captured.looks)
                 done_s = time.monotonic()
             self._uploads.captured(captured.pending, captured.slot, captured.kept_bytes)
-            self._counters.add(
-                saves=1,
-                save_s=done_s - started_s,
-                stall_s=done_s - closed_s,
-                captured_bytes=captured.pending.header.bytes,
-                changed_bytes=captured.kept_bytes,
-            )
+            self._counters.add(save_s=done_s - started_s, stall_s=done_s - closed_s)
+            if replace is None:
+                # `echo step=1 > .save` captures when the shell closes a duplicate, and again when the text is there
+                self._counters.add(
+                    saves=1, captured_bytes=captured.pending.header.bytes, changed_bytes=captured.kept_bytes
+                )
             log.info(
-                "captured version=%d changed=%d files=%d bytes=%d torn=%d flushed_ms=%.1f stalled_ms=%.1f",
+                "%s version=%d changed=%d files=%d bytes=%d torn=%d flushed_ms=%.1f stalled_ms=%.1f",
+                "captured" if replace is None else "captured again",
                 captured.pending.version,
                 len(captured.changes.paths),
                 captured.pending.header.files,

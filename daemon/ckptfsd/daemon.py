@@ -349,7 +349,7 @@ class Daemon:
         if restarts:
             # one that is being unmounted has been told so, and would take the next daemon's word for impatience
             await self._wait_for([mount for mount in self.mounts.values() if mount.state is State.STOPPING])
-            log.info("leaving %d mount(s) to their keepers: the daemon is started again", self._count_up())
+            log.info("leaving the mounts to their keepers mounts=%d", self._count_up())
             await asyncio.gather(*(mount.leave() for mount in self.mounts.values()))
         else:
             code = await self._drain()

@@ -10,6 +10,8 @@ from typing import Any
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from ckptfs.fs.counters import KINDS
+
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 _COUNTERS = {
@@ -73,7 +75,8 @@ def _of_counters(rows: list[tuple[str, dict[str, Any]]]) -> Iterator[Metric]:
         yield family
     errors = CounterMetricFamily("ckptfs_errors", "Errors, by kind.", labels=("mount", "kind"))
     for mount, status in rows:
-        for kind, number in status.get("counters", {}).get("errors", {}).items():
+        # all from the beginning: what appears with its first error has no increase that could raise an alarm
+        for kind, number in {**dict.fromkeys(KINDS, 0), **status.get("counters", {}).get("errors", {})}.items():
             errors.add_metric([mount, kind], number)
     yield errors
 

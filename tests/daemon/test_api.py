@@ -3,8 +3,10 @@
 import base64
 import json
 import os
+import re
 import signal
 import socket
+import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ from tests.daemon.running import RunningDaemon
 from tests.mounting import children, command_line
 
 pytestmark = [pytest.mark.fuse]
+ROOT = Path(__file__).parents[2]
 TOKEN = "a token of enough characters"
 
 
@@ -62,6 +65,27 @@ def test_metrics_tell_of_saves_uploads_and_the_lease(daemon: RunningDaemon) -> N
     assert found["ckptfs_pending_bytes"] == found["ckptfs_pending_age_seconds"] == 0
     assert found["ckptfs_lease_state{state=held}"] == 1
     assert found["ckptfs_lease_renewed_seconds_ago"] < 30
+    assert found["ckptfs_errors_total{kind=store}"] == 0
+
+
+def test_one_touch_is_counted_as_one_save_however_often_it_captures(daemon: RunningDaemon) -> None:
+    before = metrics(daemon)
+    # the shell closes a duplicate before it writes: captured then, and again with the text
+    script = "echo changed >model; echo step=2 >.save; sync .save"
+    subprocess.run(["bash", "-c", script], cwd=daemon.place("llama"), check=True, timeout=60)
+    captured = [line["message"].split()[:2] for line in daemon.lines("captured")][-2:]
+    assert captured == [["captured", "version=2"], ["captured", "again"]]
+    daemon.wait(lambda: metrics(daemon)["ckptfs_durable_versions_total"] == 2, "the mount has been asked again")
+    grown = {name: value - before[name] for name, value in metrics(daemon).items()}
+    assert grown["ckptfs_saves_total"] == 1
+    assert grown["ckptfs_changed_bytes_total"] == len("changed\n")
+    assert grown["ckptfs_captured_bytes_total"] == 800_000 + len("changed\n")
+
+
+def test_every_metric_is_documented_and_every_documented_one_is_there(daemon: RunningDaemon) -> None:
+    _, _, section = (ROOT / "docs/DAEMON.md").read_text().partition("### Metrics")
+    documented = set(re.findall(r"`(ckptfsd?_[a-z_]+)", section.partition("## Logs")[0]))
+    assert {name.partition("{")[0] for name in metrics(daemon)} == documented
 
 
 def metrics(daemon: RunningDaemon) -> dict[str, float]:

@@ -173,7 +173,7 @@ def test_unmounting_without_the_store_says_what_is_left_and_the_next_mount_finis
     first, second = run.err.splitlines()[-2:]
     assert first.startswith(f"ckptfs: error: unmounted {mounted.root}, but 2 versions (")
     assert str(mounted.cache) in second
-    assert mounted.wait() == 0
+    assert mounted.wait() == 1
     assert "unmounted with 2 version(s) not durable" in mounted.log
     assert [each["kind"] for each in ckptfs("recover", mounted.cache_dir, "--json").json] == ["pending", "pending"]
     outage.end()

@@ -75,4 +75,4 @@ def keep_watching(
         )
     else:
         log.info("ended directory=%s", options.mountpoint)
-    return 1 if watch.is_lost else 0
+    return 1 if ending.pending or watch.is_lost else 0

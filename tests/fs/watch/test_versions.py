@@ -365,7 +365,7 @@ def test_what_is_not_durable_when_it_ends_is_said_and_finished_by_the_next(watch
     store = watch.directory / "store"
     store.rename(store.with_name("away"))
     (watching.root / "model").write_bytes(b"one")
-    watching.terminate()
+    assert watching.terminate() == 1
     assert "ended with 1 version(s) not durable" in watching.log
     store.with_name("away").rename(store)
     (watching.root / "model").unlink()
@@ -373,5 +373,5 @@ def test_what_is_not_durable_when_it_ends_is_said_and_finished_by_the_next(watch
     assert watching.files() == {"model": b"one"}
     assert watching.answers()["durable"] == 1
     started_s = time.monotonic()
-    watching.terminate()
+    assert watching.terminate() == 0
     assert time.monotonic() - started_s < 30
