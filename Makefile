@@ -19,6 +19,7 @@
 # make test-watch-container  ckptfs watch in containers without /dev/fuse and privileges (needs podman and the base image)
 # make install-mount-helper  links mount.ckptfs and umount.ckptfs into /sbin, for mount(8) and /etc/fstab (docs/FSTAB.md)
 # make install-systemd  puts ckptfs, ckptfsd and their units on this machine (PREFIX=/opt/ckptfs; docs/DAEMON.md)
+# make uninstall-systemd  stops them, and takes away what that put there; configuration and cache directory stay
 # make test-systemd  ckptfsd on a systemd that boots in a container (minutes; needs podman)
 # make test-container  the images of the Dockerfile, run with podman: mounts seen by other containers, kill -9, lent mounts (docs/CONTAINERS.md)
 # Each makes .venv and installs what it needs; a second run finds it done and is quick.
@@ -44,7 +45,7 @@ PREFIX  ?= /opt/ckptfs
 UNITS   ?= /etc/systemd/system
 
 .PHONY: demo test test-frameworks examples test-examples simulate fsx faults crash-points soak fuzz bench bench-codec bench-memory bench-metaflow bench-every-step bench-stalls \
-        check format picture install-deps install-mount-helper install-systemd test-systemd test-container test-watch-container clean
+        check format picture install-deps install-mount-helper install-systemd uninstall-systemd test-systemd test-container test-watch-container clean
 
 demo: $(VENV)/.demo
 	@scripts/system-packages demo
@@ -147,9 +148,22 @@ install-systemd:
 	install -m 644 systemd/*.service "$(DESTDIR)$(UNITS)/"
 	install -m 644 systemd/ckptfs.toml.example "$(DESTDIR)/etc/ckptfs/"
 	install -m 644 docs/*.md systemd/*.example "$(DESTDIR)/usr/local/share/doc/ckptfs/"
-	@[ -e "$(DESTDIR)/etc/ckptfs/ckptfs.toml" ] || printf '# see ckptfs.toml.example; mounts in conf.d/*.toml\n' >"$(DESTDIR)/etc/ckptfs/ckptfs.toml"
+	@[ -e "$(DESTDIR)/etc/ckptfs/ckptfs.toml" ] || install -m 644 systemd/ckptfs.toml "$(DESTDIR)/etc/ckptfs/"
 	@[ -n "$(DESTDIR)" ] || [ ! -d /run/systemd/system ] || systemctl daemon-reload
 	@echo "next: describe a mount in $(DESTDIR)/etc/ckptfs/conf.d/NAME.toml, then systemctl enable --now ckptfsd"
+
+# stopping drains. A mount that another unit or a line of fstab made is first to be unmounted: its programs are taken away here
+uninstall-systemd:
+	@[ -n "$(DESTDIR)" ] || [ ! -d /run/systemd/system ] || \
+	    { systemctl --quiet disable ckptfs-preempt ckptfsd ckptfs@; systemctl stop ckptfs-preempt ckptfsd 'ckptfs@*'; }
+	@[ -n "$(DESTDIR)" ] || ! grep ' fuse\.ckptfs ' /proc/self/mounts || { echo 'these are still mounted: umount them first' >&2; exit 1; }
+	cd systemd && for unit in *.service; do rm -f "$(DESTDIR)$(UNITS)/$$unit"; done
+	@for type in ckptfs fuse.ckptfs; do rm -f "$(DESTDIR)$(SBIN)/mount.$$type" "$(DESTDIR)$(SBIN)/umount.$$type"; done
+	@for name in ckptfs ckptfsd mount.ckptfs umount.ckptfs ckptfs-preempt; do rm -f "$(DESTDIR)/usr/local/bin/$$name"; done
+	rm -rf "$(DESTDIR)/usr/local/share/doc/ckptfs" "$(DESTDIR)/etc/ckptfs/ckptfs.toml.example"
+	[ ! -e "$(DESTDIR)$(PREFIX)/pyvenv.cfg" ] || rm -rf "$(DESTDIR)$(PREFIX)"
+	@[ -n "$(DESTDIR)" ] || [ ! -d /run/systemd/system ] || systemctl daemon-reload
+	@echo "what stays: $(DESTDIR)/etc/ckptfs, and $(DESTDIR)/var/cache/ckptfs with what is not durable"
 
 test-systemd: $(VENV)/.test
 	$(BIN)/python -m tests.systemd

@@ -44,6 +44,30 @@ E
 systemctl start ckptfs-preempt"""
 
 
+_TRAINER = """cat >/etc/systemd/system/trainer.service <<E
+[Unit]
+After=ckptfsd.service
+[Service]
+ExecStart=/bin/sh -c 'trap "echo written at the end >model; exit 0" TERM; cd /ckpt/b; while :; do sleep 0.1; done'
+ExecStopPost=ckptfs save /ckpt/b -m stopped --wait
+TimeoutStopSec=120
+E
+systemctl daemon-reload; systemctl start trainer; sleep 1; systemctl stop trainer"""
+
+_FSTAB = """mkdir -p /ckpt/fstab /ckpt/llama
+echo CKPTFS_CACHE_DIR=/var/cache/ckptfs/fstab | tee /etc/ckptfs/fstab.env >/etc/ckptfs/llama.env
+echo 'file:///store/fstab /ckpt/fstab ckptfs \
+_netdev,nofail,save_on_exit,env-file=/etc/ckptfs/fstab.env,x-systemd.mount-timeout=330 0 0' >>/etc/fstab
+cd /usr/local/share/doc/ckptfs
+sed 's#s3://models/llama#file:///store/llama#' ckpt-llama.mount.example >/etc/systemd/system/ckpt-llama.mount
+systemctl daemon-reload
+systemctl enable -q --now ckpt-llama.mount
+systemctl start ckpt-fstab.mount"""
+
+_MOST_EXPOSED = {"ckptfsd.service": 5.1, "ckptfs@x.service": 5.0, "ckptfs-preempt.service": 2.1}
+"""What `systemd-analyze security` makes of the units: of the first two most is for what would hide mounts."""
+
+
 class Story:
     """The steps, on one machine."""
 
@@ -100,13 +124,29 @@ class Story:
         machine = self.machine
         self.wait_up()
         self.say(f"enabled at installation, up after boot with no mount: {self.status_text()!r}")
-        self.describe("a", "save-on-exit = true", "confine-upload = true")
+        self.describe("a", "save-on-exit = true")
         self.describe("b")
         machine.wait("both are mounted", lambda: "2 of 2" in self.status_text())
         for name in "ab":
             assert machine.sh(f"findmnt -no FSTYPE /ckpt/{name}").strip() == "fuse.ckptfs"
         transport = self.status("a")["transport"]
         self.say(f"two files in conf.d were taken at once: {self.status_text()!r}, transport {transport}")
+
+    def harden(self) -> None:
+        machine = self.machine
+        assert machine.sh("systemd-analyze verify /etc/systemd/system/ckptfs*.service 2>&1") == ""
+        found = {}
+        for unit, most in _MOST_EXPOSED.items():
+            last = machine.sh(f"systemd-analyze security --no-pager {unit}").splitlines()[-1]
+            found[unit] = float(last.partition(": ")[2].split()[0])
+            assert found[unit] <= most, last
+        devices = Path("/sys/fs/cgroup/devices")
+        if (devices / "tasks").exists():
+            group = machine.sh(f"sed -n 's/.*:devices://p' /proc/{self.wait_up()}/cgroup").strip()
+            allowed = machine.sh(f"cat {devices}{group}/devices.list").splitlines()
+            assert "c 10:229 rw" in allowed, "/dev/fuse"
+            assert not any(line.startswith(("a", "b")) and "r" in line for line in allowed), allowed
+        self.say(f"systemd-analyze verifies the units; exposure: {found}")
 
     def touch(self) -> None:
         self.machine.sh("echo weights >/ckpt/a/model; touch /ckpt/a/.save; sync /ckpt/a/.save")
@@ -214,15 +254,59 @@ class Story:
         assert machine.sh("cat /ckpt/a/model") == "before the reboot\n"
         self.say("a reboot saved and drained; the next boot, with an empty cache directory, shows what there was")
 
+    def trainer(self) -> None:
+        before = self.status("b")["version"]
+        self.machine.sh(_TRAINER)
+        assert self.machine.unit("trainer")["Result"] == "success"
+        newest = self.status("b")["newest"]
+        assert (newest["version"], newest["state"], newest["note"]) == (before + 1, "durable", "stopped")
+        assert self.machine.sh("cat /ckpt/b/.versions/latest/model") == "written at the end\n"
+        self.say("ExecStopPost= of a training service saved what it wrote when it was stopped")
+
+    def mount_units(self) -> None:
+        machine = self.machine
+        machine.sh(_FSTAB)
+        for name in ("fstab", "llama"):
+            assert machine.unit(f"ckpt-{name}.mount")["TimeoutUSec"] == "5min 30s"
+            machine.sh(f"echo by {name} >/ckpt/{name}/model; systemctl stop ckpt-{name}.mount")
+            assert machine.unit(f"ckpt-{name}.mount")["Result"] == "success"
+            assert json.loads(machine.sh(f"ckptfs log --json file:///store/{name}"))[0]["version"] == 1
+        machine.sh("mount -a; systemctl start ckpt-llama.mount")
+        machine.sh("echo later | tee /ckpt/fstab/model >/ckpt/llama/model")
+        machine.reboot(machine.lose_cache)
+        machine.wait("systemd has mounted both", lambda: machine.try_sh("findmnt /ckpt/fstab && findmnt /ckpt/llama"))
+        assert machine.sh("cat /ckpt/fstab/model /ckpt/llama/model") == "later\nlater\n"
+        self.say("a line of fstab and the .mount unit: stopped, `mount -a`; a reboot saved, the next boot restored")
+
     def single_mount_unit(self) -> None:
         machine = self.machine
         machine.sh(
             "mkdir -p /ckpt/single; printf 'CKPTFS_STORE=file:///store/single\\nCKPTFS_MOUNTPOINT=/ckpt/single\\n'"
             " >/etc/ckptfs/single.env; systemctl start ckptfs@single; echo x >/ckpt/single/x; touch /ckpt/single/.save"
         )
+        machine.sh(f"kill -9 {machine.unit('ckptfs@single')['MainPID']}")
+        again = machine.wait("it is mounted again", lambda: machine.try_sh("cat /ckpt/single/x 2>/dev/null"))
+        assert again == "x\n"
         machine.sh("systemctl stop ckptfs@single")
         assert machine.unit("ckptfs@single")["Result"] == "success"
-        self.say("ckptfs@single: one mount as a unit of its own was started, saved and stopped")
+        machine.sh("printf 'CKPTFS_UPLOAD_LIMIT=100K\\nCKPTFS_DRAIN_TIMEOUT=2s\\n' >>/etc/ckptfs/single.env")
+        machine.sh("systemctl start ckptfs@single; head -c 4M /dev/urandom >/ckpt/single/x; touch /ckpt/single/.save")
+        machine.sh("systemctl stop ckptfs@single")
+        assert machine.unit("ckptfs@single")["Result"] == "exit-code"
+        message = machine.journal("unmounted with 1 version(s) not durable", "ckptfs@single")[-1]["MESSAGE"]
+        self.say(f"ckptfs@single: started, killed and mounted again, stopped; what is left fails the unit: {message!r}")
+
+    def uninstall(self) -> None:
+        machine = self.machine
+        machine.sh("systemctl start ckptfs@single; cd /src; if make uninstall-systemd; then exit 1; fi")
+        assert machine.try_sh("pgrep -f ckptfsd") == ""
+        machine.sh("systemctl stop ckpt-fstab.mount ckpt-llama.mount; cd /src; make uninstall-systemd")
+        left = machine.try_sh("find /opt /usr/local /sbin/ /etc/systemd -name '*ckptfs*'")
+        assert left == "", left
+        machine.sh("ls /etc/ckptfs/conf.d/a.toml /var/cache/ckptfs/seen")
+        machine.sh("cd /src; make install-systemd; systemctl start ckptfsd")
+        assert self.status("b")["version"] > 0
+        self.say("`make uninstall-systemd` refused while others were mounted, then left configuration and cache alone")
 
 
 def main() -> int:
@@ -233,14 +317,18 @@ def main() -> int:
         story = Story(machine)
         try:
             story.install_and_start()
+            story.harden()
             story.touch()
             for action in (story.restart, story.kill_daemon, story.watchdog, story.kill_all, story.reload):
                 story.under_load(action)
             story.preempt()
+            story.trainer()
             story.stop()
             story.stop_with_versions_left()
             story.boot_again()
+            story.mount_units()
             story.single_mount_unit()
+            story.uninstall()
         except BaseException:
             sys.stdout.write(machine.try_sh("journalctl -o short-monotonic --no-pager | tail -n 80"))
             raise

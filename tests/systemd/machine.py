@@ -18,8 +18,8 @@ _RUN_ARGS = (
     *("--systemd=always", "--device=/dev/fuse", "--cap-add=SYS_ADMIN", "--security-opt=seccomp=unconfined"),
     *("--tmpfs=/run", "--tmpfs=/run/lock", "--tmpfs=/tmp"),
 )
-_MEMORY_CGROUP = Path("/sys/fs/cgroup/memory")
-"""Where control groups are of the first version, systemd wants to write here."""
+_CGROUPS = [Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup/devices")]
+"""Where control groups are of the first version: systemd writes to these; the other keeps units from devices."""
 
 
 def build() -> None:
@@ -48,8 +48,7 @@ class Machine:
         for path in (self.store, self.cache):
             path.mkdir()
         volumes = [f"-v={self.store}:/store", f"-v={self.cache}:/var/cache/ckptfs"]
-        if (_MEMORY_CGROUP / "tasks").exists():
-            volumes.append(f"-v={_MEMORY_CGROUP}:{_MEMORY_CGROUP}:rw")
+        volumes += [f"-v={path}:{path}:rw" for path in _CGROUPS if (path / "tasks").exists()]
         done = subprocess.run(
             ["podman", "run", "-d", *_RUN_ARGS, *volumes, _IMAGE], capture_output=True, text=True, check=True
         )
