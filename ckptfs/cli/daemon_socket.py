@@ -35,18 +35,18 @@ class DaemonSocket:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def mounts(self) -> list[dict[str, Any]]:
-        """Return the mounts that it keeps, be they up or not; [] if it has ended."""
+    def mounts(self) -> list[dict[str, Any]] | None:
+        """Return the mounts that it keeps, be they up or not; None if it has ended, or does not answer."""
         try:
             answer = self._ask("GET", "/v1/mounts", None, _ANSWER_TIMEOUT_S)
         except OSError:
-            return []
+            return None
         return [dict(mount) for mount in answer["mounts"]]
 
     def mount_at(self, mountpoint: Path) -> dict[str, Any] | None:
         """Return the mount that it keeps there, None if it keeps none."""
         wanted = os.path.abspath(mountpoint)
-        return next((mount for mount in self.mounts() if mount["mountpoint"] == wanted), None)
+        return next((mount for mount in self.mounts() or () if mount["mountpoint"] == wanted), None)
 
     def save(self, name: str, note: str | None, *, wait: bool) -> dict[str, Any]:
         """Save a mount; return what its `.save` says. Raises CkptfsError."""

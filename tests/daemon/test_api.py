@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from ckptfs.mount_table import mounts
 from tests.cli.scene import Run, assert_failed, ckptfs
 from tests.daemon.running import RunningDaemon
 from tests.mounting import children, command_line
@@ -165,5 +167,26 @@ def test_commands_ask_the_daemon_of_its_mounts(daemon: RunningDaemon) -> None:
     assert daemon.ask("GET", "/healthz")[0] == 200, "it is as it is wanted"
     assert_failed(run(daemon, "save", place), "'llama' is not mounted: down")
 
+    assert run(daemon, "status", place, "--check").code == 1
     assert daemon.ask("POST", "/v1/mounts/llama/start")[1]["state"] == "mounted"
     daemon.wait_mounted("llama")
+    assert run(daemon, "status", place, "--check").code == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes a mount namespace")
+def test_a_check_is_content_with_a_daemon_that_answers_while_its_mounts_cannot_be_made(daemon: RunningDaemon) -> None:
+    # as in a container that shows nothing else
+    others = [os.fspath(mount.mountpoint) for mount in mounts()]
+    script = f'umount -l "$@" 2>/dev/null; exec {sys.executable} -m ckptfs status --check'
+
+    def check(socket: Path) -> int:
+        command = ["unshare", "--mount", "sh", "-c", script, "sh", *others]
+        env = os.environ | {"CKPTFS_DAEMON_SOCKET": os.fspath(socket)}
+        return subprocess.run(command, timeout=60, check=False, env=env, capture_output=True).returncode
+
+    daemon.describe("away", make=False)
+    daemon.wait(lambda: daemon.ask("GET", "/v1/mounts/away")[1].get("state") == "waiting", "it could not be mounted")
+    assert check(daemon.runtime / "ckptfsd.sock") == 0
+    assert check(daemon.runtime / "nobody.sock") == 1
+    daemon.file_of("away").unlink()
+    daemon.wait(lambda: daemon.ask("GET", "/healthz")[0] == 200, "it is gone")

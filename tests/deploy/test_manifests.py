@@ -62,9 +62,8 @@ def test_commands_in_manifests_are_such_as_the_program_has(path: Path) -> None:
         for container in containers(document):
             if not container["image"].startswith("ckptfs:"):
                 continue
-            probes = [
-                container[probe]["exec"]["command"] for probe in ("startupProbe", "livenessProbe") if probe in container
-            ]
+            kinds = ("startupProbe", "livenessProbe", "readinessProbe")
+            probes = [container[probe]["exec"]["command"] for probe in kinds if probe in container]
             stops = [container["lifecycle"]["preStop"]["exec"]["command"]] if "lifecycle" in container else []
             for words in (*probes, *stops):
                 check_command_line(words[1:] if words[0] == "ckptfs" else words)
@@ -91,9 +90,10 @@ def test_the_composition_builds_what_the_dockerfile_has_and_runs_what_the_progra
     assert {source for service in services.values() for source in service.get("depends_on", {})} <= set(services)
 
 
-def entry_point(*words: str) -> list[str]:
+def entry_point(*words: str, first_process: Path = Path("/proc/1/cmdline")) -> list[str]:
     """Return what the image's entry point would run, by having it run `echo` in place of each program."""
     script = (ROOT / "deploy/container/entrypoint").read_text().replace('exec "$@"', 'echo "$*"')
+    script = script.replace("exec timeout", "exec echo timeout").replace("/proc/1/cmdline", str(first_process))
     done = subprocess.run(
         ["sh", "-s", "--", *words],
         input=script,
@@ -120,3 +120,23 @@ def entry_point(*words: str) -> list[str]:
 )
 def test_the_image_runs_commands_in_the_foreground(words: list[str], runs: str) -> None:
     assert entry_point(*words) == runs.split()
+
+
+@pytest.mark.parametrize(
+    ("words", "is_asked"),
+    [
+        (["s3://b/p", "/mnt"], True),
+        (["watch", "s3://b/p", "/ckpt"], True),
+        (["ckptfs", "mount", "--foreground", "s3://b/p", "/mnt"], True),
+        (["ckptfsd", "--config", "/c"], True),
+        (["lend", "/mounts"], False),
+        (["ckptfs", "log", "s3://b/p"], False),
+        (["sh"], False),
+    ],
+)
+def test_the_health_of_a_container_is_that_of_its_mounts_where_it_makes_any(
+    words: list[str], is_asked: bool, tmp_path: Path
+) -> None:
+    first = tmp_path / "cmdline"
+    first.write_text("\0".join(["tini", "--", "/usr/local/bin/ckptfs-container", *words, ""]))
+    assert entry_point("health", first_process=first)[-3:] == (["ckptfs", "status", "--check"] if is_asked else [])

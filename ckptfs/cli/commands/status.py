@@ -20,12 +20,18 @@ from ckptfs.watch_table import watch_at, watches
 
 @click.command("status", cls=Command)
 @click.argument("mountpoint", type=PATH, required=False)
-@click.option("--check", is_flag=True, help="Exit code 1 unless there is a mount, and all answer: for health checks.")
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Exit code 1 if a mount does not answer, or there is neither a mount nor a daemon that answers; "
+    "of MOUNTPOINT, unless it is up: for health checks.",
+)
 @json_option
 def command(mountpoint: Path | None, check: bool, as_json: bool) -> int:
     """Show the state of one mount or watched directory, or of all on this machine."""
     daemon = find_daemon()
-    kept = {each["mountpoint"]: each for each in daemon.mounts()} if daemon is not None else {}
+    told = daemon.mounts() if daemon is not None else None
+    kept = {each["mountpoint"]: each for each in told or ()}
     if mountpoint is not None:
         status = _status_of(mountpoint, kept)
         if as_json:
@@ -36,6 +42,8 @@ def command(mountpoint: Path | None, check: bool, as_json: bool) -> int:
     found = [str(mount.mountpoint) for mount in mounts()]
     statuses = [_with_keeping(_status_or_error(Path(place)), kept.get(place)) for place in found]
     statuses += [status_or_error(watched) for watched in watches()]
+    # whoever keeps these goes on trying, and would not get further by being started again
+    are_ill = bool(_unhealthy(statuses)) if statuses else told is None
     statuses += [_with_keeping({}, each) for place, each in sorted(kept.items()) if place not in found]
     if as_json:
         print_json(statuses)
@@ -45,7 +53,7 @@ def command(mountpoint: Path | None, check: bool, as_json: bool) -> int:
         if number:
             click.echo()
         _print_status(status)
-    return _unhealthy(statuses) if check else 0
+    return int(check and are_ill)
 
 
 def _unhealthy(statuses: list[dict[str, Any]]) -> int:
