@@ -133,6 +133,8 @@ def _understand(text: str, *, sloppy: bool) -> _Request:
         name = name.replace("_", "-")
         if option in _OF_OTHERS or option.startswith(_OF_OTHERS_PREFIXES):
             continue
+        if option == "remount":
+            raise InvalidInputError("a mount's options cannot be changed in place", hint="umount it, and mount it anew")
         if option == "ro":
             request.arguments.append("--read-only")
         elif option in ("exec", "noexec"):

@@ -121,6 +121,7 @@ def test_umount_8_says_what_is_left_when_the_store_is_away(shell: Shell, tmp_pat
         ("cach_dir=/tmp/x", 1, "unknown mount option 'cach_dir=/tmp/x'"),
         ("allow_other=1", 1, "the mount option 'allow_other=1' takes no value"),
         ("cache_dir", 1, "the mount option 'cache_dir' needs a value"),
+        ("remount", 1, "a mount's options cannot be changed in place"),
         ("env-file=/nowhere", 1, "cannot read the env-file /nowhere: No such file or directory"),
         ("lease=soon", 1, "Invalid value for '--lease'"),
         ("cache_dir=/proc/nowhere", 32, "cannot use /proc/nowhere"),
