@@ -22,6 +22,8 @@ from ckptfs.libc import RENAME_EXCHANGE, renameat2
 # a program that opened one before it was exchanged closes it within milliseconds, and an exchange is at least that away
 _KEPT = 4
 _MOST_BYTES = 1 << 20
+# mtimes of ours end with this: by it the next watch knows a file that nobody has touched since
+_MS, _SIGNATURE_NS = 1_000_000, 271_828
 # as fs/marker.py has it: shutil sets times right after the close, to those of what it copied
 _TAIL_NS = 2_000_000_000
 
@@ -178,6 +180,8 @@ class MarkerFile:
                     continue  # without CAP_CHOWN it stays ours, if with that group
                 break
             os.fchmod(prepared.fd, 0o644 | (status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)))
+            written_ns = os.fstat(prepared.fd).st_mtime_ns
+            os.utime(prepared.fd, ns=(written_ns, written_ns - written_ns % _MS + _SIGNATURE_NS))
         finally:
             os.close(prepared.fd)
         # opened after that close, so that our own writing does not look like a program's
@@ -209,6 +213,11 @@ class MarkerFile:
             return os.open(self._name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._root_fd)
         except OSError:
             return -1
+
+
+def is_signed(status: os.stat_result) -> bool:
+    """True if a file is as a watch put it there; False also on a filesystem whose times are coarse."""
+    return status.st_mtime_ns % _MS == _SIGNATURE_NS
 
 
 def replace_text(root_fd: int, name: bytes, text: bytes) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ckptfs.errors import InvalidInputError, MountError
 from ckptfs.fs.marker import NOTE_LIMIT_BYTES
+from ckptfs.fs.watch.marker_file import is_signed
 from ckptfs.fs.watch.names import ANSWERS, SAVE, STATUS
 from ckptfs.mount_table import mount_at, mounts
 from ckptfs.watch_table import read_object, watches
@@ -87,7 +88,7 @@ def was_touched_meanwhile(root_fd: int) -> bool:
         is_ours = False
     finally:
         os.close(fd)
-    return not is_ours or marker.st_mtime_ns > answers.st_mtime_ns
+    return not is_ours or (not is_signed(marker) and marker.st_mtime_ns > answers.st_mtime_ns)
 
 
 class Whereabouts:
