@@ -5,7 +5,7 @@ import stat
 from collections.abc import Sequence
 
 from ckptfs.capture.reach import Reachable, reach
-from ckptfs.format.manifest import Entry, Extent, Kind
+from ckptfs.format.manifest import Entry, Extent, Kind, representable
 
 _KINDS = {
     stat.S_IFREG: Kind.FILE,
@@ -80,7 +80,7 @@ def make_entry(
         mode=stat.S_IMODE(status.st_mode),
         uid=status.st_uid,
         gid=status.st_gid,
-        mtime_ns=mtime_ns,
+        mtime_ns=representable(mtime_ns),
         size_bytes=status.st_size if kind is Kind.FILE else len(target),
         link_id=link_id,
         rdev=status.st_rdev if is_device else 0,

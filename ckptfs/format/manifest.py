@@ -91,6 +91,11 @@ class Entry:
     """The file changed while it was being captured and never held still."""
 
 
+def representable(time_ns: int) -> int:
+    """Return the nearest time that an entry can hold, from 1677 to 2262: filesystems do so with what theirs cannot."""
+    return max(-(1 << 63), min(time_ns, (1 << 63) - 1))
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """A sorted run of entries and tombstones (FORMAT.md 3.1, 4)."""

@@ -9,6 +9,7 @@ import os
 import struct
 
 from ckptfs.errors import os_error
+from ckptfs.format.manifest import representable
 
 NOW_NS = -(1 << 100)
 """Instead of a time: now. No time that a filesystem can hold."""
@@ -34,7 +35,8 @@ def set_times(fd: int, path: bytes | os.PathLike[bytes] | None, atime_ns: int | 
     """Set the times of a path below an open directory, not following a symlink; without a path, of an open file.
 
     Args:
-        atime_ns, mtime_ns: Nanoseconds since 1970, NOW_NS, or None for one that stays.
+        atime_ns, mtime_ns: Nanoseconds since 1970, NOW_NS, or None for one that stays. What no version can hold
+            becomes the nearest that it can.
 
     Raises:
         OSError: As utimensat(2).
@@ -61,4 +63,4 @@ def birth_ns(fd: int, path: bytes | os.PathLike[bytes]) -> int | None:
 def _time(value_ns: int | None) -> _Time:
     if value_ns is None:
         return _Time(0, _UTIME_OMIT)
-    return _Time(0, _UTIME_NOW) if value_ns == NOW_NS else _Time(*divmod(value_ns, 10**9))
+    return _Time(0, _UTIME_NOW) if value_ns == NOW_NS else _Time(*divmod(representable(value_ns), 10**9))

@@ -7,6 +7,7 @@ import signal
 
 import pytest
 
+from tests.cli.scene import assert_failed, ckptfs
 from tests.mounting import Mount, Mounts, wait_until
 
 
@@ -43,6 +44,10 @@ def test_a_version_whose_local_data_vanished_fails_and_so_does_every_later_save(
         with pytest.raises(OSError) as failure:
             mounted.save()
         assert failure.value.errno == errno.EIO
+    for wait in ((), ("--wait",)):
+        run = ckptfs("save", mounted.root, *wait)
+        assert_failed(run, f"nothing was saved at {mounted.root}: ", "mount.log")
+        assert "pending" in run.err, "which file vanished"
     assert (mounted.root / "f").read_text() == "two"
     assert os.listdir(mounted.root / ".versions") == [str(first), "latest"]
 

@@ -55,6 +55,20 @@ def test_names_need_not_be_utf_8_not_even_those_of_mount_point_store_and_cache(t
     assert os.readlink(tmp_path / odd(b"out\xf7") / "link") == odd(b"f\xfb")
 
 
+def test_a_time_that_no_version_can_hold_becomes_the_nearest_and_keeps_no_save_from_being_made(mount: Mounts) -> None:
+    mounted = mount()
+    (mounted.root / "file").touch()
+    year_2400_ns = 13_569_465_600 * 10**9
+    os.utime(mounted.root / "file", ns=(0, year_2400_ns))
+    latest_ns = (1 << 63) - 1
+    assert (mounted.root / "file").stat().st_mtime_ns == latest_ns
+    mounted.save()
+    mounted.sync()
+    mounted.unmount()
+    again = mount(cache="another")
+    assert (again.root / "file").stat().st_mtime_ns == latest_ns
+
+
 def test_a_note_of_any_bytes_is_kept_and_read_back(mount: Mounts) -> None:
     mounted = mount()
     deep = b'{"a":' * 3000 + b"1" + b"}" * 3000

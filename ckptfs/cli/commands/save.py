@@ -14,7 +14,7 @@ from ckptfs.cli.parameters import PATH, Command, json_option, setting
 from ckptfs.cli.watches import status_of
 from ckptfs.client.marker import encode_note, explained, touch
 from ckptfs.client.rank import current_rank
-from ckptfs.errors import CkptfsError, NotDurableError
+from ckptfs.errors import CacheError, CkptfsError, FencedError, NotDurableError
 from ckptfs.mount_table import mount_at
 from ckptfs.watch_table import watch_at
 
@@ -52,10 +52,11 @@ def command(mountpoint: Path, note: str | None, wait: bool, ranks: str | None, a
         _tell(_save_watched(watched.directory, text, wait=wait), as_json=as_json)
         return
     mount = require_mount(mountpoint)
+    before = read_control(mount.mountpoint, ".save")["version"]
     try:
         saved = touch(mount.mountpoint, text, sync=wait)
     except OSError as error:
-        raise _explained(error, mount.mountpoint, wait=wait) from error
+        raise _explained(error, mount.mountpoint, before) from error
     _tell(saved, as_json=as_json)
 
 
@@ -80,13 +81,25 @@ def _tell(saved: dict[str, Any], *, as_json: bool) -> None:
             click.echo(f"files that were written to meanwhile, and may mix moments: {saved['torn']}", err=True)
 
 
-def _explained(error: OSError, mountpoint: Path, *, wait: bool) -> CkptfsError | OSError:
-    """Return what a failed touch means."""
+def _explained(error: OSError, mountpoint: Path, before: int) -> CkptfsError | OSError:
+    """Return what a failed touch means.
+
+    Args:
+        before: The newest version before it.
+    """
     known = explained(error, mountpoint)
     if known is not None:
         return known
-    if error.errno == errno.EIO and wait:
+    if error.errno == errno.EIO:
         status = read_control(mountpoint, ".status")
+        if status["fenced"]:
+            return FencedError(f"version {status['version']} can never become durable: {status['fenced']}")
+        failed = [each["error"] for each in status["pending"] if each["state"] == "failed"]
+        if status["version"] <= before or failed:
+            return CacheError(
+                f"nothing was saved at {mountpoint}: {failed[0] if failed else error.strerror}",
+                hint=f"{status['cache']}/mount.log says more",
+            )
         why = f": {status['error']}" if status["error"] else ""
         return NotDurableError(f"version {status['version']} is not durable{why}")
     error.filename = error.filename or os.fspath(mountpoint)
