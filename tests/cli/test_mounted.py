@@ -184,6 +184,12 @@ def test_umount_shows_progress_only_where_something_is_to_be_uploaded(
     assert capsys.readouterr().err == said
 
 
+def test_umount_leaves_no_process_that_keeps_the_cache_directory_busy() -> None:
+    with subprocess.Popen(["sleep", "0.2"]) as process, subprocess.Popen(["sleep", "0.6"]) as keeper:
+        umount.wait_for_end(os.pidfd_open(process.pid), os.pidfd_open(keeper.pid), lambda: 0)
+        assert keeper.poll() == 0
+
+
 def test_umount_of_a_mount_in_use_is_refused_and_leaves_it_alone(mounted: Place) -> None:
     with (mounted.mountpoint / "a.bin").open("w") as file:
         assert_failed(ckptfs("umount", mounted.mountpoint), "is in use", "fuser")

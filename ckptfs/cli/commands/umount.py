@@ -156,7 +156,7 @@ def _end_server(keeper: int, place: Path) -> None:
 
 
 def wait_for_end(process_fd: int, keeper_fd: int | None, count_left: Callable[[], int]) -> None:
-    """Return when the process has ended, showing how many versions it still has to upload.
+    """Return when the process and its keeper have ended, showing how many versions are still to be uploaded.
 
     A mount namespace that was made meanwhile, as containers have, keeps the mount, and so its process would go on.
     """
@@ -164,6 +164,7 @@ def wait_for_end(process_fd: int, keeper_fd: int | None, count_left: Callable[[]
     end.register(process_fd, select.POLLIN)
     total = count_left()
     idle_since_s = time.monotonic()
+    is_told = False
     with progress("making versions durable", in_bytes=False) as report:
         while not end.poll(_POLL_MS):
             left = count_left()
@@ -173,10 +174,15 @@ def wait_for_end(process_fd: int, keeper_fd: int | None, count_left: Callable[[]
                 report(total - left, total)
             if left:
                 idle_since_s = time.monotonic()
-            elif keeper_fd is not None and time.monotonic() - idle_since_s > _ENDING_S:
+            elif keeper_fd is not None and not is_told and time.monotonic() - idle_since_s > _ENDING_S:
                 with suppress(ProcessLookupError):
                     signal.pidfd_send_signal(keeper_fd, signal.SIGTERM)
-                keeper_fd = None
+                is_told = True
+    if keeper_fd is not None:
+        # it ends a moment later; until then whoever unmounts the cache directory's filesystem finds it busy
+        end.unregister(process_fd)
+        end.register(keeper_fd, select.POLLIN)
+        end.poll(1000 * _ENDING_S)
 
 
 def _pending(cache: Path | None) -> "list[Kept]":
