@@ -26,8 +26,10 @@ OnProgress = Callable[[int, int], None]
 
 
 # names, sizes and numbers that other filesystems hold and the target's does not: what else there is can be restored
-_OWN_ERRORS = (errno.EFBIG, errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.EMLINK)
-_HINT_TARGET = "restore it to a filesystem that holds such files"
+_OWN_ERRORS = dict.fromkeys(
+    (errno.EFBIG, errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.EMLINK),
+    "restore it to a filesystem that holds such files",
+) | {errno.ENOTEMPTY: "a directory that holds something is in its place: move that away"}
 
 
 class IncompleteRestoreError(CkptfsError):
@@ -109,7 +111,8 @@ def _own_failure(path: bytes, error: OSError) -> CkptfsError:
     """Return why one entry cannot be in the target. Raises the error if it does not concern that entry alone."""
     if error.errno not in _OWN_ERRORS:
         raise error
-    failure = CkptfsError(f"{os.fsdecode(path)!r} cannot be in the target: {error.strerror}", hint=_HINT_TARGET)
+    hint = _OWN_ERRORS[error.errno]
+    failure = CkptfsError(f"{os.fsdecode(path)!r} cannot be in the target: {error.strerror}", hint=hint)
     failure.errno = error.errno
     failure.__cause__ = error
     return failure

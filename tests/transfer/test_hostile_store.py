@@ -114,7 +114,7 @@ def test_no_pair_of_trees_writes_outside_the_target(tmp_path: Path, trees: list[
     for whats in trees:
         history, record = store_of(*hostile_tree(whats, outside).values())
         # a directory that holds something is not replaced by anything else
-        with suppress(OSError):
+        with suppress(OSError, IncompleteRestoreError):
             restore(history, history.store, record, target)
     assert (outside.stat(), (outside / "file").stat()) == before
     assert [path.name for path in outside.iterdir()] == ["file"]

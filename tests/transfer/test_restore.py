@@ -175,6 +175,19 @@ def test_symlinks_in_the_target_are_replaced_and_never_followed(bench: Bench, re
     assert snapshot(bench.target) == snapshot(bench.source)
 
 
+def test_a_directory_that_holds_something_stays_and_all_else_is_restored(bench: Bench, record: CommitRecord) -> None:
+    (bench.target / "a-").mkdir(parents=True)
+    (bench.target / "a-" / "mine").write_bytes(b"precious")
+    (bench.target / "b" / "s" / "mine").mkdir(parents=True)
+    with pytest.raises(IncompleteRestoreError, match="Directory not empty") as failure:
+        bring(bench, record)
+    assert [path for path, _ in failure.value.failures] == [b"a-", b"b/s"]
+    assert "move that away" in (failure.value.hint or "")
+    everything, found = snapshot(bench.source), snapshot(bench.target)
+    assert found.items() >= {path: row for path, row in everything.items() if path not in (b"a-", b"b/s")}.items()
+    assert (bench.target / "a-" / "mine").read_bytes() == b"precious"
+
+
 def test_damage_fails_its_own_file_and_links_and_all_else_is_restored(bench: Bench, record: CommitRecord) -> None:
     bad = next(extent for extent in bench.history().tree(record)[b"a/f"].extents if isinstance(extent, Chunk))
 
