@@ -22,6 +22,7 @@
 # make uninstall-systemd  stops them, and takes away what that put there; configuration and cache directory stay
 # make test-systemd  ckptfsd on a systemd that boots in a container (minutes; needs podman)
 # make test-container  the images of the Dockerfile, run with podman: mounts seen by other containers, kill -9, lent mounts (docs/CONTAINERS.md)
+# make test-compose  compose.yaml, run as it says: an S3 server, ckptfs, a trainer in Node; ckptfs is killed (needs podman, iptables, podman-compose)
 # Each makes .venv and installs what it needs; a second run finds it done and is quick.
 
 VENV    := .venv
@@ -45,7 +46,7 @@ PREFIX  ?= /opt/ckptfs
 UNITS   ?= /etc/systemd/system
 
 .PHONY: demo test test-frameworks examples test-examples simulate fsx faults crash-points soak fuzz bench bench-codec bench-memory bench-metaflow bench-every-step bench-stalls \
-        check format picture install-deps install-mount-helper install-systemd uninstall-systemd test-systemd test-container test-watch-container clean
+        check format picture install-deps install-mount-helper install-systemd uninstall-systemd test-systemd test-container test-watch-container test-compose clean
 
 demo: $(VENV)/.demo
 	@scripts/system-packages demo
@@ -170,6 +171,9 @@ test-systemd: $(VENV)/.test
 
 test-watch-container:
 	scripts/test-watch-container
+
+test-compose:
+	scripts/test-compose
 
 # pip is asked again only when the list of dependencies changed
 $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python

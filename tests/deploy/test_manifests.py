@@ -140,3 +140,11 @@ def test_the_health_of_a_container_is_that_of_its_mounts_where_it_makes_any(
     first = tmp_path / "cmdline"
     first.write_text("\0".join(["tini", "--", "/usr/local/bin/ckptfs-container", *words, ""]))
     assert entry_point("health", first_process=first)[-3:] == (["ckptfs", "status", "--check"] if is_asked else [])
+
+
+def test_the_watch_for_interruptions_says_that_it_lacks_curl(tmp_path: Path) -> None:
+    script = ROOT / "systemd/ckptfs-preempt"
+    done = subprocess.run(
+        ["/bin/sh", script], capture_output=True, text=True, check=False, timeout=30, env={"PATH": str(tmp_path)}
+    )
+    assert (done.returncode, done.stderr) == (1, "ckptfs-preempt: curl is not installed\n")
