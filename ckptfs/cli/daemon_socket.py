@@ -88,10 +88,12 @@ def find_daemon() -> DaemonSocket | None:
         return None
     path = Path(named) if named else socket_path(default_runtime_directory())
     try:
-        is_socket = stat.S_ISSOCK(path.stat().st_mode)
+        status = path.stat()
     except OSError:
         return None
-    return DaemonSocket(path) if is_socket and os.access(path, os.W_OK) else None
+    # the directory of a user's own daemon may be in /tmp, where anybody could have made it
+    is_trusted = bool(named) or status.st_uid in (0, os.geteuid())
+    return DaemonSocket(path) if stat.S_ISSOCK(status.st_mode) and is_trusted and os.access(path, os.W_OK) else None
 
 
 class _UnixConnection(http.client.HTTPConnection):

@@ -124,7 +124,8 @@ class ConfigurationError(InvalidInputError):
 
 def configuration_files(path: Path) -> list[Path]:
     """Return the file and those of `conf.d` beside it, in the order in which they are read."""
-    return [path, *sorted(path.parent.glob("conf.d/*.toml"))]
+    # as in a shell, `*` is no name that begins with a dot: editors and tools put such there while they write
+    return [path, *sorted(each for each in path.parent.glob("conf.d/*.toml") if not each.name.startswith("."))]
 
 
 def load_configuration(path: Path) -> Configuration:

@@ -84,8 +84,12 @@ class Daemon:
         directory = self.configuration.daemon.runtime_dir
         try:
             directory.mkdir(parents=True, exist_ok=True, mode=0o755 if os.geteuid() == 0 else 0o700)
-            if directory.stat().st_uid != os.geteuid():
-                raise InvalidInputError(f"{directory} belongs to another user", hint="set runtime-dir in [daemon]")
+            # whoever owns the directory above could put another in its place
+            if directory.stat().st_uid != os.geteuid() or directory.parent.stat().st_uid not in (0, os.geteuid()):
+                raise InvalidInputError(
+                    f"{directory}, or the directory above it, belongs to another user",
+                    hint="set runtime-dir in [daemon]",
+                )
             self._lock_fd = os.open(directory / "ckptfsd.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -7,7 +7,13 @@ import pytest
 
 from ckptfs.cli.commands.mount import command as mount_command
 from ckptfs.cli.settings import settings_of
-from ckptfsd.configuration import ConfigurationError, DaemonSettings, load_configuration, mount_setting_keys
+from ckptfsd.configuration import (
+    ConfigurationError,
+    DaemonSettings,
+    configuration_files,
+    load_configuration,
+    mount_setting_keys,
+)
 
 EXAMPLE = Path(__file__).parents[2] / "systemd" / "ckptfs.toml.example"
 
@@ -58,6 +64,15 @@ def test_files_of_conf_d_are_put_together_in_the_order_of_their_names(tmp_path: 
     path = write(tmp_path, '[defaults]\nlease = "10s"\n', a=first, b=second)
     mounts = load_configuration(path).mounts
     assert {name: mount.options.lease_s for name, mount in mounts.items()} == {"llama": 12.0, "bert": 12.0}
+
+
+def test_what_an_editor_or_a_tool_puts_into_conf_d_for_a_moment_is_no_part_of_it(tmp_path: Path) -> None:
+    path = write(tmp_path, "", llama=MOUNT)
+    (tmp_path / "conf.d" / ".#llama.toml").symlink_to("somebody@somewhere.1234")  # Emacs, while a change is not saved
+    (tmp_path / "conf.d" / ".ansible_tmp12345llama.toml").write_text(MOUNT)
+    (tmp_path / "conf.d" / "llama.toml~").write_text(MOUNT)
+    assert configuration_files(path) == [path, tmp_path / "conf.d" / "llama.toml"]
+    assert set(load_configuration(path).mounts) == {"llama"}
 
 
 @pytest.mark.parametrize(

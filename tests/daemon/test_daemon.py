@@ -2,11 +2,13 @@
 
 import os
 import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from ckptfs.cli import daemon_socket
 from tests.daemon.running import RunningDaemon, needs_passthrough
 from tests.e2e.programs import Program
 from tests.mounting import wait_until
@@ -161,6 +163,29 @@ def test_two_daemons_do_not_share_a_runtime_directory(make_daemon: MakeDaemon) -
     with pytest.raises(AssertionError, match="another ckptfsd"):
         make_second(daemon).start()
     assert daemon.pids("llama") == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives directories away")
+def test_a_runtime_directory_that_somebody_else_could_exchange_is_refused(
+    make_daemon: MakeDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon = make_daemon()
+    daemon.runtime.mkdir()
+    for given_away in (daemon.runtime, daemon.runtime.parent):
+        os.chown(given_away, 12345, 12345)
+        with pytest.raises(AssertionError, match="belongs to another user"):
+            daemon.start()
+        os.chown(given_away, 0, 0)
+
+    # nor do the commands ask whoever listens there
+    stranger = tmp_path / "ckptfsd.sock"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(os.fspath(stranger))
+        monkeypatch.setattr(daemon_socket, "default_runtime_directory", lambda: tmp_path)
+        monkeypatch.delenv("CKPTFS_DAEMON_SOCKET")
+        assert daemon_socket.find_daemon() is not None
+        os.chown(stranger, 12345, 12345)
+        assert daemon_socket.find_daemon() is None
 
 
 def make_second(first: RunningDaemon) -> RunningDaemon:
