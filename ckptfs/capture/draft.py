@@ -60,8 +60,10 @@ class Draft:
     copied_bytes: int = 0
     looks: dict[int, os.stat_result] = field(default_factory=dict)
     """Of the unseen inodes, what those that are in the draft looked like when their bytes were taken."""
+    _taken: int = 0
+    """Files under `data/`."""
     _data: dict[int, tuple[int, os.stat_result]] = field(default_factory=dict)
-    """Inode to its index under `data/`, and what it looked like."""
+    """Inode with several names to its index under `data/`, and what it looked like."""
     _groups: dict[int, tuple[bytes, os.stat_result]] = field(default_factory=dict)
     """Inode with several names to the name that was met first, and what it looked like."""
     _replaced: dict[bytes, int] = field(default_factory=dict)
@@ -130,18 +132,20 @@ class Draft:
 
     def _take(self, path: bytes, status: os.stat_result) -> tuple[int, os.stat_result]:
         """Put a file's bytes under `data/`, once for all names; return the index and the status that goes with them."""
-        taken = self._data.get(status.st_ino)
-        if taken is None:
-            index = len(self._data)
-            target = b"%s%d" % (self._data_prefix, index)
-            if status.st_ino in self.unseen:
-                status = self.looks[status.st_ino] = self._copy(path, status.st_ino, target)
-            else:
-                self.times.keep(status)
-                os.link(reach(self.root_fd, path), target, src_dir_fd=self.root_fd, follow_symlinks=False)
-                self.shared.append((status.st_ino, index, status.st_size))
-            taken = self._data[status.st_ino] = index, status
-        return taken
+        ino, index = status.st_ino, self._taken
+        if ino in self._data:
+            return self._data[ino]
+        target = b"%s%d" % (self._data_prefix, index)
+        if ino in self.unseen:
+            status = self.looks[ino] = self._copy(path, ino, target)
+        else:
+            self.times.keep(status)
+            os.link(reach(self.root_fd, path), target, src_dir_fd=self.root_fd, follow_symlinks=False)
+            self.shared.append((ino, index, status.st_size))
+        self._taken += 1
+        if self.links.names(ino):
+            self._data[ino] = index, status
+        return index, status
 
     def _copy(self, path: bytes, ino: int, target: bytes) -> os.stat_result:
         """Copy a file that may be written to meanwhile, until it held still for one copy, or the attempts are over.
