@@ -10,10 +10,12 @@ A small file is handled in this thread: handing it over would cost more than its
 
 import threading
 import time
+from array import array
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice, starmap
 from pathlib import Path
 from typing import NamedTuple
 
@@ -134,14 +136,13 @@ class ContentWriter:
         """
         self._total_bytes = total_bytes
         self._on_progress(0, self._total_bytes)
-        contents = []
+        contents = _Contents()
         try:
             with ThreadPoolExecutor(self._encoders.count, thread_name_prefix="ckptfs-encode") as threads:
                 for source in files:
-                    content = _Content()
-                    contents.append(content)
                     with DataFile(source.path, source.size_bytes) as file:
-                        self._read(file, source, content, threads)
+                        self._read(file, source, contents, threads)
+                    contents.ends.append(len(contents.sizes))
                 while self._window:
                     self._take_result()
             self._packs.finish()
@@ -149,20 +150,20 @@ class ContentWriter:
             for pending in self._window:
                 self._slots.give(pending.slot)
             self._packs.close()
-        return [tuple(self._place(size, digest) for size, digest in content.rows) for content in contents]
+        return [tuple(starmap(self._place, rows)) for rows in contents.files()]
 
-    def _read(self, file: DataFile, source: Source, content: "_Content", threads: ThreadPoolExecutor) -> None:
+    def _read(self, file: DataFile, source: Source, contents: "_Contents", threads: ThreadPoolExecutor) -> None:
         bases = Bases(source.before)
         cuts = Cuts(source.before, source.size_bytes, self._slots.size_bytes, self._known, self._ends_of)
         offset = 0
         for size, slot in file.extents(self._slots, cuts):
-            content.rows.append((size, None))
+            row = contents.add(size)
             anchor = bases.at(offset - cuts.shift_bytes) if slot is not None and size >= MIN_ANCHOR_BYTES else None
             offset += size
             if slot is None:
                 self._add_done(size)
                 continue
-            pending = _Pending(content, len(content.rows) - 1, slot, Future())
+            pending = _Pending(contents, row, slot, Future())
             self._window.append(pending)
             if size < _INLINE_BYTES:
                 self._encode(pending, size, anchor, encode)
@@ -218,8 +219,8 @@ class ContentWriter:
         try:
             digest, frame_bytes, base = pending.result.result()
             encoded_s = time.monotonic()
-            size = pending.content.rows[pending.row][0]
-            pending.content.rows[pending.row] = (size, digest)
+            size = pending.contents.sizes[pending.row]
+            pending.contents.digests[pending.row] = digest
             if frame_bytes is None:
                 self._add_done(size)
             else:
@@ -265,14 +266,32 @@ _Encode = Callable[[Slot, Work], Encoded]
 class _Pending(NamedTuple):
     """A chunk that is being encoded."""
 
-    content: "_Content"
+    contents: "_Contents"
     row: int
     slot: Slot
     result: Future[_Result]
 
 
 @dataclass(slots=True)
-class _Content:
-    """A file's extents as far as they are known: size, and hash unless it is a hole."""
+class _Contents:
+    """The extents of all files as far as they are known, one after another: there may be very many files."""
 
-    rows: list[tuple[int, bytes | None]] = field(default_factory=list)
+    sizes: "array[int]" = field(default_factory=lambda: array("Q"))
+    digests: list[bytes | None] = field(default_factory=list)
+    """None: a hole, or not known yet."""
+    ends: "array[int]" = field(default_factory=lambda: array("Q"))
+    """How many extents there are up to the end of each file."""
+
+    def add(self, size_bytes: int) -> int:
+        """Append an extent; return its place."""
+        self.sizes.append(size_bytes)
+        self.digests.append(None)
+        return len(self.digests) - 1
+
+    def files(self) -> Iterator[Iterable[tuple[int, bytes | None]]]:
+        """Give the extents of each file, in order: size and digest."""
+        rows = zip(self.sizes, self.digests, strict=True)
+        start = 0
+        for end in self.ends:
+            yield islice(rows, end - start)
+            start = end

@@ -32,9 +32,13 @@ class Node:
     key: Key
     lookups: int = 0
     """How often the kernel was told of it and has not forgotten it."""
-    names: "list[tuple[Node, bytes]]" = field(default_factory=list)
+    names: "list[Name]" = field(default_factory=list)
     gone: Attributes | None = None
     """Of a directory that was removed: a program may have it open, or be in it."""
+
+
+Name = tuple[Node, bytes]
+"""A directory, and a name in it."""
 
 
 class Nodes:
@@ -49,7 +53,7 @@ class Nodes:
         self.root = Node(ROOT_NODE, 0, lookups=1)
         self._by_id: dict[int, Node] = {ROOT_NODE: self.root}
         self._by_key: dict[Key, Node] = {}
-        self._by_name: dict[tuple[int, bytes], Node] = {}
+        self._by_name: dict[Name, Node] = {}
         self._next = ROOT_NODE + 1
         self._replays = self._make_replays()
         self.lock = threading.RLock()
@@ -109,9 +113,9 @@ class Nodes:
             if node.lookups <= 0:
                 del self._by_id[node_id]
                 self._drop_key(node)
-                for directory, name in node.names:
-                    if self._by_name.get((directory.id, name)) is node:
-                        del self._by_name[directory.id, name]
+                for pair in node.names:
+                    if self._by_name.get(pair) is node:
+                        del self._by_name[pair]
 
     def closed(self, node_id: int) -> None:
         """The last handle of a node is about to be closed: without a name its inode goes, and its number comes back."""
@@ -127,7 +131,7 @@ class Nodes:
 
     def named(self, directory: Node, name: bytes) -> Node | None:
         """Return the node that is known to have a name."""
-        return self._by_name.get((directory.id, name))
+        return self._by_name.get((directory, name))
 
     def unlinked(self, directory: Node, name: bytes) -> None:
         """A name has gone."""
@@ -225,22 +229,22 @@ class Nodes:
         with self.lock:
             by_id = self._by_id
             return [
-                (by_id[directory], name, node)
-                for (directory, name), node in self._by_name.items()
-                if directory in by_id
+                (directory, name, node) for (directory, name), node in self._by_name.items() if directory.id in by_id
             ]
 
     def _put_name(self, node: Node, directory: Node, name: bytes) -> None:
-        before = self._by_name.get((directory.id, name))
+        # one object for both: there are as many as files
+        pair = (directory, name)
+        before = self._by_name.get(pair)
         if before is node:
             return
         if before is not None:
             self._take_name(directory, name)
-        self._by_name[directory.id, name] = node
-        node.names.append((directory, name))
+        self._by_name[pair] = node
+        node.names.append(pair)
 
     def _take_name(self, directory: Node, name: bytes, *, keep_key: bool = False) -> Node | None:
-        node = self._by_name.pop((directory.id, name), None)
+        node = self._by_name.pop((directory, name), None)
         if node is not None:
             node.names = [pair for pair in node.names if not (pair[0] is directory and pair[1] == name)]
             if not node.names and not keep_key:

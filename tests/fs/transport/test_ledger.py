@@ -143,7 +143,7 @@ def _is_below(directory: Node, key: int) -> bool:
 def _seen(nodes: Nodes) -> object:
     rows = {node.id: (node.key, node.lookups, nodes.path(node)) for node in nodes._by_id.values()}
     keys = {key: node.id for key, node in nodes._by_key.items()}
-    names = {place: node.id for place, node in nodes._by_name.items()}
+    names = {(directory.id, name): node.id for (directory, name), node in nodes._by_name.items()}
     return rows, keys, names
 
 
