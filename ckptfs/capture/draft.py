@@ -104,7 +104,7 @@ class Draft:
                 continue
             # what one name of an inode shows, all do
             waiting.extend(name for name in self.links.names(status.st_ino) if name not in entries)
-        return Part(tuple(entry for _, entry in sorted(entries.items())), tuple(sorted(tombstones)))
+        return Part(tuple(entries[path] for path in sorted(entries)), tuple(sorted(tombstones)))
 
     def _entry(self, path: bytes, status: os.stat_result) -> Entry:
         ino = status.st_ino

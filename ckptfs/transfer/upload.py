@@ -148,11 +148,11 @@ class VersionUploader:
             raise DivergedError(
                 f"version {header.version} cannot follow version {newest}, the newest of {self._store.url}"
             )
-        part = _read_part(pending)
         if self._attempt.commit_id != header.commit_id:
             self._attempt = _Attempt(header.commit_id)
         marks = self._damage.recent() if self._damage is not None else ()
-        change = self._resolve(pending, part, before, marks)
+        # what was captured is not kept: its entries take as much memory as those that come of them
+        change = self._resolve(pending, _read_part(pending), before, marks)
         tree = _apply(change, before)
         if marks and self._find is not None and (healed := self._heal(tree, marks, self._find)):
             change = _with_entries(change, healed)
@@ -316,6 +316,8 @@ def _with_entries(change: Part, entries: Iterable[Entry]) -> Part:
 
 
 def _resolve_entry(entry: Entry, contents: Mapping[LocalData, tuple[Extent, ...]], before: Tree) -> Entry:
+    if len(entry.extents) == 1 and isinstance(entry.extents[0], LocalData):
+        return replace(entry, extents=contents[entry.extents[0]])
     extents: list[Extent] = []
     for extent in entry.extents:
         if isinstance(extent, LocalData):
