@@ -11,7 +11,8 @@ reading as before has read captured bytes.
 
 import os
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,36 +40,37 @@ class _Guard:
     size_bytes: int
 
 
-@dataclass(slots=True)
-class _InodeGuards:
-    guards: list[_Guard] = field(default_factory=list)
+@dataclass(slots=True, eq=False)
+class _Turn:
+    """Threads that want to protect one inode."""
+
     lock: threading.Lock = field(default_factory=threading.Lock)
+    threads: int = 0
 
 
 class Guards:
     """All guards of a mount.
 
     add is called with the gate closed, protect inside it, release by any thread at any time.
-    Lock order: the table's, then an inode's.
+    Lock order: an inode's turn, then the table's.
     """
 
     def __init__(self) -> None:
-        self._by_ino: dict[int, _InodeGuards] = {}
+        self._by_ino: dict[int, tuple[_Guard, ...]] = {}
+        """There are as many as files are captured, so that none has a lock of its own."""
+        self._turns: dict[int, _Turn] = {}
         self._lock = threading.Lock()
 
     def add(self, ino: int, slot: Slot, index: int, size_bytes: int) -> None:
         """A pending version now shares this inode."""
         with self._lock:
-            self._by_ino.setdefault(ino, _InodeGuards()).guards.append(_Guard(slot, index, size_bytes))
+            self._by_ino[ino] = (*self._by_ino.get(ino, ()), _Guard(slot, index, size_bytes))
 
     def release(self, slot: Slot) -> None:
         """A pending version is gone (durable, or replaced): nothing of it needs protection."""
         with self._lock:
-            for ino, inode in list(self._by_ino.items()):
-                with inode.lock:
-                    inode.guards = [guard for guard in inode.guards if guard.slot is not slot]
-                if not inode.guards:
-                    del self._by_ino[ino]
+            for ino, guards in list(self._by_ino.items()):
+                self._keep(ino, tuple(guard for guard in guards if guard.slot is not slot))
 
     def is_guarded(self, ino: int) -> bool:
         """True if a pending version shares this inode."""
@@ -80,17 +82,35 @@ class Guards:
         Raises:
             OSError: There is no room for the copy (ENOSPC); nothing has changed.
         """
-        inode = self._by_ino.get(ino)
-        if inode is None:
+        if ino not in self._by_ino:
             return
-        with inode.lock:
-            broken = [guard for guard in inode.guards if offset_bytes < guard.size_bytes]
+        with self._turn(ino):
+            broken = [guard for guard in self._by_ino.get(ino, ()) if offset_bytes < guard.size_bytes]
             if broken:
                 _give_private_copy(broken)
-                inode.guards = [guard for guard in inode.guards if guard not in broken]
+                with self._lock:
+                    self._keep(ino, tuple(guard for guard in self._by_ino.get(ino, ()) if guard not in broken))
+
+    def _keep(self, ino: int, guards: tuple[_Guard, ...]) -> None:
+        if guards:
+            self._by_ino[ino] = guards
+        else:
+            self._by_ino.pop(ino, None)
+
+    @contextmanager
+    def _turn(self, ino: int) -> Iterator[None]:
+        """Let one thread at a time look after an inode: who comes second finds the copy made."""
         with self._lock:
-            if not inode.guards and self._by_ino.get(ino) is inode:
-                del self._by_ino[ino]
+            turn = self._turns.setdefault(ino, _Turn())
+            turn.threads += 1
+        try:
+            with turn.lock:
+                yield
+        finally:
+            with self._lock:
+                turn.threads -= 1
+                if not turn.threads:
+                    del self._turns[ino]
 
 
 def _give_private_copy(guards: list[_Guard]) -> None:

@@ -14,7 +14,7 @@ Thread-safe.
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ckptfs.fs.attributes import Attributes
 from ckptfs.fs.transport.ledger import Record
@@ -32,7 +32,7 @@ class Node:
     key: Key
     lookups: int = 0
     """How often the kernel was told of it and has not forgotten it."""
-    names: "list[Name]" = field(default_factory=list)
+    names: "tuple[Name, ...]" = ()
     gone: Attributes | None = None
     """Of a directory that was removed: a program may have it open, or be in it."""
 
@@ -241,12 +241,12 @@ class Nodes:
         if before is not None:
             self._take_name(directory, name)
         self._by_name[pair] = node
-        node.names.append(pair)
+        node.names += (pair,)
 
     def _take_name(self, directory: Node, name: bytes, *, keep_key: bool = False) -> Node | None:
         node = self._by_name.pop((directory, name), None)
         if node is not None:
-            node.names = [pair for pair in node.names if not (pair[0] is directory and pair[1] == name)]
+            node.names = tuple(pair for pair in node.names if not (pair[0] is directory and pair[1] == name))
             if not node.names and not keep_key:
                 # its inode number may come back for another file
                 self._drop_key(node)
