@@ -40,6 +40,8 @@ class VersionsDirectory:
         self._changes = 0
         self._numbers: frozenset[int] = frozenset()
         self._links: dict[bytes, bytes] = {}
+        self._newest_ns = 0
+        """Wall clock time of the newest commit: since then no link has changed."""
 
     def attributes(self, path: bytes) -> Attributes:
         """Return a path's attributes."""
@@ -65,6 +67,9 @@ class VersionsDirectory:
                 uid=os.geteuid(),
                 gid=os.getegid(),
                 size_bytes=len(target),
+                atime_ns=self._newest_ns,
+                mtime_ns=self._newest_ns,
+                ctime_ns=self._newest_ns,
             )
         view, below = self._find(path)
         return view.attributes(below)
@@ -161,6 +166,7 @@ class VersionsDirectory:
             for number in self._trees.keys() - numbers:
                 del self._trees[number]  # pruned
         self._numbers = numbers
+        self._newest_ns = newest.time_ns if newest is not None else 0
         self._links = {name.encode(): b"%d" % number for name, number in sorted(tags.items()) if number in numbers}
         if numbers:
             self._links[LATEST.encode()] = b"%d" % max(numbers)

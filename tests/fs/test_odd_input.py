@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,8 @@ def test_a_tag_is_there_as_soon_as_it_was_given(mount: Mounts) -> None:
         assert os.readlink(tags / name) == "1"
         assert (tags / name / "model.bin").read_bytes() == b"first"
         assert name in os.listdir(tags)
+        # given a moment ago, and not in 1970
+        assert 0 <= time.time() - os.lstat(tags / name).st_mtime < 60
     mounted.restore("best")
     assert (mounted.root / "model.bin").read_bytes() == b"first"
     for text, number in (("nobody", errno.ENOENT), ("99", errno.ENOENT), ("é", errno.EINVAL), ("1 2", errno.EINVAL)):
