@@ -4,6 +4,7 @@ Commands are imported when they are run, and import what they need when they nee
 must not pay for boto3 (400 ms).
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -75,4 +76,19 @@ def run(arguments: Sequence[str]) -> int:
 
 def main() -> NoReturn:
     """Run the program with the arguments it was started with."""
+    _hold_standard_streams()
     sys.exit(run(sys.argv[1:]))
+
+
+def _hold_standard_streams() -> None:
+    """Open the standard streams that are closed, as a daemon's may be: a store's file would get their numbers, and
+    what is printed, and a mount that is started would have nowhere to say that it is ready.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    # Python has none where it found it closed
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)

@@ -210,6 +210,19 @@ def test_umount_that_cannot_drain_says_what_is_left_and_the_next_mount_finishes_
     assert ckptfs("recover", mounted.cache, "--json").json == []
 
 
+def test_a_mount_is_made_and_ended_by_programs_whose_standard_streams_are_closed(place: Place) -> None:
+    program = f"{shlex.quote(sys.executable)} -m ckptfs"
+    words = [place.url, place.mountpoint, "--cache-dir", place.cache]
+    for line in (
+        f"mount {shlex.join(map(str, words))}",
+        f"save {place.mountpoint} --wait",
+        f"umount {place.mountpoint}",
+    ):
+        done = subprocess.run(["sh", "-c", f"exec {program} {line} <&- >&- 2>&-"], check=False, timeout=60)
+        assert done.returncode == 0, line
+    assert [each["version"] for each in ckptfs("log", place.url, "--json").json] == [1]
+
+
 def test_a_dead_mount_is_told_as_such_and_cleared_away(mounted: Place) -> None:
     mounted.end()
     assert_failed(ckptfs("status", mounted.mountpoint), "is gone", "ckptfs umount")
