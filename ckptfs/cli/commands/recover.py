@@ -48,6 +48,9 @@ def command(place: Path, copy_to: Path | None, as_json: bool) -> None:
         changed = status["changed_paths"]
         paths = "1 path that" if changed == 1 else f"{changed} paths that"
         click.echo(f"nothing was set aside; {paths} changed since the last save can be found in {place}", err=True)
+    elif status is not None and status.get("kind") == "watch":
+        # which does not see what changes
+        click.echo("nothing was set aside, and nothing waits for upload", err=True)
     else:
         click.echo("nothing: all is in the store", err=True)
     if copy_to is None:
