@@ -9,6 +9,8 @@ from typing import NamedTuple
 FILESYSTEM_TYPE = "fuse.ckptfs"
 
 _TABLE = Path("/proc/self/mountinfo")
+_MOST_LINKS = 40
+"""As many as the kernel follows."""
 
 
 class Row(NamedTuple):
@@ -49,8 +51,27 @@ def mount_at(path: Path) -> Mount | None:
     if not table:
         return None
     absolute = Path(os.path.abspath(path))
-    # symlinks are followed only if need be, for that looks at the mount point itself
-    return _containing(absolute, table) or _containing(absolute.resolve(), table)
+    # symlinks are followed only if need be, for that looks at the mount point itself, if the path leads on into it
+    return (
+        _containing(absolute, table)
+        or _containing(real_mountpoint(absolute), table)
+        or _containing(absolute.resolve(), table)
+    )
+
+
+def real_mountpoint(path: Path) -> Path:
+    """Return a mount point as the table will have it: absolute, and without symlinks.
+
+    A mount that is there already, and may hang, is not entered: of the last name it is only asked whether it is a link.
+    """
+    found = os.path.abspath(path)
+    for _ in range(_MOST_LINKS):
+        found = os.path.join(os.path.realpath(os.path.dirname(found)), os.path.basename(found))
+        try:
+            found = os.path.join(os.path.dirname(found), os.readlink(found))
+        except OSError:
+            break  # it is none, or nothing is there
+    return Path(os.path.normpath(found))
 
 
 def _containing(path: Path, table: list[Mount]) -> Mount | None:

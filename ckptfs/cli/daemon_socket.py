@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ckptfs.errors import CkptfsError, MountError
+from ckptfs.mount_table import real_mountpoint
 
 _SOCKET = "ckptfsd.sock"
 _VARIABLE = "CKPTFS_DAEMON_SOCKET"
@@ -45,7 +46,7 @@ class DaemonSocket:
 
     def mount_at(self, mountpoint: Path) -> dict[str, Any] | None:
         """Return the mount that it keeps there, None if it keeps none."""
-        wanted = os.path.abspath(mountpoint)
+        wanted = os.fspath(real_mountpoint(mountpoint))
         return next((mount for mount in self.mounts() or () if mount["mountpoint"] == wanted), None)
 
     def save(self, name: str, note: str | None, *, wait: bool) -> dict[str, Any]:

@@ -138,6 +138,23 @@ def test_a_check_fails_where_no_mount_is_or_one_is_dead(mounted: Place) -> None:
     assert ckptfs("umount", mounted.mountpoint).code == 0
 
 
+def test_a_mount_made_through_a_symlink_is_one_as_any_other(place: Place, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(place.mountpoint)
+    assert ckptfs("mount", place.url, link, "--cache-dir", place.cache).code == 0
+    (link / "a.bin").write_bytes(b"a")
+    status = ckptfs("status", link, "--json").json
+    assert status["mountpoint"] == str(place.mountpoint)
+    if status["transport"] == "passthrough":
+        end(int(status["pid"]))
+        assert (link / "a.bin").read_bytes() == b"a", "another has taken over"
+    keeper = int(status["keeper"])
+    with os.fdopen(os.pidfd_open(keeper)) as process:
+        os.kill(keeper, signal.SIGTERM)
+        assert select.select([process], [], [], 30)[0]
+    assert mount_at(place.mountpoint) is None, "it has taken its mount away"
+
+
 def test_a_note_over_the_limit_is_refused_and_nothing_is_saved(mounted: Place) -> None:
     assert_failed(ckptfs("save", mounted.mountpoint, "-m", "x" * 65537), "the note has 65537 bytes", "at most 64 KiB")
     assert ckptfs("log", mounted.url, "--json").json == []

@@ -10,7 +10,7 @@ from ckptfs import mount_table
 from ckptfs.cli import mounts
 from ckptfs.cli.mounts import read_control, require_mount
 from ckptfs.errors import InvalidInputError, MountError
-from ckptfs.mount_table import mount_at
+from ckptfs.mount_table import mount_at, real_mountpoint
 
 TABLE = """\
 22 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw
@@ -55,6 +55,18 @@ def test_a_path_outside_is_in_none(path: str) -> None:
     assert mount_at(Path(path)) is None
     with pytest.raises(InvalidInputError, match="is not in a ckptfs mount"):
         require_mount(Path(path))
+
+
+def test_a_mount_point_is_named_as_the_kernel_will_name_it(tmp_path: Path) -> None:
+    place = tmp_path / "real" / "ckpt"
+    place.mkdir(parents=True)
+    (tmp_path / "above").symlink_to("real")
+    (tmp_path / "itself").symlink_to("above/ckpt")
+    (tmp_path / "loop").symlink_to("loop")
+    for name in ("real/ckpt", "above/ckpt", "itself", "above/../real/ckpt"):
+        assert real_mountpoint(tmp_path / name) == place, name
+    assert real_mountpoint(tmp_path / "above" / "none") == tmp_path / "real" / "none"
+    assert real_mountpoint(tmp_path / "loop") == tmp_path / "loop"
 
 
 def test_a_relative_path_and_a_symlink_lead_to_the_mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ckptfs.cli import daemon_socket
+from tests.cli.scene import ckptfs
 from tests.daemon.running import RunningDaemon, needs_passthrough
 from tests.e2e.programs import Program
 from tests.mounting import wait_until
@@ -66,6 +67,28 @@ def test_open_files_outlive_the_keeper_and_the_server_at_once(make_daemon: MakeD
             assert os.pread(file.fileno(), 100, 0) == b"weights"
     for program in programs:
         program.stop()
+
+
+@needs_passthrough
+def test_a_mount_that_a_symlink_leads_to_is_kept_up_as_any_other(make_daemon: MakeDaemon) -> None:
+    daemon = make_daemon()
+    place = daemon.describe("llama")
+    link = daemon.directory / "link"
+    link.symlink_to(place.parent)
+    file_of = daemon.file_of("llama")
+    file_of.write_text(file_of.read_text().replace(os.fspath(place), os.fspath(link / "llama")))
+    daemon.start()
+    (place / "model").write_bytes(b"weights")
+    with (place / "model").open("rb", buffering=0) as file:
+        for pid in daemon.pids("llama"):
+            os.kill(pid, signal.SIGKILL)
+        daemon.wait(lambda: bool(daemon.lines("went on with mount=llama")), "a keeper has gone on")
+        assert file.read() == b"weights"
+    socket_path = os.fspath(daemon.runtime / "ckptfsd.sock")
+    status = ckptfs("status", link / "llama", "--json", env={"CKPTFS_DAEMON_SOCKET": socket_path}).json
+    assert (status["mountpoint"], status["daemon"]["state"]) == (os.fspath(place), "mounted")
+    assert daemon.stop() == 0
+    assert not os.path.ismount(place)
 
 
 def test_what_cannot_be_mounted_is_tried_again_and_hinders_no_other(make_daemon: MakeDaemon) -> None:

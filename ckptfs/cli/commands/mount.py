@@ -8,6 +8,7 @@ import click
 
 from ckptfs.cli.access import given_key, key_options, server_encryption
 from ckptfs.cli.parameters import PATH, Command, Invocation, duration, lease, setting, size, version
+from ckptfs.mount_table import real_mountpoint
 
 if TYPE_CHECKING:
     from ckptfs.fs.options import MountOptions
@@ -130,7 +131,10 @@ def mount_options(store: str, mountpoint: Path, settings: dict[str, Any], *, ver
     settings["prefetch"] = not settings.pop("no_prefetch")
     given = {_FIELDS.get(name, name): value for name, value in settings.items() if value is not None}
     given["cache_dir"] = Path(given.get("cache_dir", default_cache_directory())).absolute()
-    return MountOptions(store=store, mountpoint=mountpoint.absolute(), verbose=verbose, **given)
+    # what a lender mounts is named as the lender has it
+    is_elsewhere = settings.get("fuse_socket") is not None
+    place = mountpoint.absolute() if is_elsewhere else real_mountpoint(mountpoint)
+    return MountOptions(store=store, mountpoint=place, verbose=verbose, **given)
 
 
 _FIELDS = {

@@ -13,7 +13,7 @@ from ckptfs.cli.output import note_text, print_json, printable
 from ckptfs.cli.parameters import PATH, Command, json_option
 from ckptfs.cli.watches import status_of, status_or_error
 from ckptfs.errors import CkptfsError
-from ckptfs.mount_table import mount_at, mounts
+from ckptfs.mount_table import mount_at, mounts, real_mountpoint
 from ckptfs.units import format_size
 from ckptfs.watch_table import watch_at, watches
 
@@ -63,7 +63,7 @@ def _unhealthy(statuses: list[dict[str, Any]]) -> int:
 
 def _status_of(path: Path, kept: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Return the status of what a path is in, or of the mount that a daemon would have there."""
-    here = kept.get(os.path.abspath(path))
+    here = kept.get(os.fspath(real_mountpoint(path)))
     if here is not None and mount_at(path) is None:
         return _with_keeping({}, here)
     watched = watch_at(path)

@@ -18,6 +18,7 @@ from ckptfs.cli.parameters import PATH, Command
 from ckptfs.cli.progress import progress
 from ckptfs.cli.watches import DeadWatchError, clear_away, end_watch, status_of
 from ckptfs.errors import InvalidInputError, MountError, NotDurableError
+from ckptfs.mount_table import real_mountpoint
 from ckptfs.units import format_size
 from ckptfs.watch_table import Watched, watch_at
 
@@ -50,7 +51,7 @@ def command(mountpoint: Path) -> None:
         _end_watch(watched)
         return
     place = require_mount(mountpoint).mountpoint
-    if place not in (Path(os.path.abspath(mountpoint)), mountpoint.resolve()):
+    if place not in (Path(os.path.abspath(mountpoint)), real_mountpoint(mountpoint)):
         raise InvalidInputError(f"{mountpoint} is inside the mount at {place}", hint=f"`ckptfs umount {place}`")
     try:
         status = read_control(place, ".status")

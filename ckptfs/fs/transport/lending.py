@@ -65,7 +65,7 @@ class Lender:
             self._root.mkdir(mode=0o755, parents=True, exist_ok=True)
             status = self._root.stat()
             if status.st_uid != os.geteuid() or status.st_mode & 0o022:
-                raise MountError(f"others may write to {self._root}", hint=f"chown root {root}; chmod 755 {root} (N2)")
+                raise MountError(f"others may write to {self._root}", hint=f"chown root {root}; chmod 755 {root}")
             # what a lender before this one lent, and is served
             self._left = {name for name in os.listdir(self._root) if self._is_served(name)}
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
