@@ -137,6 +137,8 @@ class Runner:
             maker = _MAKERS[kind]
             program = shutil.which(maker[0], path=os.environ["PATH"] + ":/sbin:/usr/sbin")
             subprocess.run([program or maker[0], *maker[1:], template], check=True, timeout=60)
+        # a file of its own: what is made meanwhile with a copy of all mounts (a container) keeps the one before mounted
+        image.unlink(missing_ok=True)
         subprocess.run(["cp", "--sparse=always", template, image], check=True, timeout=60)
         disk = _Disk(kind, image, self.directory / "disk")
         disk.directory.mkdir(exist_ok=True)
