@@ -151,8 +151,10 @@ class VersionUploader:
         if self._attempt.commit_id != header.commit_id:
             self._attempt = _Attempt(header.commit_id)
         marks = self._damage.recent() if self._damage is not None else ()
-        # what was captured is not kept: its entries take as much memory as those that come of them
-        change = self._resolve(pending, _read_part(pending), before, marks)
+        if self._attempt.change is None:
+            # what was captured is not kept: its entries take as much memory as those that come of them
+            self._attempt.change = self._resolve(pending, _read_part(pending), before, marks)
+        change = self._attempt.change
         tree = _apply(change, before)
         if marks and self._find is not None and (healed := self._heal(tree, marks, self._find)):
             change = _with_entries(change, healed)
@@ -210,9 +212,7 @@ class VersionUploader:
             for extent in entry.extents:
                 if isinstance(extent, LocalData):
                     local.setdefault(extent, entry)
-        contents = self._attempt.contents
-        if contents is None:
-            contents = self._attempt.contents = self._store_contents(pending, local, before, marks)
+        contents = self._store_contents(pending, local, before, marks)
         return Part(tuple(_resolve_entry(entry, contents, before) for entry in part.entries), part.tombstones)
 
     def _store_contents(
@@ -284,8 +284,8 @@ class _Attempt:
 
     commit_id: str
     stored: Stored = field(default_factory=Stored)
-    contents: "_Contents | None" = None
-    """Set once all of it is stored."""
+    change: Part | None = None
+    """Set once all of its content is stored."""
     is_fresh: bool = False
     """Begun after objects of an earlier one were condemned."""
 

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ckptfs.store.file import FileStore
-from ckptfs.transfer.restore import restore
+from ckptfs.transfer.restore import IncompleteRestoreError, restore
 from ckptfs.transfer.upload import VersionUploader
 from ckptfs.transfer.verify import verify
 from ckptfs.versions.history import open_history
@@ -149,7 +149,7 @@ def check_restore_over(root: Path, captured: list[dict[bytes, tuple[Any, ...]]])
     full = {path.rpartition(b"/")[0] for path in oldest}
     is_in_the_way = any(path in full and not stat.S_ISDIR(row[0]) for path, row in newest.items())
     if is_in_the_way:
-        with pytest.raises(OSError, match="Directory not empty"):
+        with pytest.raises(IncompleteRestoreError, match="Directory not empty"):
             restore(history, store, history.resolve("latest"), root / "target-1")
     else:
         restore(history, store, history.resolve("latest"), root / "target-1")
