@@ -1,9 +1,12 @@
 """Where the key of an encrypted store is: a file, a command's output, or $CKPTFS_KEY."""
 
 import os
+import select
 import subprocess
+import time
 from functools import cache
 from pathlib import Path
+from typing import IO, cast
 
 from ckptfs.crypto.secret import MAX_SECRET_BYTES, KeySource, Secret
 from ckptfs.errors import InvalidInputError
@@ -53,13 +56,29 @@ def _read_file(path: Path) -> Secret:
 def _run(command: str) -> Secret:
     """Run a command line as a shell does; what it says on stderr is for the user."""
     hint = "it is run by sh, and prints the key and nothing else"
-    try:
-        done = subprocess.run(
-            ["sh", "-c", command], stdout=subprocess.PIPE, timeout=_COMMAND_TIMEOUT_S, check=False, close_fds=True
-        )
-    except subprocess.TimeoutExpired:
-        # not `from`: what it had printed is in that error
-        raise InvalidInputError(f"the key command took over {_COMMAND_TIMEOUT_S:.0f} s", hint=hint) from None
-    if done.returncode != 0:
-        raise InvalidInputError(f"the key command ended with exit code {done.returncode}", hint=hint)
-    return Secret(done.stdout)
+    deadline_s = time.monotonic() + _COMMAND_TIMEOUT_S
+    with subprocess.Popen(["sh", "-c", command], stdout=subprocess.PIPE, close_fds=True) as running:
+        try:
+            printed = _printed(cast(IO[bytes], running.stdout), deadline_s)
+            if len(printed) <= MAX_SECRET_BYTES:
+                running.wait(max(0.0, deadline_s - time.monotonic()))
+        except (TimeoutError, subprocess.TimeoutExpired):
+            raise InvalidInputError(f"the key command took over {_COMMAND_TIMEOUT_S:.0f} s", hint=hint) from None
+        finally:
+            running.kill()
+    if len(printed) <= MAX_SECRET_BYTES and running.returncode != 0:
+        raise InvalidInputError(f"the key command ended with exit code {running.returncode}", hint=hint)
+    return Secret(printed)
+
+
+def _printed(output: IO[bytes], deadline_s: float) -> bytes:
+    """Return what a command prints, and no more than shows that it is too much: it may print for ever."""
+    fd, printed = output.fileno(), b""
+    while len(printed) <= MAX_SECRET_BYTES:
+        if not select.select([fd], [], [], max(0.0, deadline_s - time.monotonic()))[0]:
+            raise TimeoutError
+        piece = os.read(fd, MAX_SECRET_BYTES)
+        if not piece:
+            break
+        printed += piece
+    return printed

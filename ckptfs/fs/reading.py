@@ -25,11 +25,11 @@ from ckptfs.fs.transport.handover import Connection
 from ckptfs.fs.tree_view import TreeView
 from ckptfs.fs.uploads import VersionState
 from ckptfs.fs.versions_directory import VersionsDirectory
-from ckptfs.store.caching import CachingStore
 from ckptfs.store.open import open_store
 from ckptfs.transfer.fetch import Fetcher
 from ckptfs.transfer.missing import Missing
 from ckptfs.versions.history import open_history
+from ckptfs.versions.kept import through_kept
 
 log = logging.getLogger(__name__)
 
@@ -60,9 +60,7 @@ class ReadingMount:
         self._cache = CacheDirectory(options.cache_dir / store_directory_name(self._store.url))
         self._cache.prepare(trusted=options.trust_cache_dir)
         objects = self._cache.objects / history.store_id
-        objects.mkdir(exist_ok=True, mode=0o700)
-        kept = CachingStore(self._store, objects)
-        self._history = history.through(lambda _: kept)
+        kept, self._history = through_kept(history, objects, check=not goes_on)
         self._queue = FetchQueue(Fetcher(self._store, workers=1), explain=self._explain)
         self._missing = Missing(self._history)
         self._error: str | None = None

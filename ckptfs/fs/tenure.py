@@ -21,8 +21,8 @@ from ckptfs.errors import CkptfsError, HeldError
 from ckptfs.format.lease import LeaseRecord
 from ckptfs.fs.options import MountOptions, access_of, server_encryption
 from ckptfs.fs.recovery import claims_of, is_our_lineage
-from ckptfs.store.caching import CachingStore
 from ckptfs.store.open import open_store
+from ckptfs.versions.kept import through_kept
 from ckptfs.versions.leasing import Holder
 from ckptfs.versions.pins import pin
 from ckptfs.versions.retry import Retry
@@ -93,9 +93,8 @@ class Tenure:
         # from here on, as it opens what is encrypted
         self.store = self.writer.history.store
         objects = self.cache.objects / self.writer.history.store_id
-        objects.mkdir(exist_ok=True, mode=0o700)
-        self.kept = kept = CachingStore(self.store, objects)
-        self.history = self.writer.history.through(lambda _: kept)
+        # who takes over does so without the store, too
+        self.kept, self.history = through_kept(self.writer.history, objects, check=lock_fd is None)
         self.is_ours = lock_fd is not None or is_our_lineage(session, self.writer)
         """Whether nobody wrote to the store since the last session of this cache directory."""
         self.last_epoch: int | None = session.get("epoch")

@@ -43,6 +43,12 @@ class CachingStore:
         """Drop a kept object, so that the next get asks the store."""
         (self._directory / key.replace("/", "_")).unlink(missing_ok=True)
 
+    def kept_keys(self, prefix: str) -> list[str]:
+        """Return the keys of the kept objects below a prefix of one directory, ascending. Asks nothing of the store."""
+        start = prefix.replace("/", "_")
+        names = (name for name in os.listdir(self._directory) if name.startswith(start) and "." not in name)
+        return sorted(prefix + name.removeprefix(start) for name in names)
+
     def drop_deleted(self) -> None:
         """Drop kept segments that the store has no more: their versions were pruned.
 

@@ -19,6 +19,7 @@ from ckptfs.errors import (
     NoSuchVersionError,
     NotFoundError,
     RollbackError,
+    UnsupportedFormatError,
 )
 from ckptfs.format.commit import MAX_RECORD_BYTES, CommitKind, CommitRecord, decode_commit, is_tag_name
 from ckptfs.format.header import StoreFormat
@@ -246,10 +247,19 @@ class History:
                 f"history of {self.store.url} ends at commit {seq}, and this machine has seen commit {seen.seq} of it"
             )
         if newest is not None:
-            if seq == seen.seq and newest.digest != seen.digest:
-                raise RollbackError(f"commit {seq} of {self.store.url} is another than this machine has seen")
+            if seen.digest and self._digest_of(seen.seq, newest) not in (seen.digest, b""):
+                raise RollbackError(f"commit {seen.seq} of {self.store.url} is another than this machine has seen")
             self._rise(newest)
         return newest
+
+    def _digest_of(self, seq: int, newest: CommitRecord) -> bytes:
+        """Return the digest of a record up to the newest; empty where it cannot be read, which `verify` tells."""
+        if seq == newest.seq:
+            return newest.digest
+        try:
+            return self.record(seq).digest
+        except (CorruptObjectError, UnsupportedFormatError):
+            return b""
 
     def _is_there(self, seq: int) -> bool:
         """Tell whether the store has a record, whatever is kept of it here."""

@@ -125,6 +125,7 @@ def test_the_key_comes_from_a_file_a_command_or_the_environment_and_a_flag_count
         (["--key-file", "/dev/zero"], "the key has more than 1048576 bytes"),
         (["--key-command", "echo geheim; exit 3"], "the key command ended with exit code 3"),
         (["--key-command", "true"], "the key is empty"),
+        (["--key-command", "head -c 2000000 /dev/zero; sleep 100"], "the key has more than 1048576 bytes"),
     ],
 )
 def test_a_key_that_cannot_be_had_is_one_line_that_does_not_show_it(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -260,6 +261,25 @@ def test_what_only_the_live_tree_has_left_of_a_version_is_kept_when_the_store_wa
     again = mount(accept_rollback=True)
     assert_same(first, snapshot(again.root), "version 1")
     assert set(kept(again)["unsaved"]) == {"model.bin", "new.bin"}
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_store_that_was_put_back_over_a_session_is_taken_up_at_the_first_time_of_asking(
+    mount: Mounts, read_only: bool
+) -> None:
+    mounted = mounted_with_version_1(mount)
+    first = snapshot(mounted.root)
+    mounted.unmount()
+    shutil.copytree(mount.directory / "store", mount.directory / "older")
+    mounted = mount()
+    (mounted.root / "model.bin").write_bytes(b"version 2")
+    mounted.save()
+    mounted.sync()
+    mounted.unmount()
+    shutil.rmtree(mount.directory / "store")
+    (mount.directory / "older").rename(mount.directory / "store")
+    again = mount(accept_rollback=True, read_only=read_only)
+    assert_same(first, snapshot(again.root), "version 1")
 
 
 def test_recover_lists_and_copies_what_was_never_saved_before_and_after_the_next_mount(

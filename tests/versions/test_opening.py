@@ -19,6 +19,7 @@ from ckptfs.store.caching import CachingStore
 from ckptfs.transfer.verify import verify
 from ckptfs.versions.create import ensure_format, read_format
 from ckptfs.versions.history import History, open_history
+from ckptfs.versions.kept import through_kept
 from ckptfs.versions.opening import Access
 from ckptfs.versions.tags import delete_tag, set_tag
 from ckptfs.versions.writer import Writer
@@ -264,6 +265,50 @@ def test_another_record_of_the_same_number_is_noticed(machine: Machine) -> None:
     machine.write(1, host="gpu-66", elsewhere=True)
     with pytest.raises(RollbackError, match="is another than this machine has seen"):
         machine.look().newest()
+
+
+def test_a_store_that_was_put_back_and_has_grown_beyond_since_is_noticed(machine: Machine) -> None:
+    machine.write(1)
+    before = dict(machine.store.objects)
+    machine.write(1)
+    assert newest_version(machine.look()) == 2
+    machine.store.objects = before
+    machine.write(3, host="gpu-66", elsewhere=True)
+    for _ in range(2):
+        with pytest.raises(RollbackError, match=r"commit 4 of .* is another than this machine has seen"):
+            machine.look().newest()
+    assert newest_version(machine.look(forgets=True)) == 4
+    assert newest_version(machine.look()) == 4
+
+
+def test_what_is_kept_of_records_that_are_gone_is_never_taken_for_those_in_their_place(
+    machine: Machine, tmp_path: Path
+) -> None:
+    machine.write(1)
+    older = dict(machine.store.objects)
+    machine.write(2)
+    _, history = through_kept(machine.look(), tmp_path / "objects", check=True)
+    assert [record.version for record in history.versions()] == [3, 2, 1]
+    machine.store.objects = older
+    assert newest_version(machine.look(forgets=True)) == 1
+    machine.write(3, host="gpu-66")
+    _, history = through_kept(machine.look(), tmp_path / "objects", check=True)
+    assert {record.version: record.host for record in history.versions()} == {
+        4: "gpu-66",
+        3: "gpu-66",
+        2: "gpu-66",
+        1: "gpu-07",
+    }
+
+
+def test_a_kept_record_that_the_store_has_damaged_stays(machine: Machine, tmp_path: Path) -> None:
+    machine.write(2)
+    _, history = through_kept(machine.look(), tmp_path / "objects", check=True)
+    newest = history.newest()
+    assert newest is not None
+    machine.store.objects[commit_key(newest.seq)] = b"damaged"
+    _, history = through_kept(machine.look(), tmp_path / "objects", check=True)
+    assert history.newest() == newest
 
 
 def test_what_is_kept_of_the_store_does_not_hide_that_it_was_put_back(machine: Machine, tmp_path: Path) -> None:
