@@ -69,8 +69,8 @@ class Checkpoint:
         self,
         note: marker.Note = None,
         path: str | os.PathLike[str] | None = None,
-        *,
         wait: bool = False,
+        *,
         barrier: bool = False,
     ) -> Version:
         """Capture the whole mount as one version, and return it at once; it is uploaded in the background.

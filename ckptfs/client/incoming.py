@@ -5,9 +5,11 @@ import secrets
 import shutil
 from pathlib import Path
 
+from ckptfs.client.marker import NAME
 from ckptfs.errors import InvalidInputError
 
 _PREFIX = ".ckptfs-incoming-"
+_CONTROL = (NAME, ".save.status", ".status", ".restore", ".versions")
 
 
 def bring(source: Path, directory: Path, root: Path) -> None:
@@ -16,18 +18,28 @@ def bring(source: Path, directory: Path, root: Path) -> None:
     A directory that had the name before is replaced by two renames: a program that looks in between finds none.
 
     Raises:
-        InvalidInputError: There is nothing there.
+        InvalidInputError: There is nothing there, or what can be no part of a version.
     """
     source = Path(os.path.abspath(source))
     if not source.exists():
         raise InvalidInputError(f"{source} does not exist, so it cannot be saved")
-    if source.resolve().is_relative_to(root.resolve()):
+    real, real_root = source.resolve(), root.resolve()
+    if real.is_relative_to(real_root) and not real.is_relative_to(real_root / ".versions"):
         return
+    if real_root.is_relative_to(real):
+        raise InvalidInputError(
+            f"{source} holds {root} itself, so it cannot be copied into it", hint="name what is to be saved below it"
+        )
+    if source.name in _CONTROL:
+        raise InvalidInputError(f"{source} has a name that is reserved in {root}", hint="give it another name")
+    if not (real.is_file() or real.is_dir()):
+        raise InvalidInputError(f"{source} is neither a file nor a directory, so it cannot be saved")
     temporary = directory / f"{_PREFIX}{secrets.token_hex(8)}"
     target = directory / source.name
     try:
         if source.is_dir():
-            shutil.copytree(source, temporary, symlinks=True)
+            # a marker that is copied is a touch: of a watched directory, or what was one
+            shutil.copytree(source, temporary, symlinks=True, ignore=shutil.ignore_patterns(NAME))
         else:
             shutil.copy2(source, temporary)
         _give_name(temporary, target)

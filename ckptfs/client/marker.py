@@ -25,6 +25,15 @@ NOTE_LIMIT_BYTES = 64 << 10
 _one_at_a_time = threading.Lock()
 
 
+def _begin_anew() -> None:
+    """Free a child's lock: a thread that held it at the fork is not there to do it."""
+    global _one_at_a_time
+    _one_at_a_time = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
+
+
 def encode_note(note: Note) -> bytes:
     """Return the text of a note: an object as JSON, a message as it is.
 
@@ -36,9 +45,11 @@ def encode_note(note: Note) -> bytes:
         return b""
     try:
         text = note if isinstance(note, str) else json.dumps(dict(note), default=_plain)
+        encoded = text.encode("utf-8", "surrogateescape")
+    except RecursionError as error:
+        raise InvalidInputError("the note is nested too deeply") from error
     except (TypeError, ValueError) as error:
         raise InvalidInputError(f"a note is a dict or a message, not {note!r:.200}: {error}") from error
-    encoded = text.encode("utf-8", "surrogateescape")
     if len(encoded) > NOTE_LIMIT_BYTES:
         raise NoteTooLargeError(f"the note has {len(encoded)} bytes")
     return encoded

@@ -61,16 +61,19 @@ class Version:
         except FileNotFoundError as error:
             raise NoSuchVersionError(f"{self._place.root} has no version {self.number}") from error
 
-    def wait(self, timeout_s: float | None = None) -> "Version":
+    def wait(self, timeout_s: float | None = None, *, timeout: float | None = None) -> "Version":
         """Return when it is durable in the store; at once if it was skipped.
 
         Args:
             timeout_s: How long to wait at most; None waits as long as it takes.
+            timeout: The same, under the name that the standard library has for it.
 
         Raises:
             NotDurableError: It failed, or the time is over; it stays pending in the latter case.
             FencedError: Another writer took the store over before it was durable.
         """
+        if timeout_s is None:
+            timeout_s = timeout
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         pause_s = _FIRST_LOOK_S
         while self.number:

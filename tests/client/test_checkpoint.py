@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import ckptfs
+from ckptfs.client import marker
 from ckptfs.errors import (
     InvalidInputError,
     MountError,
@@ -175,6 +176,62 @@ def test_what_comes_from_elsewhere_is_part_of_the_version_under_its_name(shared:
         checkpoint.save(path=tmp_path / "nothing")
 
 
+def test_a_directory_that_the_mount_is_in_is_not_copied_into_it(shared: Mount) -> None:
+    checkpoint = ckptfs.checkpoint(shared.root / "holds")
+    for above in (shared.root.parent, Path("/")):
+        with pytest.raises(InvalidInputError, match="itself, so it cannot be copied into it"):
+            checkpoint.save(path=above)
+    assert list(checkpoint.directory.iterdir()) == []
+
+
+def test_a_marker_among_what_comes_from_elsewhere_makes_no_version(shared: Mount, tmp_path: Path) -> None:
+    (tmp_path / "watched").mkdir()
+    for name in (".save", "model"):
+        (tmp_path / "watched" / name).write_text("step=1")
+    checkpoint = ckptfs.checkpoint(shared.root / "marked")
+    before = checkpoint.save().number
+    assert checkpoint.save(path=tmp_path / "watched").number == before + 1
+    assert os.listdir(checkpoint.directory / "watched") == ["model"]
+    with pytest.raises(InvalidInputError, match="reserved"):
+        checkpoint.save(path=tmp_path / "watched" / ".save")
+    assert checkpoint.save().number == before + 2
+
+
+def test_what_is_no_file_is_not_copied(shared: Mount, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InvalidInputError, match="neither a file nor a directory"):
+        ckptfs.checkpoint(shared.root).save(path=tmp_path / "pipe")
+
+
+def test_a_file_of_an_old_version_comes_back_under_its_name(shared: Mount) -> None:
+    checkpoint = ckptfs.checkpoint(shared.root / "again")
+    (checkpoint.directory / "model").write_text("best")
+    best = checkpoint.save(wait=True)
+    (checkpoint.directory / "model").write_text("worse")
+    checkpoint.save(path=best.path / "model")
+    assert (checkpoint.directory / "model").read_text() == "best"
+
+
+def test_waiting_is_asked_for_by_place_or_by_the_name_that_threads_have_for_it(shared: Mount) -> None:
+    version = ckptfs.checkpoint(shared.root).save({"step": 1}, None, True)
+    assert (version.state, version.wait(timeout=30)) == ("durable", version)
+    with pytest.raises(NotDurableError, match="not durable after 0 s"):
+        ckptfs.checkpoint(shared.root).save().wait(timeout=0)
+
+
+def test_a_child_forked_while_another_thread_saves_can_save(shared: Mount) -> None:
+    checkpoint = ckptfs.checkpoint(shared.root)
+    with marker._one_at_a_time:  # as a thread that is saving has it
+        child = multiprocessing.get_context("fork").Process(target=checkpoint.save, args=({"who": "child"},))
+        child.start()
+    child.join(30)
+    if child.is_alive():
+        child.kill()
+    assert child.exitcode == 0
+    assert checkpoint.latest is not None
+    assert checkpoint.latest.note == {"who": "child"}
+
+
 def test_every_version_has_its_marker_which_cannot_be_touched(fresh: Mount) -> None:
     checkpoint = ckptfs.checkpoint(fresh.root)
     for step in (1, 2):
@@ -206,6 +263,13 @@ def test_a_note_that_is_too_long_saves_nothing(shared: Mount) -> None:
         checkpoint.save("x" * 65537)
     with pytest.raises(InvalidInputError, match="a note is a dict or a message"):
         checkpoint.save(3)  # type: ignore[arg-type]
+    with pytest.raises(InvalidInputError, match="surrogates not allowed"):
+        checkpoint.save("\ud800")
+    deep: dict[str, object] = {}
+    for _ in range(100_000):
+        deep = {"in": deep}
+    with pytest.raises(InvalidInputError, match="nested too deeply"):
+        checkpoint.save(deep)
     assert checkpoint.latest == before
 
 
