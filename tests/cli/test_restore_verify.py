@@ -94,6 +94,22 @@ def test_what_verify_says_of_a_damaged_newest_record_brings_the_versions_before_
     assert ckptfs("verify", store.url, "--read-data").code == 0
 
 
+def test_verify_names_the_record_to_put_back_and_not_the_newest_that_only_builds_on_it(
+    store: StoreWithVersions,
+) -> None:
+    newest, *older = sorted((store.directory / "c").iterdir())
+    holder = older[0]
+    body = holder.read_bytes()
+    holder.unlink()
+    run = ckptfs("verify", store.url)
+    assert run.code == 1
+    assert f"put c/{holder.name} back" in run.err
+    assert newest.name not in run.err
+    assert "--accept-rollback" not in run.err
+    holder.write_bytes(body)
+    assert ckptfs("verify", store.url).code == 0
+
+
 def test_verify_finds_a_pack_that_is_gone(store: StoreWithVersions) -> None:
     pack = min((store.directory / "p").iterdir(), key=lambda path: path.stat().st_mtime_ns)
     pack.unlink()

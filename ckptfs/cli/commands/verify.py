@@ -76,15 +76,22 @@ def command(store: str, spec: str | None, read_data: bool, as_json: bool, access
 
 
 def _remedy(findings: "Sequence[Finding]", newest: str | None, unmarked: "Sequence[str]") -> str:
-    from ckptfs.format.keys import is_pack_key
+    from ckptfs.format.keys import COMMIT_PREFIX, is_pack_key
 
-    if any(each.object_key == newest for each in findings):
+    # what has a version is the record of one whose parts are elsewhere, and damaged there
+    records = [each.object_key for each in findings if each.object_key.startswith(COMMIT_PREFIX) and not each.version]
+    if newest in records:
         return (
             f"nothing can be read without {newest}, the newest record: put it back from a backup or the bucket's own "
             "versions; or move it away, while nobody writes, and give --accept-rollback to go on from the one before"
         )
     if all(is_pack_key(each.object_key) and not each.version for each in findings):
         return "every version can be mounted and restored as before: none needs what is damaged"
+    if records:
+        return (
+            f"versions without a fault can be mounted and restored as before; put {', '.join(records[:3])} back from a "
+            "backup or the bucket's own versions: no save stores a record again"
+        )
     repair = f"the damage could not be marked there: {unmarked[0]}" if unmarked else _REPAIR
     return f"versions without a fault can be mounted and restored as before; {repair}"
 
