@@ -23,7 +23,7 @@ def checkpoint(directory: str | os.PathLike[str] | None = None, *, ranks: str | 
         ranks: Which ranks of a distributed job save: `all` or `zero`. None takes $CKPTFS_RANKS, else `all`.
 
     Raises:
-        InvalidInputError: None was given, or it is in no mount.
+        InvalidInputError: None was given, it is in no mount, or it cannot be made.
         MountError: Nobody serves the mount.
     """
     given = directory if directory is not None else os.environ.get("CKPTFS_DIR")
@@ -52,7 +52,7 @@ class Checkpoint:
         is_there = self.directory.is_dir()
         self.is_loaded = bool(status["version"]) and is_there
         if not is_there and not status.get("read_only"):
-            self.directory.mkdir(parents=True, exist_ok=True)
+            self._make_directory()
 
     @property
     def latest(self) -> Version | None:
@@ -99,7 +99,10 @@ class Checkpoint:
         if path is not None and (is_mine or barrier):
             from ckptfs.client.incoming import bring
 
-            bring(Path(path), self.directory, self._place.root)
+            try:
+                bring(Path(path), self.directory, self._place.root)
+            except OSError as error:
+                raise marker.explained(error, self._place.root) or error from error
         number = 0
         if barrier:
             from ckptfs.client.barrier import together
@@ -146,7 +149,7 @@ class Checkpoint:
         if not (wanted == status["version"] and status.get("changed_paths", 0) == 0):
             self._restore(str(wanted))
         self.is_loaded = True
-        self.directory.mkdir(parents=True, exist_ok=True)
+        self._make_directory()
         return self.directory
 
     def info(self) -> dict[str, Any]:
@@ -155,6 +158,12 @@ class Checkpoint:
 
     def __repr__(self) -> str:
         return f"<Checkpoint {self.directory}>"
+
+    def _make_directory(self) -> None:
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InvalidInputError(f"cannot make {self.directory} a directory: {error.strerror}") from error
 
     def _touch(self, text: bytes) -> int:
         try:

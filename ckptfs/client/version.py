@@ -81,10 +81,10 @@ class Version:
             info = next((each for each in status["pending"] if each["version"] == self.number), None)
             if info is None:
                 break
-            if info["state"] == "failed":
-                raise NotDurableError(f"version {self.number} could not be stored: {info['error']}")
             if status.get("fenced"):
                 raise FencedError(f"version {self.number} can never become durable: {status['fenced']}")
+            if info["state"] == "failed":
+                raise NotDurableError(f"version {self.number} could not be stored: {info['error']}")
             left_s = float("inf") if deadline_s is None else deadline_s - time.monotonic()
             if left_s <= 0:
                 why = f": {info['error']}" if info.get("error") else ""

@@ -13,6 +13,7 @@ import pytest
 import ckptfs
 from ckptfs.client import marker
 from ckptfs.errors import (
+    FencedError,
     InvalidInputError,
     MountError,
     NoSuchVersionError,
@@ -314,6 +315,35 @@ def test_a_read_only_mount_is_loaded_and_refuses_to_save(mount: Mounts) -> None:
         reader.save()
     with pytest.raises(ReadOnlyError, match="no version can be loaded"):
         reader.load(2)
+
+
+def test_what_comes_from_elsewhere_or_a_directory_below_is_refused_where_it_is_read_only(
+    mount: Mounts, tmp_path: Path
+) -> None:
+    ckptfs.checkpoint(mount(name="writer").root).save(wait=True)
+    reader = mount(name="reader", cache="other", read_only=True)
+    (tmp_path / "model").write_text("one")
+    with pytest.raises(ReadOnlyError, match="nothing can be saved"):
+        ckptfs.checkpoint(reader.root).save(path=tmp_path / "model")
+    with pytest.raises(InvalidInputError, match=r"cannot make .*missing a directory: Read-only"):
+        ckptfs.checkpoint(reader.root / "missing").load()
+
+
+def test_a_file_is_no_directory_to_save_in(shared: Mount) -> None:
+    (shared.root / "a file").write_text("one")
+    for directory in ("a file", "a file/below"):
+        with pytest.raises(InvalidInputError, match=r"cannot make .* a directory"):
+            ckptfs.checkpoint(shared.root / directory)
+
+
+def test_who_waits_for_a_version_of_a_writer_that_was_taken_over_is_told_that_it_never_comes(mount: Mounts) -> None:
+    old = mount(name="old")
+    checkpoint = ckptfs.checkpoint(old.root)
+    checkpoint.save(wait=True)
+    mount(name="new", cache="other", takeover=True)
+    with pytest.raises(FencedError, match="can never become durable") as caught:
+        checkpoint.save(wait=True)
+    assert "recover" in str(caught.value.hint)
 
 
 def test_a_mount_whose_process_is_gone_is_named(mount: Mounts) -> None:
