@@ -13,6 +13,11 @@ class MissingPackageError(CkptfsError, ImportError):
             hint=f"pip install 'ckptfs[{extra}]'",
         )
         self.name = package
+        self._extra = extra
+
+    def __reduce__(self) -> tuple[type["MissingPackageError"], tuple[str | None, str]]:
+        # a pool of processes hangs when a worker's error cannot be unpickled
+        return type(self), (self.name, self._extra)
 
     def __str__(self) -> str:
         return f"{self.fact}: {self.hint}"
