@@ -101,8 +101,11 @@ class FileStore:
             while True:
                 tries += 1
                 try:
-                    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                    # a pipe that somebody put there would be waited for
+                    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
                     try:
+                        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                            raise FileNotFoundError(errno.ENOENT, "it is no regular file", path)
                         return read(descriptor)
                     finally:
                         os.close(descriptor)

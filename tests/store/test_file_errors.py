@@ -210,6 +210,18 @@ def test_a_key_below_an_object_is_an_error_and_not_found(file_store: Store) -> N
     assert file_store.get("p") == b"an object"
 
 
+@pytest.mark.timeout(20)
+def test_a_pipe_in_the_place_of_an_object_is_not_waited_for(file_store: Store, tmp_path: Path) -> None:
+    file_store.put("p/one", b"")
+    os.mkfifo(tmp_path / "store" / "lease")
+    with pytest.raises(NotFoundError):
+        file_store.get("lease")
+    with pytest.raises(NotFoundError):
+        file_store.get_range("lease", 0, 1)
+    file_store.put("lease", b"lease")
+    assert file_store.get("lease") == b"lease"
+
+
 def test_what_is_no_object_is_not_listed(file_store: Store, tmp_path: Path) -> None:
     file_store.put("p/one", b"")
     root = tmp_path / "store"
