@@ -41,7 +41,10 @@ class Place:
 
     def status(self) -> dict[str, Any]:
         """Return what `.status` says. Raises MountError."""
-        return self.read(STATUS)
+        try:
+            return self.read(STATUS)
+        except FileNotFoundError as error:
+            raise self.explained(error, "read") from error
 
     def read(self, name: str) -> dict[str, Any]:
         """Return the JSON object that a control file gives.
@@ -65,6 +68,8 @@ class Place:
                 f"the process of the mount at {self.root} is gone",
                 hint=f"`ckptfs umount {self.root}` clears it away, then mount again; what was captured is kept",
             )
+        if error.errno == errno.ENOENT and not self.is_watched and mount_at(self.root) is None:
+            return MountError(f"nothing is mounted at {self.root} any more", hint=f"`ckptfs mount STORE {self.root}`")
         return MountError(f"cannot {doing} {error.filename or self.root}: {error.strerror}")
 
 

@@ -355,6 +355,16 @@ def test_a_mount_whose_process_is_gone_is_named(mount: Mounts) -> None:
             call()
 
 
+def test_a_mount_that_was_unmounted_is_named(mount: Mounts) -> None:
+    ended = mount()
+    checkpoint = ckptfs.checkpoint(ended.root)
+    version = checkpoint.save(wait=True)
+    ended.unmount()
+    for call in (checkpoint.save, checkpoint.info, checkpoint.list, checkpoint.load, version.wait):
+        with pytest.raises(MountError, match=r"nothing is mounted at .* any more"):
+            call()
+
+
 def test_it_can_be_sent_to_another_process(shared: Mount) -> None:
     checkpoint = pickle.loads(pickle.dumps(ckptfs.checkpoint(shared.root)))
     version = checkpoint.save()
