@@ -12,6 +12,7 @@
 # make fuzz   minutes of hostile bytes for every decoder, guided by what they reach (FUZZ_ARGS=--seconds=600)
 # make bench  speed and bytes beside the native filesystem and other tools, paired (docs/BENCHMARKS.md; BENCH_ARGS=--quick)
 # make bench-metaflow  a Metaflow flow with ckptfs and with metaflow-checkpoint on one S3 server (minutes; BENCH_ARGS=--rounds=1)
+# make bench-niceness    what an upload takes from programs that keep every processor busy (1 minute)
 # make bench-every-step  a small model that is saved at every step, beside the same loop without (2 minutes)
 # make bench-stalls  how long a save stops training, for each framework, beside its own save to local disk (minutes)
 # make bench-memory  the most memory while 20 GiB and 100,000 files are saved and restored (BENCH_ARGS=--size=2G)
@@ -45,7 +46,7 @@ SBIN    ?= /sbin
 PREFIX  ?= /opt/ckptfs
 UNITS   ?= /etc/systemd/system
 
-.PHONY: demo test test-frameworks examples test-examples simulate fsx faults crash-points soak fuzz bench bench-codec bench-memory bench-metaflow bench-every-step bench-stalls \
+.PHONY: demo test test-frameworks examples test-examples simulate fsx faults crash-points soak fuzz bench bench-codec bench-memory bench-metaflow bench-every-step bench-niceness bench-stalls \
         check format picture install-deps install-mount-helper install-systemd uninstall-systemd test-systemd test-container test-watch-container test-compose clean
 
 demo: $(VENV)/.demo
@@ -105,6 +106,9 @@ bench-codec: $(VENV)/.bench
 
 bench-every-step: $(VENV)/.demo
 	$(BIN)/python -m bench.every_step $(BENCH_ARGS)
+
+bench-niceness: $(VENV)/.bench
+	$(BIN)/python -m bench.niceness $(BENCH_ARGS)
 
 bench-stalls: $(VENV)/.frameworks
 	$(BIN)/python -m bench.stalls $(BENCH_ARGS)

@@ -127,6 +127,8 @@ class UploadProcess:
         threading.Thread(target=self._listen, name="ckptfs-stdin", daemon=True).start()
         try:
             store, writer = self._persist(0, self._open)
+            # from here on: beginning takes 0.2 s, and beside busy programs it would be 2 s
+            let_other_sessions_first()
             threading.Thread(target=self._renew, args=(writer,), name="ckptfs-lease", daemon=True).start()
             anchors = self._open_anchors()
             uploader = VersionUploader(
@@ -304,19 +306,24 @@ class UploadProcess:
 def let_others_first(niceness: int) -> None:
     """Give way to other processes: weigh less, wait for the end of their slice of time when waking up.
 
-    Linux divides processor time among sessions before it does among the processes of each (sched(7), "The autogroup
-    feature"), and training has another session than we. So our own (fs/uploads.py) weighs less, too.
-
     Who has given us another policy meant that, and may not allow to leave it (SCHED_IDLE); nor may a container.
     """
-    niceness = os.nice(niceness)
-    if os.getsid(0) == os.getpid():
-        # no such feature in this kernel, or somebody else of this user has just set a session's
-        with suppress(OSError):
-            Path("/proc/self/autogroup").write_text(str(niceness))
+    os.nice(niceness)
     if os.sched_getscheduler(0) == os.SCHED_OTHER:
         with suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+
+
+def let_other_sessions_first() -> None:
+    """Give our session our niceness, if it is our own (fs/uploads.py).
+
+    Linux divides processor time among sessions before it does among the processes of each (sched(7), "The autogroup
+    feature"), and training has another session than we.
+    """
+    if os.getsid(0) == os.getpid():
+        # no such feature in this kernel, or somebody else of this user has just set a session's
+        with suppress(OSError):
+            Path("/proc/self/autogroup").write_text(str(os.nice(0)))
 
 
 def main(arguments: list[str]) -> int:
