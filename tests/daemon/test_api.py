@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from ckptfs.mount_table import mounts
 from tests.cli.scene import Run, assert_failed, ckptfs
 from tests.daemon.running import RunningDaemon
 from tests.mounting import children, command_line
@@ -175,12 +174,16 @@ def test_commands_ask_the_daemon_of_its_mounts(daemon: RunningDaemon) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="makes a mount namespace")
 def test_a_check_is_content_with_a_daemon_that_answers_while_its_mounts_cannot_be_made(daemon: RunningDaemon) -> None:
-    # as in a container that shows nothing else
-    others = [os.fspath(mount.mountpoint) for mount in mounts()]
-    script = f'umount -l "$@" 2>/dev/null; exec {sys.executable} -m ckptfs status --check'
+    # as in a container that shows nothing else; in there, for other tests may mount until then
+    script = (
+        "import os, subprocess, sys\n"
+        "from ckptfs.mount_table import mounts\n"
+        "for mount in mounts(): subprocess.run(['umount', '-l', mount.mountpoint], check=False)\n"
+        "os.execv(sys.executable, [sys.executable, '-m', 'ckptfs', 'status', '--check'])\n"
+    )
 
     def check(socket: Path) -> int:
-        command = ["unshare", "--mount", "sh", "-c", script, "sh", *others]
+        command = ["unshare", "--mount", sys.executable, "-c", script]
         env = os.environ | {"CKPTFS_DAEMON_SOCKET": os.fspath(socket)}
         return subprocess.run(command, timeout=60, check=False, env=env, capture_output=True).returncode
 
