@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,14 +29,16 @@ Snapshot = dict[bytes, Node]
 """Path relative to the root (b"" for itself) to what is there."""
 
 
-def snapshot(root: Path, *, reads: bool = True) -> Snapshot:
+def snapshot(root: Path, *, reads: bool = True, skips: Callable[[bytes], bool] = lambda _: False) -> Snapshot:
     """Return what a directory holds.
 
     Args:
         reads: False leaves files closed: their content is empty in what is returned.
+        skips: True of a path that is left out, as it changes meanwhile.
     """
     top = os.fsencode(root)
-    statuses = {path: os.lstat(os.path.join(top, path) if path else top) for path in _walk(top)}
+    paths = [path for path in _walk(top) if not skips(path)]
+    statuses = {path: os.lstat(os.path.join(top, path) if path else top) for path in paths}
     names: dict[int, set[bytes]] = {}
     for path, status in statuses.items():
         if not stat.S_ISDIR(status.st_mode):

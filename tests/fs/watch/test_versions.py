@@ -27,15 +27,9 @@ from tests.watching import CONTROL, Watches, WatchFailedError, Watching, is_of_w
 
 def of_directory(watching: Watching) -> Snapshot:
     """What is in versions: all but the watch's own files, and the times that these gave the directory."""
-    while True:
-        try:
-            held = snapshot(watching.root)
-        except FileNotFoundError:
-            continue  # a file that a control file is replaced by is seen now and then
-        break
-    root = held.pop(b"")
-    held = {path: node for path, node in held.items() if not is_of_watch(Path(os.fsdecode(path)))}
-    return {**held, b"": root._replace(mtime_ns=0)}
+    # they are written anew all the time
+    held = snapshot(watching.root, skips=lambda path: is_of_watch(Path(os.fsdecode(path))))
+    return held | {b"": held[b""]._replace(mtime_ns=0)}
 
 
 def of_version(watching: Watching, number: int, target: Path) -> Snapshot:
