@@ -326,7 +326,7 @@ class Uploads:
         command = [sys.executable, "-P", "-m", "ckptfs.transfer.process", os.fspath(self._cache.root), whose]
         if self._key is not None:
             command.append(KEY_COMES)
-        # in a session of its own, which can be weighed as a whole (let_others_first)
+        # in a session of its own, which can be weighed as a whole (let_other_sessions_first)
         with subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
         ) as process:
