@@ -171,7 +171,7 @@ class Watch:
         """Put our files there, in place of what has their names."""
         self._telling.tell()
         self._marker.put(self._marker_text())
-        self._restore_marker.put(b"%d\n" % self._capturer.version)
+        self._restore_marker.put(self._restore_text())
 
     def _know(self, tree: Tree, same: Tree | None) -> None:
         """Know that the directory is what it is.
@@ -292,7 +292,7 @@ class Watch:
         if answer["error"] is not None:
             log.error("could not restore asked=%r error=%r", spec, answer["error"])
         self._restore_answer = answer
-        self._restore_marker.put(b"%d\n" % self._capturer.version)
+        self._restore_marker.put(self._restore_text())
         self._telling.tell()
 
     def _restore(self, spec: str) -> CommitRecord:
@@ -318,6 +318,10 @@ class Watch:
 
     # saying
 
+    def _restore_text(self) -> bytes:
+        # with a space that nobody writes: a program that writes this very number asks for something
+        return b"%d \n" % self._capturer.version
+
     def _marker_text(self) -> bytes:
         return save_text(self._uploads.newest())
 
@@ -332,7 +336,7 @@ class Watch:
             self._marker.put(self._marker_text())
             self._told = told
         if self._restore_marker.is_missing():
-            self._restore_marker.put(b"%d\n" % self._capturer.version)
+            self._restore_marker.put(self._restore_text())
 
     def _set_blocked(self, since: float | None) -> None:
         self._blocked_since = since

@@ -278,7 +278,7 @@ def test_a_restore_keeps_what_was_not_saved_and_the_next_version_is_what_it_rest
         saved.load(7)
     assert saved.load(1) == watching.root / "run"
     assert watching.files() == {"run/model": b"one", "run/old": b"old"}
-    assert (watching.root / ".restore").read_text() == "2\n"
+    assert int((watching.root / ".restore").read_text()) == 2
     assert [path.read_bytes() for path in watching.cache.glob("unsaved/*/run/model")] == [b"never saved"]
     held = of_directory(watching)
     # what it restored is not pruned before that is saved
@@ -288,6 +288,27 @@ def test_a_restore_keeps_what_was_not_saved_and_the_next_version_is_what_it_rest
     assert prune(watching) == [1, 2]
     saved.load("latest")
     assert watching.files() == {"run/model": b"one", "run/old": b"old"}
+
+
+def test_the_newest_version_can_be_asked_for_by_the_number_that_is_there_already(watch: Watches) -> None:
+    watching = watch()
+    model, asked = watching.root / "model", watching.root / ".restore"
+    model.write_bytes(b"saved")
+    watching.save(sync=True)
+    watching.terminate()
+    watching.start()
+    model.write_bytes(b"never saved")
+    asked.write_text(f"{int(asked.read_text())}\n")
+    wait_until(lambda: watching.status()["restore"] is not None, 30, "it is answered")
+    assert (watching.status()["restore"]["version"], model.read_bytes()) == (1, b"saved")
+    # a program that begins again
+    model.write_bytes(b"half writt")
+    checkpoint(watching.root).load()
+    assert model.read_bytes() == b"saved"
+    # a touch without text asks for nothing: it is served no later than that of the marker after the next
+    model.write_bytes(b"to be kept")
+    os.utime(asked)
+    assert (watching.save(), watching.save(), model.read_bytes()) == (2, 3, b"to be kept")
 
 
 def test_a_writer_that_was_taken_over_can_save_no_more_and_says_so(watch: Watches) -> None:
