@@ -13,7 +13,7 @@
 # make bench  speed and bytes beside the native filesystem and other tools, paired (docs/BENCHMARKS.md; BENCH_ARGS=--quick)
 # make bench-metaflow  a Metaflow flow with ckptfs and with metaflow-checkpoint on one S3 server (minutes; BENCH_ARGS=--rounds=1)
 # make bench-niceness    what an upload takes from programs that keep every processor busy (1 minute)
-# make bench-every-step  a small model that is saved at every step, beside the same loop without (2 minutes)
+# make bench-every-step  a small model that is saved at every step, beside the same loop without (4 minutes)
 # make bench-stalls  how long a save stops training, for each framework, beside its own save to local disk (minutes)
 # make bench-memory  the most memory while 20 GiB and 100,000 files are saved and restored (BENCH_ARGS=--size=2G)
 # make bench-codec  what floats take, and the codec's speed, on checkpoints that it trains (minutes; once)

@@ -13,7 +13,8 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from ckptfs.format.commit import CommitRecord
 from ckptfs.format.pending import Note, PendingHeader
 from ckptfs.fs.counters import Counters
 from ckptfs.fs.interrupts import POLL_S, give_up_if_interrupted
+from ckptfs.transfer.gathering import HURRY
 
 FENCED_EXIT = 3
 KEY_COMES = "key"
@@ -126,6 +128,8 @@ class Uploads:
         self._lease_error: str | None = None
         self._stopping = False
         self._process: subprocess.Popen[bytes] | None = None
+        self._waiters = 0
+        """Who waits until what was captured is durable, or until there is room for more."""
         self._listener = threading.Thread(target=self._run, name="uploads", daemon=True)
 
     def start(self) -> None:
@@ -154,8 +158,19 @@ class Uploads:
 
     def wake(self) -> None:
         """There may be something to upload."""
-        if self._process is not None:
-            self._tell(self._process, b"")
+        process = self._process
+        if process is not None:
+            self._tell(process, HURRY if self._waiters else b"")
+
+    @contextmanager
+    def _hurrying(self) -> Iterator[None]:
+        """What is captured until this ends is not gathered (transfer/gathering.py). `_changed` is held."""
+        self._waiters += 1
+        self.wake()
+        try:
+            yield
+        finally:
+            self._waiters -= 1
 
     @property
     def fenced(self) -> str | None:
@@ -218,7 +233,7 @@ class Uploads:
 
     def wait_for_change(self, is_over: Callable[[], bool]) -> None:
         """Return when something is so that changes with the versions; what it raises is raised."""
-        with self._changed:
+        with self._changed, self._hurrying():
             while not is_over():
                 give_up_if_interrupted()
                 self._changed.wait(POLL_S)
@@ -242,7 +257,7 @@ class Uploads:
             InterruptedError: The program that waits is to end.
         """
         deadline_s = time.monotonic() + timeout_s
-        with self._changed:
+        with self._changed, self._hurrying():
             wanted = {version: state.slot for version, state in self._waiting.items()}
             while True:
                 left = {v: self._waiting[v] for v in wanted if v in self._waiting}
@@ -330,6 +345,9 @@ class Uploads:
         with subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
         ) as process:
+            if process.stdin is not None:
+                # a process that does not read has wake-ups enough
+                os.set_blocking(process.stdin.fileno(), False)
             if self._key is not None:
                 self._tell(process, self._key().reveal().hex().encode())
             self._process = process

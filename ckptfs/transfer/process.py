@@ -5,7 +5,8 @@
 It is a process of its own so that Python's lock never makes a training write wait. It is crash-only: all it knows is in
 the cache directory and the store, so that it may be killed at any moment, and SIGTERM simply ends it.
 
-    stdin   a line: there is something new under pending/. End of file: the mount process is gone.
+    stdin   a line: there is something new under pending/; `!` in it: somebody waits until that is durable. End of
+            file: the mount process is gone.
             With `key`, the first line is the key of an encrypted store, in hex
     stdout  events (events.py)
 
@@ -58,6 +59,7 @@ from ckptfs.transfer.data_file import PendingDataError
 from ckptfs.transfer.effort import EffortControl
 from ckptfs.transfer.encoding import EncoderPool
 from ckptfs.transfer.events import Events, describe
+from ckptfs.transfer.gathering import HURRY, Gathering
 from ckptfs.transfer.heal import find_on_disk
 from ckptfs.transfer.retaining import Retainer
 from ckptfs.transfer.upload import VersionUploader
@@ -120,6 +122,7 @@ class UploadProcess:
         self._wanted = threading.Event()
         """Something may be new under pending/, or the mount process is gone."""
         self._orphaned = threading.Event()
+        self._gathering = Gathering()
         self._retainer: Retainer | None = None
 
     def run(self) -> int:
@@ -147,6 +150,7 @@ class UploadProcess:
             while True:
                 is_last = self._orphaned.is_set()
                 self._wanted.clear()
+                self._gathering.calm()
                 for pending in self._persist(0, lambda: list_pending(self._cache.pending)):
                     if pending.is_open:
                         # those after it build on it
@@ -158,6 +162,7 @@ class UploadProcess:
                     return EXIT_DONE
                 if not self._orphaned.is_set():
                     self._wanted.wait()
+                    self._gathering.wait()
         except FencedError as error:
             self._events.fenced(error)
             return EXIT_FENCED
@@ -166,9 +171,12 @@ class UploadProcess:
 
     def _listen(self) -> None:
         """Take wake-ups from stdin until it ends."""
-        while os.read(0, 4096):
+        while news := os.read(0, 4096):
+            if HURRY in news:
+                self._gathering.hurry()
             self._wanted.set()
         self._orphaned.set()
+        self._gathering.hurry()
         self._wanted.set()
 
     def _open(self) -> tuple[Store, Writer]:
@@ -247,6 +255,7 @@ class UploadProcess:
     def _upload(self, uploader: VersionUploader, pending: PendingVersion) -> None:
         """Take one version into the store, or put it aside."""
         started_s = time.monotonic()
+        self._gathering.begin()
 
         def upload() -> CommitRecord:
             self._events.begin(pending.version)

@@ -135,3 +135,30 @@ def test_what_is_captured_while_the_process_begins_is_not_forgotten(
     uploads.wake()
     captured.set()
     uploads.wait_durable(20)
+
+
+def test_the_process_is_told_whether_somebody_waits_for_what_is_captured(
+    start: Callable[[str], Uploads], tmp_path: Path
+) -> None:
+    told = tmp_path / "told"
+    uploads = start(f'while read line; do echo "$line" >> {told}; done')
+    wait_until(told.exists, 20, "the process has begun")
+    uploads.wake()
+    waits = threading.Thread(target=uploads.wait_durable, args=(60,))
+    wait_until(lambda: told.read_text() == "\n\n", 20, "a wake-up has come")
+    waits.start()
+    wait_until(lambda: told.read_text() == "\n\n!\n", 20, "a hurry has come")
+    uploads.wake()
+    wait_until(lambda: told.read_text() == "\n\n!\n!\n", 20, "a hurry has come for what was captured since")
+    uploads._handle({"event": "durable", "version": 1, "bytes_added": 4})
+    waits.join()
+    uploads.wake()
+    wait_until(lambda: told.read_text() == "\n\n!\n!\n\n", 20, "nobody waits any more")
+
+
+def test_a_process_that_does_not_read_keeps_nobody_waiting(start: Callable[[str], Uploads], tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    uploads = start(f"touch {begun}; exec sleep 60")
+    wait_until(lambda: begun.exists() and uploads._process is not None, 20, "the process has begun")
+    for _ in range(100_000):
+        uploads.wake()
