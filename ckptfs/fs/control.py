@@ -10,7 +10,8 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
-from ckptfs.fs.uploads import Uploads, VersionState
+from ckptfs.fs.uploads import Uploads
+from ckptfs.fs.version_state import VersionState
 
 
 class Control(Enum):

@@ -20,7 +20,7 @@ from ckptfs.fs.marker import NOTE_LIMIT_BYTES, Touch
 from ckptfs.fs.syscalls import is_exclusive_create, process_of
 from ckptfs.fs.times import NOW_NS
 from ckptfs.fs.tree_view import TreeView, marker_inode
-from ckptfs.fs.uploads import VersionState
+from ckptfs.fs.version_state import VersionState
 from ckptfs.fs.versions_directory import VersionsDirectory
 from ckptfs.fs.writable import Writable
 

@@ -23,7 +23,7 @@ from ckptfs.fs.read_order import ReadOrder
 from ckptfs.fs.transport.choice import Transport
 from ckptfs.fs.transport.handover import Connection
 from ckptfs.fs.tree_view import TreeView
-from ckptfs.fs.uploads import VersionState
+from ckptfs.fs.version_state import VersionState
 from ckptfs.fs.versions_directory import VersionsDirectory
 from ckptfs.store.open import open_store
 from ckptfs.transfer.fetch import Fetcher

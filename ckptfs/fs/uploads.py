@@ -1,21 +1,15 @@
-"""The mount's view of its upload process: starting it, waking it, and knowing which versions are durable.
+"""What the mount knows of its versions: which are durable, which wait, and which can never be stored.
 
-The upload process (transfer/process.py) owns the network side of a mount; what it takes and what it has done is on disk
-and in the store. The pipes carry wake-ups and news only, so either side may die at any moment. It is started again
-whenever it ends, unless it was fenced.
+What is uploaded is on disk and in the store; news of it comes from the upload process (upload_process.py), and what
+that did not live to say is found out when it ends.
 """
 
-import json
 import logging
-import os
-import subprocess
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,65 +18,15 @@ from ckptfs.cache.pending import PendingVersion, commit_ids, pending_numbers
 from ckptfs.capture.guards import Guards, Slot
 from ckptfs.crypto.secret import KeySource
 from ckptfs.errors import CkptfsError, FencedError, NotDurableError
-from ckptfs.format.commit import CommitRecord
-from ckptfs.format.pending import Note, PendingHeader
 from ckptfs.fs.counters import Counters
 from ckptfs.fs.interrupts import POLL_S, give_up_if_interrupted
-from ckptfs.transfer.gathering import HURRY
+from ckptfs.fs.upload_process import UploadProcess
+from ckptfs.fs.version_state import VersionState
 
-FENCED_EXIT = 3
-KEY_COMES = "key"
-"""Argument of the upload process (transfer/process.py): the first line of its standard input is the key."""
-_FIRST_RESTART_S, _LAST_RESTART_S = 0.2, 5.0
 # more than programs that are told at one moment that theirs is durable, and read what became of it
 _LATELY = 64
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class VersionState:
-    """What `.save` says of a version."""
-
-    version: int
-    state: str
-    """captured, uploading, durable or failed."""
-    note: Note = None
-    error: str | None = None
-    files: int = 0
-    bytes: int = 0
-    bytes_uploaded: int = 0
-    kept_bytes: int = 0
-    """Local disk that it keeps while it is pending."""
-    slot: Slot | None = None
-    commit_id: str = ""
-    captured_s: float = 0.0
-    """Wall clock time; 0 if it was durable before this mount."""
-
-    @classmethod
-    def of_record(cls, record: CommitRecord) -> "VersionState":
-        """Return the state of a version that is in the store."""
-        return cls(
-            record.version,
-            "durable",
-            note=record.note,
-            files=record.files,
-            bytes=record.bytes,
-            bytes_uploaded=record.bytes_added,
-        )
-
-    @classmethod
-    def of_header(cls, header: PendingHeader, state: str) -> "VersionState":
-        """Return the state of a version that was captured a moment ago."""
-        return cls(
-            header.version,
-            state,
-            note=header.note,
-            files=header.files,
-            bytes=header.bytes,
-            commit_id=header.commit_id,
-            captured_s=header.captured_ns / 1e9,
-        )
 
 
 class Uploads:
@@ -113,7 +57,6 @@ class Uploads:
         self._guards = guards
         self._on_durable = on_durable
         self._counters = counters or Counters()
-        self._key = key
         self._changed = threading.Condition()
         self._waiting: dict[int, VersionState] = {}
         self._lately: deque[VersionState] = deque(maxlen=_LATELY)
@@ -126,15 +69,15 @@ class Uploads:
         self._regime: dict[str, str] | None = None
         self._renewed_s: float | None = None
         self._lease_error: str | None = None
-        self._stopping = False
-        self._process: subprocess.Popen[bytes] | None = None
         self._waiters = 0
         """Who waits until what was captured is durable, or until there is room for more."""
-        self._listener = threading.Thread(target=self._run, name="uploads", daemon=True)
+        self._process = UploadProcess(
+            self._cache, on_news=self._handle, on_end=self._catch_up, counters=self._counters, key=key
+        )
 
     def start(self) -> None:
         """Start the upload process and keep it running."""
-        self._listener.start()
+        self._process.start()
 
     def captured(self, pending: PendingVersion, slot: Slot, kept_bytes: int) -> None:
         """A version was captured, or captured again under the same number."""
@@ -158,9 +101,7 @@ class Uploads:
 
     def wake(self) -> None:
         """There may be something to upload."""
-        process = self._process
-        if process is not None:
-            self._tell(process, HURRY if self._waiters else b"")
+        self._process.wake(hurry=self._waiters > 0)
 
     @contextmanager
     def _hurrying(self) -> Iterator[None]:
@@ -303,80 +244,11 @@ class Uploads:
         Args:
             linger_s: If all is durable, how long it may still take to end by itself.
         """
-        self._stopping = True
-        process = self._process
-        if process is not None:
-            if linger_s and process.stdin is not None and not self.waiting():
-                try:
-                    process.stdin.close()
-                    process.wait(linger_s)
-                except (OSError, subprocess.TimeoutExpired):
-                    pass  # it is not going to end by itself
-            process.terminate()
-        if self._listener.is_alive():
-            self._listener.join(10.0)
+        self._process.stop(0.0 if self.waiting() else linger_s)
 
     def _raise_if_fenced(self) -> None:
         if self._fenced is not None:
             raise FencedError(self._fenced)
-
-    def _run(self) -> None:
-        pause_s = _FIRST_RESTART_S
-        while not self._stopping:
-            started_s = time.monotonic()
-            code = self._run_once()
-            self._catch_up()
-            if self._stopping or code == FENCED_EXIT:
-                return
-            if time.monotonic() - started_s > _LAST_RESTART_S:
-                pause_s = _FIRST_RESTART_S
-            self._counters.error("upload_process")
-            log.warning("upload process ended exit_code=%d restart_in_s=%.1f", code, pause_s)
-            time.sleep(pause_s)
-            pause_s = min(2 * pause_s, _LAST_RESTART_S)
-
-    def _run_once(self) -> int:
-        session = self._cache.read_session()
-        whose = f"{session.get('epoch')}.{session.get('pid')}"
-        command = [sys.executable, "-P", "-m", "ckptfs.transfer.process", os.fspath(self._cache.root), whose]
-        if self._key is not None:
-            command.append(KEY_COMES)
-        # in a session of its own, which can be weighed as a whole (let_other_sessions_first)
-        with subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
-        ) as process:
-            if process.stdin is not None:
-                # a process that does not read has wake-ups enough
-                os.set_blocking(process.stdin.fileno(), False)
-            if self._key is not None:
-                self._tell(process, self._key().reveal().hex().encode())
-            self._process = process
-            # for what was captured while it began, and nobody could wake it: it may have looked before
-            self._tell(process, b"")
-            if self._stopping:
-                process.terminate()
-            if process.stdout is None:
-                raise AssertionError("stdout is a pipe")
-            for line in process.stdout:
-                try:
-                    self._handle(json.loads(line))
-                except (ValueError, KeyError, TypeError):
-                    log.exception("upload process said something unreadable line=%r", line[:200])
-            try:
-                if process.stdin is not None:
-                    process.stdin.close()
-            except OSError:
-                pass  # a wake-up that it did not live to read
-            return process.wait()
-
-    @staticmethod
-    def _tell(process: subprocess.Popen[bytes], line: bytes) -> None:
-        try:
-            if process.stdin is not None:
-                process.stdin.write(line + b"\n")
-                process.stdin.flush()
-        except (OSError, ValueError):
-            pass  # it has died: its successor looks by itself
 
     def _catch_up(self) -> None:
         """Learn what a process that died could not say any more: a version leaves pending/ durable, or for aside/."""

@@ -7,7 +7,7 @@ from typing import Protocol
 from ckptfs.fs.live import LiveTree
 from ckptfs.fs.marker import SaveMarker
 from ckptfs.fs.open_files import OpenFiles
-from ckptfs.fs.uploads import VersionState
+from ckptfs.fs.version_state import VersionState
 
 
 class Restorer(Protocol):

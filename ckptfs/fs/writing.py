@@ -47,7 +47,8 @@ from ckptfs.fs.saver import LiveSaver
 from ckptfs.fs.tenure import Ending, Tenure, take_left
 from ckptfs.fs.transport.choice import OVERLAYFS, Transport, filesystem_type
 from ckptfs.fs.transport.handover import Connection
-from ckptfs.fs.uploads import Uploads, VersionState
+from ckptfs.fs.uploads import Uploads
+from ckptfs.fs.version_state import VersionState
 from ckptfs.fs.versions_directory import VersionsDirectory
 from ckptfs.fs.writable import Writable
 from ckptfs.mount_table import mounts

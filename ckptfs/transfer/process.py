@@ -324,7 +324,7 @@ def let_others_first(niceness: int) -> None:
 
 
 def let_other_sessions_first() -> None:
-    """Give our session our niceness, if it is our own (fs/uploads.py).
+    """Give our session our niceness, if it is our own (fs/upload_process.py).
 
     Linux divides processor time among sessions before it does among the processes of each (sched(7), "The autogroup
     feature"), and training has another session than we.

@@ -109,10 +109,10 @@ def test_it_is_started_again_also_when_it_died_before_it_read_a_wake_up(
     sleeps, works = f"echo >> {lives}; exec sleep 20", f'echo >> {lives}; rm -r "$4"/pending/*'
     uploads = start(f"exec <&-; if [ -e {tmp_path}/woken ]; then {works}; else {sleeps}; fi")
     # it may live before its starter knows it
-    wait_until(lambda: lives.exists() and uploads._process is not None, 20, "the process has closed its input")
+    wait_until(lambda: lives.exists() and uploads._process.running is not None, 20, "the process has closed its input")
     uploads.wake()
     (tmp_path / "woken").touch()
-    process = uploads._process
+    process = uploads._process.running
     assert process is not None
     process.kill()
     uploads.wait_durable(20)
@@ -159,6 +159,6 @@ def test_the_process_is_told_whether_somebody_waits_for_what_is_captured(
 def test_a_process_that_does_not_read_keeps_nobody_waiting(start: Callable[[str], Uploads], tmp_path: Path) -> None:
     begun = tmp_path / "begun"
     uploads = start(f"touch {begun}; exec sleep 60")
-    wait_until(lambda: begun.exists() and uploads._process is not None, 20, "the process has begun")
+    wait_until(lambda: begun.exists() and uploads._process.running is not None, 20, "the process has begun")
     for _ in range(100_000):
         uploads.wake()

@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ckptfs.fs.control import version_object
-from ckptfs.fs.uploads import Uploads, VersionState
+from ckptfs.fs.uploads import Uploads
+from ckptfs.fs.version_state import VersionState
 
 # a program that waits looks every few milliseconds; 64 touches take longer than that
 _KEPT = 64

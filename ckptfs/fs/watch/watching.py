@@ -31,7 +31,8 @@ from ckptfs.fs.marker import NOTE_LIMIT_BYTES
 from ckptfs.fs.options import WatchOptions
 from ckptfs.fs.recovery import Taken, take_up
 from ckptfs.fs.tenure import Ending, Tenure, take_left
-from ckptfs.fs.uploads import Uploads, VersionState
+from ckptfs.fs.uploads import Uploads
+from ckptfs.fs.version_state import VersionState
 from ckptfs.fs.watch.answers import Answers
 from ckptfs.fs.watch.becoming import DirectoryRestorer, link_ids, untouched
 from ckptfs.fs.watch.before import base_tree, kept_bytes, knows_again
