@@ -3,6 +3,7 @@
 import os
 import stat
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 
@@ -30,6 +31,10 @@ class Attributes(NamedTuple):
     atime_ns: int = 0
     mtime_ns: int = 0
     ctime_ns: int = 0
+
+
+Look = Callable[[bytes], Attributes]
+"""Returns a path's attributes. Raises OSError if there is no such path."""
 
 
 class Listed(NamedTuple):

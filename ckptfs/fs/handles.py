@@ -1,6 +1,7 @@
 """Handles: what an open file is, of the live tree, of a version, or a control file."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ckptfs.fs.attributes import Attributes
@@ -68,7 +69,8 @@ class ViewHandle:
 
     fd: int
     attributes: Attributes
-    reader: Reader | None = None
+    xattrs: Mapping[bytes, bytes]
+    reader: Reader | None
     """Of a file that was not whole when it was opened."""
 
     @property
@@ -93,7 +95,8 @@ class ControlHandle:
     """To `.restore`."""
 
 
-Handle = FileHandle | ControlHandle | ViewHandle
+OpenFile = FileHandle | ViewHandle
+Handle = OpenFile | ControlHandle
 
 
 def backing_flags(flags: int) -> int:

@@ -19,7 +19,7 @@ from ckptfs.fs.attributes import Attributes, Caller, Listed
 from ckptfs.fs.control import Control, below_versions, control_of, version_of_marker
 from ckptfs.fs.control_files import ControlFiles
 from ckptfs.fs.door import through_door
-from ckptfs.fs.handles import ControlHandle, FileHandle, Handle, ViewHandle
+from ckptfs.fs.handles import ControlHandle, FileHandle, Handle, OpenFile, ViewHandle
 from ckptfs.fs.live import LiveTree
 from ckptfs.fs.marker import Touch
 from ckptfs.fs.syscalls import groups_of
@@ -98,46 +98,48 @@ class Operations:
         return self.cache_root_status()
 
     @through_door
-    def getxattr(self, path: bytes, name: bytes, handle: FileHandle | None = None) -> bytes:
+    def getxattr(self, path: bytes, name: bytes, handle: OpenFile | None = None) -> bytes:
         """Return an extended attribute; with a handle, of a file that has no name any more."""
         if name == b"security.capability":
             # asked before every write, to drop it; no file here has any (setxattr refuses)
             raise os_error(errno.ENODATA)
-        if handle is not None:
+        if isinstance(handle, FileHandle):
             return os.getxattr(handle.fd, name)
         below = below_versions(path)
-        if below is None and control_of(path) is None and self.writable is not None:
+        if handle is None and below is None and control_of(path) is None and self.writable is not None:
             return self.writable.live.getxattr(path, name)
         try:
-            return self._fixed_xattrs(path, below)[name]
+            return (self._fixed_xattrs(path, below) if handle is None else handle.xattrs)[name]
         except KeyError:
             raise os_error(errno.ENODATA) from None
 
     @through_door
-    def listxattr(self, path: bytes, handle: FileHandle | None = None) -> list[bytes]:
+    def listxattr(self, path: bytes, handle: OpenFile | None = None) -> list[bytes]:
         """Return the names of all extended attributes."""
-        if handle is not None:
+        if isinstance(handle, FileHandle):
             return [os.fsencode(name) for name in os.listxattr(handle.fd)]
+        if handle is not None:
+            return list(handle.xattrs)
         below = below_versions(path)
         if below is None and control_of(path) is None and self.writable is not None:
             return self.writable.live.listxattr(path)
         return list(self._fixed_xattrs(path, below))
 
     @through_door
-    def setxattr(self, path: bytes, name: bytes, value: bytes, flags: int, handle: FileHandle | None = None) -> None:
+    def setxattr(self, path: bytes, name: bytes, value: bytes, flags: int, handle: OpenFile | None = None) -> None:
         """Set an extended attribute."""
         if name.startswith(b"security."):
             raise os_error(errno.EOPNOTSUPP)
         if handle is not None:
-            os.setxattr(handle.fd, name, value, flags)
+            os.setxattr(_of_live_tree(handle).fd, name, value, flags)
             return
         self._changeable(path, errno.EOPNOTSUPP).setxattr(path, name, value, flags)
 
     @through_door
-    def removexattr(self, path: bytes, name: bytes, handle: FileHandle | None = None) -> None:
+    def removexattr(self, path: bytes, name: bytes, handle: OpenFile | None = None) -> None:
         """Remove an extended attribute."""
         if handle is not None:
-            os.removexattr(handle.fd, name)
+            os.removexattr(_of_live_tree(handle).fd, name)
             return
         self._changeable(path, errno.ENODATA).removexattr(path, name)
 
@@ -213,6 +215,8 @@ class Operations:
             self._writable().open_files.truncate(handle, size_bytes)
         elif isinstance(handle, ControlHandle):
             self._controls.truncate(handle, size_bytes)
+        elif handle is not None:
+            raise os_error(errno.EROFS)
         elif control is Control.SAVE:
             self._controls.touch()
         elif control is None:
@@ -235,14 +239,14 @@ class Operations:
         if below is not None:
             number = version_of_marker(path)
             if number is None:
-                return ViewHandle(*self.versions.open(below, flags))
+                return self.versions.open(below, flags)
             return self._controls.open_of_version(number, flags)
         control = control_of(path)
         if control is not None:
             return self._controls.open(path, control, flags, caller)
         if self.writable is not None:
             return self.writable.open_files.open(path, flags)
-        return ViewHandle(*self._view().open(path, flags))
+        return self._view().open(path, flags)
 
     @through_door
     def read_into(self, handle: Handle, buffer: memoryview, offset_bytes: int) -> int:
@@ -311,15 +315,17 @@ class Operations:
         return self._writable().open_files.nameless.create(directory, flags, mode, caller)
 
     @through_door
-    def reopen(self, handle: FileHandle, flags: int) -> FileHandle:
+    def reopen(self, handle: OpenFile, flags: int) -> OpenFile:
         """Open an open file that has no name once more."""
+        if isinstance(handle, ViewHandle):
+            return self._open_in_version(handle.ino, flags)
         return self._writable().open_files.reopen(handle, flags)
 
     @through_door
-    def link_nameless(self, handle: FileHandle, path: bytes) -> None:
+    def link_nameless(self, handle: OpenFile, path: bytes) -> None:
         """Give an open file that has no name one."""
         self._changeable(path, errno.EEXIST)
-        self._writable().open_files.nameless.link(handle, path)
+        self._writable().open_files.nameless.link(_of_live_tree(handle), path)
 
     @through_door
     def change_nameless(
@@ -330,8 +336,8 @@ class Operations:
         times: tuple[int | None, int | None] | None,
     ) -> None:
         """Set attributes of an open file that has no name."""
-        if isinstance(handle, FileHandle):
-            self._writable().open_files.nameless.change(handle, mode, owner, times)
+        if isinstance(handle, FileHandle | ViewHandle):
+            self._writable().open_files.nameless.change(_of_live_tree(handle), mode, owner, times)
 
     @through_door
     def birth_ns(self, path: bytes) -> int | None:
@@ -403,14 +409,18 @@ class Operations:
         where = path if below is None else below
         try:
             if where is not None and tree.attributes(where).ino == ino:
-                return ViewHandle(*tree.open(where, flags))
+                return tree.open(where, flags)
         except FileNotFoundError:
             pass  # the mount shows another version now
-        older = self.versions.view(version_of(ino))
-        found = older.path_of(ino)
-        if found is None:
+        return self._open_in_version(ino, flags)
+
+    def _open_in_version(self, ino: int, flags: int) -> ViewHandle:
+        """Return a handle for a file of a version, by its inode's number."""
+        version = self.versions.view(version_of(ino))
+        path = version.path_of(ino)
+        if path is None:
             raise os_error(errno.ESTALE)
-        return ViewHandle(*older.open(found, flags))
+        return version.open(path, flags)
 
     def go_on_mapped(self, ino: int, path: bytes) -> bool:
         """A file may be changed through a mapping; return False if there is no such file any more."""
@@ -465,6 +475,13 @@ class Operations:
         if below is not None:
             return self.versions.xattrs(below)
         return {} if control_of(path) is not None else self._view().xattrs(path)
+
+
+def _of_live_tree(handle: OpenFile) -> FileHandle:
+    """Return the handle of a file that can be changed. Raises OSError (EROFS) for one of a version."""
+    if isinstance(handle, ViewHandle):
+        raise os_error(errno.EROFS)
+    return handle
 
 
 def _left_mode(status: os.stat_result, caller: Caller) -> int:

@@ -231,10 +231,11 @@ class ReadingMount:
                     log.warning("could not follow error=%r", error.fact)
                 self._follow_error = error.fact
                 continue
-            self._record, self._view, self._error = record, view, None
+            before, self._view = self._view, view
+            self._record, self._error = record, None
             self._versions.changed()
             if self._transport is not None:
-                self._transport.tree_replaced()
+                self._transport.tree_replaced(before.attributes)
             log.info("followed version=%d", view.version)
             if self._options.prefetch:
                 self._prefetch()

@@ -10,7 +10,7 @@ from ckptfs.format.manifest import Chunk, Entry, Kind, Tree
 from ckptfs.fs.attributes import Attributes, Listed
 from ckptfs.fs.contents import ContentCache
 from ckptfs.fs.control import control_of
-from ckptfs.fs.fetching import Reader
+from ckptfs.fs.handles import ViewHandle
 from ckptfs.transfer.attributes import kind_format
 
 # Inode numbers of versions begin where no local filesystem's do: 2^62 + version * 2^36 + index
@@ -127,8 +127,8 @@ class TreeView:
         """Return all extended attributes."""
         return dict(self.entry(path).xattrs)
 
-    def open(self, path: bytes, flags: int) -> tuple[int, Attributes, Reader | None]:
-        """Return a descriptor of a file's content, for reading, its attributes, and how to read it if it is not whole.
+    def open(self, path: bytes, flags: int) -> ViewHandle:
+        """Open a file for reading.
 
         Raises:
             OSError: EROFS if it is to be written, and what a file that is none gives.
@@ -140,7 +140,7 @@ class TreeView:
             raise os_error(errno.EISDIR)
         self._on_read(path)
         fd, reader = self._contents.open(entry)
-        return fd, self.attributes(path), reader
+        return ViewHandle(fd, self.attributes(path), self.xattrs(path), reader)
 
     def files(self) -> list[Entry]:
         """Return the files that have data, in path order."""

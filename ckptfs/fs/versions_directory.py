@@ -16,7 +16,7 @@ from ckptfs.errors import CkptfsError, os_error
 from ckptfs.format.commit import CommitRecord
 from ckptfs.fs.attributes import Attributes, Listed
 from ckptfs.fs.contents import ContentCache
-from ckptfs.fs.fetching import Reader
+from ckptfs.fs.handles import ViewHandle
 from ckptfs.fs.tree_view import TreeView, root_inode
 from ckptfs.versions.history import LATEST, History
 
@@ -99,7 +99,7 @@ class VersionsDirectory:
         view, below = self._find(path)
         return view.xattrs(below)
 
-    def open(self, path: bytes, flags: int) -> tuple[int, Attributes, Reader | None]:
+    def open(self, path: bytes, flags: int) -> ViewHandle:
         """Open a file. See TreeView.open."""
         view, below = self._find(path)
         return view.open(below, flags)

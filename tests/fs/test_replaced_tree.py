@@ -88,3 +88,71 @@ def test_a_file_open_while_a_mount_follows_keeps_its_bytes_and_the_next_open_has
         assert_each_has_its_own(follower, fd, b"1", b"2")
     finally:
         os.close(fd)
+
+
+def passes_by_names(mounted: Mount) -> bool:
+    """True if libfuse asks for what a name leads to when a program asks for an open file's attributes."""
+    return bool(mounted.status()["transport"] == "fusepy")
+
+
+@pytest.mark.fuse
+def test_directories_and_files_that_are_open_stay_what_they_are_while_a_mount_follows(
+    mount: Mounts, transport: str
+) -> None:
+    writer = mount(name="writer")
+    both = [f"both-{number:04}" for number in range(400)]
+    (writer.root / "steps").mkdir()
+    for name in (*both, *(f"old-{number:04}" for number in range(1200))):
+        (writer.root / "steps" / name).touch()
+    os.makedirs(writer.root / "goes" / "too")
+    os.setxattr(writer.root / "steps" / both[0], "user.origin", b"old")
+    save(writer, b"1")
+    follower = mount(name="follower", cache="cache-2", read_only=True, follow=True, transport=transport)
+    steps, goes, file = (os.open(follower.root / name, os.O_RDONLY) for name in ("steps", "goes", f"steps/{both[0]}"))
+    was = os.fstat(file)
+    try:
+        with os.scandir(follower.root / "steps") as listing:
+            seen = [next(listing).name]
+            for name in list((writer.root / "steps").glob("old-*")):
+                name.unlink()
+            (writer.root / "steps" / "new").write_text("new")
+            (writer.root / "steps" / both[0]).write_text("other")
+            os.removedirs(writer.root / "goes" / "too")
+            save(writer, b"2")
+            wait_until(lambda: follower.marker()["version"] == 2, 20, "it has moved on")
+            wait_until(lambda: (follower.root / "model.bin").read_bytes()[:1] == b"2", 5, "names have too")
+            seen += [entry.name for entry in listing]
+        assert len(seen) == len(set(seen))
+        assert set(seen) >= set(both)
+        assert sorted(os.listdir(steps)) == [*both, "new"]
+        assert os.readlink(f"/proc/self/fd/{steps}") == str(follower.root / "steps")
+        assert os.stat("new", dir_fd=steps).st_size == 3
+        assert os.stat(both[0], dir_fd=steps).st_size == 5
+        if not passes_by_names(follower):
+            assert os.fstat(file) == was
+            assert os.getxattr(file, "user.origin") == b"old"
+            assert os.listxattr(file) == ["user.origin"]
+            assert os.listdir(goes) == []
+            with os.fdopen(os.open(f"/proc/self/fd/{file}", os.O_RDONLY), "rb") as again:
+                assert again.read() == b""
+    finally:
+        for fd in (steps, goes, file):
+            os.close(fd)
+
+
+@pytest.mark.fuse
+def test_a_program_finds_out_where_it_is_after_a_restore(mount: Mounts, transport: str) -> None:
+    mounted = mount(transport=transport)
+    (mounted.root / "run").mkdir()
+    (mounted.root / "run" / "1").touch()
+    save(mounted, b"1")
+    (mounted.root / "run" / "2").touch()
+    save(mounted, b"2")
+    fd = os.open(mounted.root / "run", os.O_RDONLY)
+    try:
+        mounted.restore(1)
+        # what getcwd(2) says to one that works there
+        assert os.readlink(f"/proc/self/fd/{fd}") == str(mounted.root / "run")
+        assert os.listdir(fd) == ["1"]
+    finally:
+        os.close(fd)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ckptfs.errors import os_error
 from ckptfs.fs.attributes import Attributes
 from ckptfs.fs.control import Control, control_of
-from ckptfs.fs.handles import ControlHandle, FileHandle, Handle
+from ckptfs.fs.handles import ControlHandle, Handle, OpenFile
 from ckptfs.fs.syscalls import is_chown
 from ckptfs.fs.times import NOW_NS
 from ckptfs.fs.transport import wire
@@ -185,7 +185,7 @@ class AttributeRequests(Requests):
         self.operations.removexattr(path, name, handle)
         return ()
 
-    def _path_or_handle(self, node_id: int) -> tuple[bytes, FileHandle | None]:
+    def _path_or_handle(self, node_id: int) -> tuple[bytes, OpenFile | None]:
         """Return a node's path; of an open file without a name a handle of it."""
         node = self.nodes.get(node_id)
         path = self.nodes.path(node)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ckptfs.errors import MountError
+from ckptfs.fs.attributes import Look
 from ckptfs.fs.launder import Launderer
 from ckptfs.fs.mountpoint import OwnMount
 from ckptfs.fs.operations import Operations
@@ -52,8 +53,8 @@ class Transport(Protocol):
     def flush(self, path: bytes, ino: int) -> bool:
         """See saver.MappedFlusher."""
 
-    def tree_replaced(self) -> None:
-        """What the kernel remembers of names and attributes is old."""
+    def tree_replaced(self, before: Look | None = None) -> None:
+        """What the kernel remembers of names and attributes is old. See Notices.tree_replaced."""
 
     def close(self) -> None:
         """The mount is gone."""
@@ -98,7 +99,7 @@ class FusepyTransport:
         done = [self._launderer.flush(name, ino) for name in self._names_of(path, ino)]
         return all(done)
 
-    def tree_replaced(self) -> None:
+    def tree_replaced(self, before: Look | None = None) -> None:
         """Return when the kernel remembers no name: one that was a fifo is not to be taken for one now."""
         self._replaced()
         time.sleep(_NAMES_REMEMBERED_S)
@@ -151,10 +152,10 @@ class DeviceTransport:
             self._server.flush_mapped(ino)
         return True
 
-    def tree_replaced(self) -> None:
+    def tree_replaced(self, before: Look | None = None) -> None:
         """Make the kernel forget."""
         if self._server is not None:
-            self._server.tree_replaced()
+            self._server.tree_replaced(before)
 
     def close(self) -> None:
         """Answer nothing any more that comes through a mount which we could not take away."""

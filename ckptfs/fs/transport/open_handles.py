@@ -9,7 +9,7 @@ import os
 import threading
 
 from ckptfs.errors import os_error
-from ckptfs.fs.handles import ControlHandle, FileHandle, Handle, ViewHandle
+from ckptfs.fs.handles import ControlHandle, FileHandle, Handle, OpenFile, ViewHandle
 from ckptfs.fs.operations import Operations
 from ckptfs.fs.transport import wire
 from ckptfs.fs.transport.handle_book import HandleBook, OpenKind, OpenRecord
@@ -42,7 +42,7 @@ class OpenHandles:
         self._openings = openings
         self._passes = passes
         self._handles: dict[int, Handle] = {}
-        self._by_node: dict[int, list[FileHandle]] = {}
+        self._by_node: dict[int, list[OpenFile]] = {}
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
 
@@ -121,11 +121,11 @@ class OpenHandles:
         return wire.OPEN_OUT.pack(number, open_flags, backing_id)
 
     def _keep(self, number: int, record: OpenRecord, handle: Handle) -> None:
-        if isinstance(handle, FileHandle):
-            if record.backing_id:
-                self._operations.going_past(handle)
-                if handle.inode.maybe_mapped:
-                    self._book.may_be_mapped(handle.ino, handle.inode.path)
+        if isinstance(handle, FileHandle) and record.backing_id:
+            self._operations.going_past(handle)
+            if handle.inode.maybe_mapped:
+                self._book.may_be_mapped(handle.ino, handle.inode.path)
+        if not isinstance(handle, ControlHandle):
             with self._lock:
                 self._by_node.setdefault(record.node, []).append(handle)
         self._handles[number] = handle
@@ -142,7 +142,7 @@ class OpenHandles:
                 # it could not be opened again, and yet it counts
                 self._openings.close(record.ino)
             return
-        if isinstance(handle, FileHandle):
+        if not isinstance(handle, ControlHandle):
             with self._lock:
                 handles = self._by_node[node_id]
                 handles.remove(handle)
@@ -150,11 +150,10 @@ class OpenHandles:
                     del self._by_node[node_id]
             if not handles:
                 self._nodes.closed(node_id)
-        if not isinstance(handle, ControlHandle):
             self._openings.close(handle.ino)
         self._operations.release(handle)
 
-    def of_node(self, node: Node) -> FileHandle:
+    def of_node(self, node: Node) -> OpenFile:
         """Return one of the handles of a node. Raises OSError (ESTALE) if there is none."""
         handles = self._by_node.get(node.id)
         if not handles:
@@ -176,7 +175,7 @@ def _kind(handle: Handle) -> OpenKind:
     return OpenKind.FILE if isinstance(handle, FileHandle) else OpenKind.VIEW
 
 
-def _open_once_more(handle: FileHandle | ViewHandle) -> int:
+def _open_once_more(handle: OpenFile) -> int:
     """Open a handle's file for whoever may join it."""
     if isinstance(handle, ViewHandle):
         return os.dup(handle.fd)

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ckptfs.errors import MountError
+from ckptfs.fs.attributes import Look
 from ckptfs.fs.interrupts import Interrupts
 from ckptfs.fs.operations import Operations
 from ckptfs.fs.transport import wire
@@ -157,9 +158,9 @@ class PassthroughServer:
         """Have the kernel write back what programs changed in mappings of a mediated file; returns when it is done."""
         self._notices.flush_mapped(ino)
 
-    def tree_replaced(self) -> None:
-        """The tree was restored to another version: names may be other inodes, and what the kernel remembers is old."""
-        self._notices.tree_replaced()
+    def tree_replaced(self, before: Look | None) -> None:
+        """See Notices.tree_replaced."""
+        self._notices.tree_replaced(before)
 
     def refuse(self) -> None:
         """Answer nothing any more, as if the mount were gone."""
