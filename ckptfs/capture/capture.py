@@ -22,7 +22,8 @@ from ckptfs.capture.draft import Draft
 from ckptfs.capture.guards import Guards, Slot
 from ckptfs.capture.sizes import NOT_A_FILE, Sizes
 from ckptfs.format.manifest import Kind, Part
-from ckptfs.format.pending import Note, PendingHeader
+from ckptfs.format.note import Note
+from ckptfs.format.pending import PendingHeader
 
 Undo = dict[bytes, int | None]
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from ckptfs.format.fields import check_same, dump_object, load_object, take_hex_id, take_int, take_text
 from ckptfs.format.header import FORMAT_VERSION, require_version
-from ckptfs.format.note import Note as Note
-from ckptfs.format.note import check_note
+from ckptfs.format.note import Note, check_note
 
 _WHAT = "the pending version's version.json"
 

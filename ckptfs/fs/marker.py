@@ -32,7 +32,7 @@ from typing import Protocol
 
 from ckptfs.capture.capture import Captured
 from ckptfs.errors import NoteTooLargeError
-from ckptfs.format.pending import Note
+from ckptfs.format.note import Note
 from ckptfs.fs.note import parse_note
 
 NOTE_LIMIT_BYTES = 64 << 10

@@ -15,7 +15,7 @@ from typing import Protocol
 from ckptfs.capture.capture import Captured, Capturer
 from ckptfs.capture.gate import Gate
 from ckptfs.errors import FencedError
-from ckptfs.format.pending import Note
+from ckptfs.format.note import Note
 from ckptfs.fs.counters import Counters
 from ckptfs.fs.unseen import UnseenChanges
 from ckptfs.fs.uploads import Uploads

@@ -15,7 +15,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ckptfs.errors import AlreadyExistsError, StoreUnavailableError
-from ckptfs.format.commit import CommitKind, CommitRecord, commit_digest, encode_commit
+from ckptfs.format.commit import CommitKind, CommitRecord
+from ckptfs.format.commit_bytes import commit_digest, encode_commit
 from ckptfs.format.keys import commit_key
 from ckptfs.versions.chain import NO_DIGEST, check_successor
 from ckptfs.versions.history import History

@@ -1,6 +1,6 @@
 """What two commit records must have to do with each other (FORMAT.md 3, C1 to C3 and C6, and the pointers).
 
-Pure. One record alone is checked by format/commit.py when it is decoded.
+Pure. One record alone is checked by format/commit_bytes.py when it is decoded.
 """
 
 from ckptfs.errors import CorruptObjectError

@@ -21,7 +21,8 @@ from ckptfs.errors import (
     RollbackError,
     UnsupportedFormatError,
 )
-from ckptfs.format.commit import MAX_RECORD_BYTES, CommitKind, CommitRecord, decode_commit, is_tag_name
+from ckptfs.format.commit import MAX_RECORD_BYTES, CommitKind, CommitRecord, is_tag_name
+from ckptfs.format.commit_bytes import decode_commit
 from ckptfs.format.header import StoreFormat
 from ckptfs.format.keys import COMMIT_PREFIX, commit_key, commit_seq
 from ckptfs.format.manifest import Part, Tree, merge

@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 
 from ckptfs.errors import CorruptObjectError, UnsupportedFormatError
-from ckptfs.format.commit import decode_commit
+from ckptfs.format.commit_bytes import decode_commit
 from ckptfs.format.keys import COMMIT_PREFIX, commit_seq
 from ckptfs.store.caching import CachingStore
 from ckptfs.versions.history import History

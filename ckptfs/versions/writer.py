@@ -26,9 +26,10 @@ from ckptfs.errors import (
     NoSuchVersionError,
     RollbackError,
 )
-from ckptfs.format.commit import CommitKind, CommitRecord, Note, PartRef
+from ckptfs.format.commit import CommitKind, CommitRecord, PartRef
 from ckptfs.format.keys import commit_key
 from ckptfs.format.lease import LeaseRecord
+from ckptfs.format.note import Note
 from ckptfs.store.base import Store
 from ckptfs.versions import ranges
 from ckptfs.versions.acquire import Claim, acquire_epoch

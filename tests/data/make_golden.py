@@ -15,7 +15,8 @@ from ckptfs.codec.frame import decode_frame, encode_frame
 from ckptfs.codec.zstd import compress, decompress
 from ckptfs.crypto.sealing import StoreKey
 from ckptfs.crypto.secret import Secret
-from ckptfs.format.commit import CommitKind, CommitRecord, PartRef, decode_commit, encode_commit
+from ckptfs.format.commit import CommitKind, CommitRecord, PartRef
+from ckptfs.format.commit_bytes import decode_commit, encode_commit
 from ckptfs.format.header import ENCRYPTED, StoreFormat, decode_format, encode_format
 from ckptfs.format.keys import commit_key
 from ckptfs.format.lease import LeaseRecord, decode_lease, encode_lease

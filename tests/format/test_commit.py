@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckptfs.errors import CorruptObjectError, UnsupportedFormatError
-from ckptfs.format.commit import CommitKind, CommitRecord, PartRef, decode_commit, encode_commit, is_tag_name
+from ckptfs.format.commit import CommitKind, CommitRecord, PartRef, is_tag_name
+from ckptfs.format.commit_bytes import decode_commit, encode_commit
 from ckptfs.format.fields import MAX_DEPTH
 from ckptfs.format.note import Note
 from ckptfs.hashing import hash_bytes

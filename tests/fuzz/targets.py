@@ -19,7 +19,7 @@ from ckptfs.codec.zstd import compress, decompress
 from ckptfs.crypto.sealing import BLOCK_BYTES, StoreKey
 from ckptfs.crypto.secret import Secret
 from ckptfs.errors import CkptfsError, CorruptObjectError, UnsupportedFormatError
-from ckptfs.format.commit import decode_commit, encode_commit
+from ckptfs.format.commit_bytes import decode_commit, encode_commit
 from ckptfs.format.header import decode_format, encode_format
 from ckptfs.format.keys import commit_key
 from ckptfs.format.lease import decode_lease, encode_lease

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from ckptfs.cache.directory import lock_is_free
 from ckptfs.cli.failures import report
 from ckptfs.errors import CorruptObjectError, HeldError
-from ckptfs.format.commit import CommitRecord, encode_commit
+from ckptfs.format.commit import CommitRecord
+from ckptfs.format.commit_bytes import encode_commit
 from ckptfs.format.keys import COMMIT_PREFIX, FORMAT_KEY, LEASE_KEY, commit_key
 from ckptfs.format.manifest import Entry, Hole, Kind, Tree
 from ckptfs.store.open import open_store

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from ckptfs.errors import CorruptObjectError, StoreUnavailableError
-from ckptfs.format.commit import CommitKind, CommitRecord, encode_commit
+from ckptfs.format.commit import CommitKind, CommitRecord
+from ckptfs.format.commit_bytes import encode_commit
 from ckptfs.format.keys import commit_key
 from ckptfs.versions.append import Build, append, successor
 from ckptfs.versions.history import History

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from ckptfs.errors import CorruptObjectError, InvalidInputError, NoSuchVersionError, UnsupportedFormatError
-from ckptfs.format.commit import CommitKind, decode_commit, encode_commit
+from ckptfs.format.commit import CommitKind
+from ckptfs.format.commit_bytes import decode_commit, encode_commit
 from ckptfs.format.keys import commit_key
 from ckptfs.hashing import hash_bytes
 from ckptfs.store.caching import CachingStore
