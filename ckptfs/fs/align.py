@@ -244,7 +244,7 @@ def doubts_of_unknown(
         path for path in alike - target.local.keys() if os.stat(reach(root_fd, path), dir_fd=root_fd).st_nlink == 1
     }
     precious = named & present if journal_is_whole else present - alike
-    precious -= {path for path in precious if _is_same_node(path, tree.get(path), root_fd)}
+    precious -= {path for path in precious if is_same_node(path, tree.get(path), root_fd)}
     return Doubts(present | set(tree), _without_stubs(precious, state, root_fd), suspect)
 
 
@@ -259,7 +259,7 @@ def _looks_like(path: bytes, entry: Entry | None, root_fd: int, stubs: Container
     return same and stat.S_ISREG(status.st_mode)
 
 
-def _is_same_node(path: bytes, entry: Entry | None, root_fd: int) -> bool:
+def is_same_node(path: bytes, entry: Entry | None, root_fd: int) -> bool:
     """True if a path is no file or directory, and all that it holds is in the target."""
     if entry is None or entry.kind in (Kind.FILE, Kind.DIRECTORY):
         return False

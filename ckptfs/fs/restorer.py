@@ -12,7 +12,7 @@ from collections.abc import Callable
 from ckptfs.capture.capture import Capturer
 from ckptfs.errors import FencedError, NoSuchVersionError, NotDurableError
 from ckptfs.format.manifest import Entry, Kind, Tree
-from ckptfs.fs.align import Aligner, Alignment, Doubts, Target
+from ckptfs.fs.align import Aligner, Alignment, Doubts, Target, is_same_node
 from ckptfs.fs.live import LiveTree
 from ckptfs.fs.uploads import Uploads
 from ckptfs.versions.history import LATEST, History
@@ -53,6 +53,8 @@ class LiveRestorer:
         self._pin = pin
         self._sync_timeout_s = sync_timeout_s
         self._restored = restored
+        self._placed: dict[bytes, Entry] = {}
+        """What the last restore made that is no file and no directory."""
         self._lock = threading.Lock()
 
     def check(self, spec: str) -> None:
@@ -130,7 +132,7 @@ class LiveRestorer:
         doubtful = (changed | touched) - kept
         doubtful |= _link_partners(doubtful, wanted) | _link_partners(doubtful, base)
         kept -= doubtful
-        precious = {path for path in dirty if not self._is_unfilled(path)}
+        precious = {path for path in dirty if not self._is_stored(path)}
         for path in sorted(doubtful | kept):
             live.changes.mark_name(path)
         live.changes.restoring(version)
@@ -140,6 +142,8 @@ class LiveRestorer:
         result = aligner.align(target, Doubts(doubtful, precious))
         self._refresh(aligner, target, kept)
         self._adopt(target, result)
+        made = {path: wanted[path] for path in doubtful if path in wanted}
+        self._placed = {path: entry for path, entry in made.items() if entry.kind not in (Kind.FILE, Kind.DIRECTORY)}
         for path, ino in result.made.items():
             live.changes.restored(ino, wanted[path].extents)
 
@@ -162,11 +166,19 @@ class LiveRestorer:
             if stub is not None:
                 stub.mtime_ns = target.tree[path].mtime_ns
 
-    def _is_unfilled(self, path: bytes) -> bool:
+    def _is_stored(self, path: bytes) -> bool:
+        """True if all that a path holds came from the store, by a restore since the last save."""
+        live = self._live
         try:
-            return self._live.lstat(path).st_ino in self._live.hydrator
+            ino = live.lstat(path).st_ino
         except OSError:
             return False
+        if ino in live.hydrator:
+            return True
+        changes = live.changes.current
+        if isinstance(changes.origins.get(ino), tuple) and ino not in changes.content:
+            return True
+        return is_same_node(path, self._placed.get(path), live.root_fd)
 
     def _let_go(self, paths: set[bytes]) -> None:
         """Forget the inodes that leave the tree; open handles keep them."""

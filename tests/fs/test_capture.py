@@ -384,6 +384,41 @@ def test_a_restored_version_saved_again_is_the_same(mount: Mounts) -> None:
     check_saved(mounted, mount)
 
 
+def test_going_from_version_to_version_sets_aside_what_was_changed_in_between_and_nothing_else(mount: Mounts) -> None:
+    mounted = mount()
+    root = mounted.root
+    for number in (1, 2, 3):
+        for name in ("read", "written", "replaced", "linked"):
+            (root / f"{name}.new").write_bytes(bytes([number]) * 100_000)
+            (root / f"{name}.new").rename(root / name)
+        (root / "further").unlink(missing_ok=True)
+        (root / "further").hardlink_to(root / "linked")
+        (root / "last").unlink(missing_ok=True)
+        (root / "last").symlink_to(f"step-{number}")
+        mounted.save()
+    mounted.sync()
+    for number in (1, 2, 1, 3, 2):
+        mounted.restore(number)
+        for name in ("read", "written", "replaced", "further"):
+            assert (root / name).read_bytes() == bytes([number]) * 100_000
+        assert os.readlink(root / "last") == f"step-{number}"
+    unsaved = mounted.cache / "unsaved"
+    assert list(unsaved.glob("*/*")) == []
+
+    with open(root / "written", "r+b") as file:
+        file.write(b"mine")
+    (root / "mine").write_bytes(b"all mine")
+    (root / "mine").rename(root / "replaced")
+    (root / "last").unlink()
+    (root / "last").symlink_to("mine")
+    mounted.restore(1)
+    kept = {path.name: path for path in unsaved.glob("*/*")}
+    assert kept.keys() == {"written", "replaced", "last"}
+    assert kept["written"].read_bytes() == b"mine" + bytes([2]) * 99_996
+    assert kept["replaced"].read_bytes() == b"all mine"
+    assert os.readlink(kept["last"]) == "mine"
+
+
 def test_restoring_what_is_not_there_changes_nothing(holder: Held, place: Path) -> None:
     fill(place)
     holder.mount.save()
