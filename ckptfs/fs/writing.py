@@ -19,21 +19,19 @@ from ckptfs.cache.directory import CacheDirectory
 from ckptfs.capture.capture import Capturer
 from ckptfs.capture.changes import Changes, LinkGroups
 from ckptfs.capture.gate import Gate
-from ckptfs.capture.guards import Guards, Slot
+from ckptfs.capture.guards import Guards
 from ckptfs.capture.journal import Journal, JournalState, read_journal
-from ckptfs.capture.scan import inode_of
 from ckptfs.capture.sizes import Sizes
 from ckptfs.crypto.secret import KeySource
 from ckptfs.errors import CacheError, CkptfsError
-from ckptfs.format.manifest import Kind, LocalData
 from ckptfs.fs.align import Aligner, Alignment, Target
 from ckptfs.fs.contents import ContentCache
 from ckptfs.fs.control import Control, save_text, status_text, uploads_object
 from ckptfs.fs.evictable_files import EvictableLiveFiles
 from ckptfs.fs.eviction import Evictor
 from ckptfs.fs.fetching import FetchQueue
-from ckptfs.fs.going_on import know_again
-from ckptfs.fs.hydrate import Hydrator, Stub
+from ckptfs.fs.hydrate import Hydrator
+from ckptfs.fs.knowing import know_aligned, know_left, know_pending
 from ckptfs.fs.live import LiveTree
 from ckptfs.fs.marker import SaveMarker
 from ckptfs.fs.open_files import OpenFiles
@@ -117,7 +115,8 @@ class WritingMount:
         if self._goes_on and state is not None:
             self._go_on(taken, state)
         else:
-            self._adopt(taken.target, result, kept_stubs=state.stubs if state is not None else set())
+            kept_stubs = state.stubs if state is not None else set()
+            know_aligned(self._live, self._capturer, taken.target, result, kept_stubs=kept_stubs)
             self._journal.rewrite(taken.version, taken.commit_id, self._boot, self._hydrator.inodes())
             if b"" not in taken.target.tree:
                 self._take_root_attributes()
@@ -138,7 +137,7 @@ class WritingMount:
         self._queue.make_room = self._evictor.make_room
         self._prefetch = Prefetch(self._hydrator, self._queue, self._order.ranks, self._evictor.room_bytes)
         self._hydrator.on_added, self._hydrator.on_wanted = self._prefetch.look_again, self._prefetch.follow
-        self._take_pending(taken)
+        know_pending(self._live, self._uploads, taken.pending)
         self._saver = self._make_saver()
         self._marker = SaveMarker(self._saver)
         self.operations = self._make_operations()
@@ -217,7 +216,7 @@ class WritingMount:
             capturer=self._capturer,
             uploads=self._uploads,
             make_aligner=lambda: Aligner(self._cache.live, self._root_fd, self._spare_fd, self._cache.unsaved),
-            adopt=self._adopt_restored,
+            adopt=self._know_restored,
             pin=self._tenure.pin,
             sync_timeout_s=self._options.sync_timeout_s,
             restored=lambda: self._transport.tree_replaced() if self._transport is not None else None,
@@ -270,57 +269,13 @@ class WritingMount:
     def _go_on(self, taken: Taken, state: JournalState) -> None:
         """Know again what the process before this one knew of its live tree."""
         restored = self._history.tree(self._history.version(state.restored)) if state.restored is not None else None
-        known = know_again(taken, state, restored, self._root_fd)
-        self._live.changes.go_on(state, known.content, known.origins)
-        for ino, names in known.links.items():
-            for name in names[1:]:
-                self._links.link(ino, names[0], name)
-        self._capturer.link_ids.update(known.link_ids)
-        self._hydrator.add(known.stubs)
+        stubs = know_left(self._live, self._capturer, taken, state, restored)
         self._journal.go_on(self._boot, self._hydrator.inodes())
-        log.info(
-            "goes on version=%d changed=%d not_fetched_files=%d", taken.version, len(state.names), len(known.stubs)
-        )
+        log.info("goes on version=%d changed=%d not_fetched_files=%d", taken.version, len(state.names), stubs)
 
-    def _adopt(self, target: Target, result: Alignment, *, kept_stubs: set[int]) -> None:
-        """Bring link groups, link ids and stubs in line with an aligned live tree."""
-        self._links.clear()
-        first_names: dict[int, bytes] = {}
-        stubs = list(result.stubs)
-        new_inodes = {stub.ino for stub in stubs}
-        for path, entry in target.tree.items():
-            if entry.kind is Kind.DIRECTORY or not (entry.link_id or kept_stubs):
-                continue
-            ino = inode_of(self._root_fd, path)
-            if ino is None:
-                continue  # a device that we may not make
-            if entry.link_id:
-                self._capturer.link_ids[ino] = entry.link_id
-                first = first_names.setdefault(entry.link_id, path)
-                if first != path:
-                    self._links.link(ino, first, path)
-            if ino in kept_stubs and ino not in new_inodes:
-                new_inodes.add(ino)
-                stubs.append(Stub(ino, path, entry, entry.mtime_ns, suspect=True))
-        self._hydrator.add(stubs)
-
-    def _adopt_restored(self, target: Target, result: Alignment) -> None:
+    def _know_restored(self, target: Target, result: Alignment) -> None:
         self._journal.stubs(stub.ino for stub in result.stubs)
-        self._adopt(target, result, kept_stubs=set())
-
-    def _take_pending(self, taken: Taken) -> None:
-        """Guard what pending versions share with the live tree, and have them uploaded."""
-        for pending in taken.pending:
-            slot = Slot(pending.directory)
-            kept_bytes = 0
-            for entry in pending.part().entries:
-                for extent in entry.extents:
-                    if isinstance(extent, LocalData):
-                        status = os.stat(pending.data_path(extent.index))
-                        self._guards.add(status.st_ino, slot, extent.index, extent.size_bytes)
-                        self._live.changes.times.keep(status)
-                        kept_bytes += extent.size_bytes
-            self._uploads.captured(pending, slot, kept_bytes)
+        know_aligned(self._live, self._capturer, target, result, kept_stubs=set())
 
     def _take_root_attributes(self) -> None:
         """An empty store's root looks like the directory that it is mounted on."""
