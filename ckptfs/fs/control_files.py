@@ -82,6 +82,8 @@ class ControlFiles:
         self.attributes(path, control)  # the directory must be there
         handle = ControlHandle(control, self.texts[control]())
         if flags & os.O_ACCMODE == os.O_RDONLY:
+            if self.writable is not None:
+                self.writable.looked_at()
             return handle
         writable = self._writable()
         if control is Control.STATUS:

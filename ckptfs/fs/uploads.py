@@ -99,9 +99,18 @@ class Uploads:
             self._newest = self._before
             self._changed.notify_all()
 
-    def wake(self) -> None:
-        """There may be something to upload."""
-        self._process.wake(hurry=self._waiters > 0)
+    def wake(self, *, hurry: bool = False) -> None:
+        """There may be something to upload.
+
+        Args:
+            hurry: It is not to be gathered (transfer/gathering.py).
+        """
+        self._process.wake(hurry=hurry or self._waiters > 0)
+
+    def looked_at(self) -> None:
+        """Somebody asks what has become of the versions, perhaps again and again until they are durable."""
+        if self._waiting:
+            self.wake(hurry=True)
 
     @contextmanager
     def _hurrying(self) -> Iterator[None]:

@@ -33,3 +33,5 @@ class Writable:
     """Returns the number of the newest captured version."""
     state_of: Callable[[int], VersionState | None]
     """Returns what has become of a version that was captured a moment ago."""
+    looked_at: Callable[[], None]
+    """A program opened a file that tells what has become of the versions."""

@@ -236,6 +236,7 @@ class WritingMount:
                 check_save_allowed=self._saver.check_allowed,
                 version=lambda: self._capturer.version,
                 state_of=self._uploads.state_of,
+                looked_at=self._uploads.looked_at,
             ),
             cache_root_status=lambda: os.fstatvfs(self._root_fd),
         )

@@ -32,7 +32,7 @@ class Gathering:
         self._begun.append(self._clock())
 
     def hurry(self) -> None:
-        """Somebody waits until what was captured is durable."""
+        """Somebody waits until what was captured is durable, or asks whether it is."""
         self._hurried.set()
 
     def calm(self) -> None:

@@ -5,8 +5,8 @@
 It is a process of its own so that Python's lock never makes a training write wait. It is crash-only: all it knows is in
 the cache directory and the store, so that it may be killed at any moment, and SIGTERM simply ends it.
 
-    stdin   a line: there is something new under pending/; `!` in it: somebody waits until that is durable. End of
-            file: the mount process is gone.
+    stdin   a line: there is something new under pending/; `!` in it: somebody waits for that. End of file: the mount
+            process is gone.
             With `key`, the first line is the key of an encrypted store, in hex
     stdout  events (events.py)
 

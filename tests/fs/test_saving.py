@@ -8,12 +8,13 @@ import os
 import shutil
 import subprocess
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.fs.touching import Counter, ran, run
-from tests.mounting import Mount, Mounts
+from tests.mounting import Mount, Mounts, touch, wait_until
 
 pytestmark = pytest.mark.fuse
 
@@ -380,3 +381,27 @@ def test_touches_on_s3_make_one_version_each(mount: Mounts, bucket: str, tmp_pat
         assert made.marker()["version"] == number
     assert made.marker()["state"] == "durable"
     assert sorted(os.listdir(made.root / ".versions")) == ["1", "2", "3", "4", "5", "latest"]
+
+
+@pytest.mark.parametrize("name", [".save", ".status"])
+def test_who_looks_whether_a_version_is_durable_does_not_wait_until_more_are_gathered(
+    mount: Mounts, tmp_path: Path, name: str
+) -> None:
+    # for ever, so that nothing but a look can have ended it
+    patch = "import ckptfs.transfer.gathering as gathering\ngathering._WITHIN_S = gathering.GATHERED_S = 1e6\n"
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(patch)
+    made = mount(env={"PYTHONPATH": os.fspath(tmp_path / "site")})
+
+    def state(number: int) -> str | None:
+        found = json.loads((made.root / name).read_bytes())
+        newest = found if name == ".save" else found["newest"]
+        return newest["state"] if newest["version"] == number else None
+
+    for number in range(1, 9):
+        touch(made.root)
+        wait_until(lambda number=number: state(number) == "durable", 20, "it is durable")  # type: ignore[misc]
+    touch(made.root)
+    time.sleep(0.5)
+    assert os.listdir(made.cache / "pending") == ["0000000009.0001"]
+    wait_until(lambda: state(9) == "durable", 20, "it is durable")

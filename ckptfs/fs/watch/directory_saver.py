@@ -86,7 +86,8 @@ class DirectorySaver:
         self.looks.captured(self.root_fd, changed, found, captured.looks, clock_ns)
         self.uploads.captured(captured.pending, captured.slot, captured.kept_bytes)
         self.capturer.close(captured)
-        self.uploads.wake()
+        # who waits for it reads an ordinary file, which cannot be seen
+        self.uploads.wake(hurry=True)
         log.info(
             "captured version=%d changed=%d files=%d bytes=%d torn=%d duration_ms=%.1f",
             captured.pending.version,
