@@ -30,15 +30,21 @@ class BarrierError(CkptfsError):
     hint = "every local rank calls save(barrier=True), as often as the others"
 
 
-def together(directory: Path, rank: Rank, save: Callable[[], int], timeout_s: float = BARRIER_TIMEOUT_S) -> int:
+def together(directory: Path, rank: Rank, save: Callable[[], int], timeout_s: float | None = None) -> int:
     """Wait until all local ranks are here, have the first of them save, and return its version's number in all of them.
+
+    Args:
+        directory: Where they meet.
+        rank: This one.
+        save: What the first of them does.
+        timeout_s: How long to wait at most; None waits BARRIER_TIMEOUT_S.
 
     Raises:
         BarrierError: Not all came in time, or the first one died or failed; in itself, what `save` raises.
     """
     if rank.local_world == 1:
         return save()
-    deadline_s = time.monotonic() + timeout_s
+    deadline_s = time.monotonic() + (BARRIER_TIMEOUT_S if timeout_s is None else timeout_s)
     # a socket's path is at most 108 bytes long, a directory's 4096
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

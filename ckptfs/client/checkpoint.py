@@ -40,6 +40,8 @@ class Checkpoint:
     Attributes:
         directory: Where a program reads and writes its files.
         is_loaded: True if there was a version to go on from when this object was made, or one was loaded since.
+        chosen: The version that was last asked for with `load`, until the next save; `latest` if none was. What goes
+            on from a Checkpoint, as the callbacks do, goes on from this one.
     """
 
     def __init__(self, directory: Path, *, ranks: str) -> None:
@@ -48,10 +50,9 @@ class Checkpoint:
         self._ranks = ranks
         self._place = find_place(directory)
         self.directory = self._place.directory
-        status = self._place.status()
-        is_there = self.directory.is_dir()
-        self.is_loaded = bool(status["version"]) and is_there
-        if not is_there and not status.get("read_only"):
+        self.is_loaded = self.has_version
+        self.chosen: int | str = LATEST
+        if not self.directory.is_dir() and not self._place.status().get("read_only"):
             self._make_directory()
 
     @property
@@ -59,6 +60,26 @@ class Checkpoint:
         """The newest version that was captured, by whomever; None if there is none yet."""
         number = self._place.status()["version"]
         return Version(self._place, number) if number else None
+
+    @property
+    def has_version(self) -> bool:
+        """True if the newest version has something in the directory.
+
+        A version that is not durable yet, or is one of a watched directory, cannot be looked into: it is taken to have
+        what is there.
+        """
+        status = self._place.status()
+        number = status["version"]
+        if not number or not self.directory.is_dir():
+            return False
+        if (
+            self._place.is_root
+            or self._place.is_watched
+            or any(each["version"] == number for each in status["pending"])
+        ):
+            return True
+        path = Version(self._place, number).path
+        return path.is_dir() and any(path.iterdir())
 
     @property
     def is_saver(self) -> bool:
@@ -72,6 +93,7 @@ class Checkpoint:
         wait: bool = False,
         *,
         barrier: bool = False,
+        barrier_timeout_s: float | None = None,
     ) -> Version:
         """Capture the whole mount as one version, and return it at once; it is uploaded in the background.
 
@@ -81,6 +103,7 @@ class Checkpoint:
             wait: Return only when the version is durable in the store.
             barrier: Wait until all ranks on this machine have come here, so that what each has written is in the one
                 version that all return. Every one of them must call it.
+            barrier_timeout_s: How long to wait for them at most; None waits half an hour.
 
         Returns:
             The version that this call made. Where `ranks` is `zero` and this is another rank, nothing is saved, and
@@ -103,17 +126,20 @@ class Checkpoint:
                 bring(Path(path), self.directory, self._place.root)
             except OSError as error:
                 raise marker.explained(error, self._place.root) or error from error
-        number = 0
+        number, said = 0, None
         if barrier:
             from ckptfs.client.barrier import together
 
             # the first rank of a machine saves for all that are on it
-            number = together(self._place.root, rank, lambda: self._touch(text) if is_mine else 0)
+            saved = lambda: int(self._touch(text)["version"]) if is_mine else 0  # noqa: E731
+            number = together(self._place.root, rank, saved, barrier_timeout_s)
         elif is_mine:
-            number = self._touch(text)
+            said = self._touch(text)
+            number = int(said["version"])
         if not number:
             _say_skipped(rank.rank)
-        version = Version(self._place, number)
+        self.chosen = LATEST
+        version = Version(self._place, number, said)
         return version.wait() if wait else version
 
     def list(self) -> list[Version]:
@@ -139,16 +165,15 @@ class Checkpoint:
             NoSuchVersionError: There is none.
             ReadOnlyError: The mount is read-only.
         """
-        wanted = version.number if isinstance(version, Version) else version
+        wanted = self._number(version) if isinstance(version, Version) else version
         status = self._place.status()
         if not status["version"]:
             raise NoSuchVersionError(f"{self._place.root} has no version yet", hint="save one first")
-        if wanted == LATEST:
-            # captured, if not durable yet
-            wanted = status["version"]
-        if not (wanted == status["version"] and status.get("changed_paths", 0) == 0):
-            self._restore(str(wanted))
-        self.is_loaded = True
+        # captured, if not durable yet
+        number = status["version"] if wanted == LATEST else wanted
+        if not (number == status["version"] and status.get("changed_paths", 0) == 0):
+            self._restore(str(number))
+        self.is_loaded, self.chosen = True, wanted
         self._make_directory()
         return self.directory
 
@@ -159,17 +184,24 @@ class Checkpoint:
     def __repr__(self) -> str:
         return f"<Checkpoint {self.directory}>"
 
+    def _number(self, version: Version) -> int:
+        if not version.number:
+            raise NoSuchVersionError("a version that was skipped cannot be loaded", hint="another rank saves for all")
+        if not version.is_of(self._place):
+            raise InvalidInputError(f"{version!r} is no version of {self._place.root}")
+        return version.number
+
     def _make_directory(self) -> None:
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InvalidInputError(f"cannot make {self.directory} a directory: {error.strerror}") from error
 
-    def _touch(self, text: bytes) -> int:
+    def _touch(self, text: bytes) -> dict[str, Any]:
         try:
             if self._place.is_watched:
-                return int(watched.touch(self._place.root, text)["version"])
-            return int(marker.touch(self.directory, text)["version"])
+                return watched.touch(self._place.root, text)
+            return marker.touch(self.directory, text)
         except OSError as error:
             raise marker.explained(error, self._place.root) or self._not_saved(error) from error
 

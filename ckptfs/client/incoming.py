@@ -39,13 +39,24 @@ def bring(source: Path, directory: Path, root: Path) -> None:
     try:
         if source.is_dir():
             # a marker that is copied is a touch: of a watched directory, or what was one
-            shutil.copytree(source, temporary, symlinks=True, ignore=shutil.ignore_patterns(NAME))
+            _copy_tree(source, temporary)
         else:
             shutil.copy2(source, temporary)
         _give_name(temporary, target)
     except BaseException:
         _remove(temporary)
         raise
+
+
+def _copy_tree(source: Path, target: Path) -> None:
+    """Copy a directory. Raises InvalidInputError for the first of what cannot be copied."""
+    try:
+        shutil.copytree(source, target, symlinks=True, ignore=shutil.ignore_patterns(NAME))
+    except shutil.Error as error:
+        # what went wrong with each file is text: (source, target, why)
+        path, _, why = error.args[0][0]
+        more = f", and {len(error.args[0]) - 1} more" if len(error.args[0]) > 1 else ""
+        raise InvalidInputError(f"{path} cannot be copied: {why}{more}", hint="nothing was saved") from error
 
 
 def _give_name(temporary: Path, target: Path) -> None:
@@ -65,7 +76,7 @@ def _give_name(temporary: Path, target: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

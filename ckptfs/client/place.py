@@ -3,15 +3,19 @@
 import errno
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
+from ckptfs.client.watched import gone
 from ckptfs.errors import CkptfsError, InvalidInputError, MountError
 from ckptfs.mount_table import mount_at
-from ckptfs.watch_table import watch_at
+from ckptfs.watch_table import is_alive, watch_at
 
 STATUS = ".status"
 _GONE = (errno.ENOTCONN, errno.ECONNABORTED)
+# a watch writes it every 2 s
+_STALE_S = 10.0
 
 
 class Place:
@@ -39,12 +43,22 @@ class Place:
         """The directory that was asked for."""
         return self.root / self.below
 
+    @property
+    def is_root(self) -> bool:
+        """True if the directory that was asked for is the uppermost one."""
+        return self.below == Path(".")
+
     def status(self) -> dict[str, Any]:
         """Return what `.status` says. Raises MountError."""
         try:
+            if self.is_watched and self._is_stale() and not is_alive(self.root):
+                raise gone(self.root)
             return self.read(STATUS)
         except FileNotFoundError as error:
             raise self.explained(error, "read") from error
+
+    def _is_stale(self) -> bool:
+        return time.time() - (self.root / STATUS).stat().st_mtime > _STALE_S
 
     def read(self, name: str) -> dict[str, Any]:
         """Return the JSON object that a control file gives.

@@ -1,12 +1,13 @@
 """One version: its number, and what has become of it."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ckptfs.client.place import Place
 from ckptfs.client.watched import without_versions
-from ckptfs.errors import FencedError, NoSuchVersionError, NotDurableError
+from ckptfs.errors import FencedError, MountError, NoSuchVersionError, NotDurableError
 
 SKIPPED = "skipped"
 """The state of what was not saved, because another rank saves for all."""
@@ -22,9 +23,11 @@ class Version:
         number: From 1; 0 of one that was skipped.
     """
 
-    def __init__(self, place: Place, number: int) -> None:
+    def __init__(self, place: Place, number: int, said: Mapping[str, Any] | None = None) -> None:
         self._place = place
         self.number = number
+        # by its note it is told from one of another writer that has the same number
+        self._said = said
 
     @property
     def state(self) -> str:
@@ -47,19 +50,30 @@ class Version:
 
         Raises:
             NoSuchVersionError: There is no such version, or no longer.
+            FencedError: Another writer took the store over, and another version has this number.
             MountError: Nobody serves the mount.
         """
         if not self.number:
-            return dict.fromkeys(("note", "error")) | {"version": 0, "state": SKIPPED, "files": 0, "bytes": 0}
-        known = _of_status(self._place.status(), self.number)
-        if known is not None:
-            return known
-        if self._place.is_watched:
-            raise without_versions(self._place.root)
+            sizes = dict.fromkeys(("files", "bytes", "bytes_uploaded"), 0)
+            return {"version": 0, "state": SKIPPED, "note": None, "error": None, **sizes}
+        info = self._info(self._place.status())
+        if info is None and self._place.is_watched:
+            if self._said is None:
+                raise without_versions(self._place.root)
+            # neither pending nor the newest any more
+            return {**self._said, "state": "durable", "error": None, "bytes_uploaded": None}
+        if info is None:
+            raise NoSuchVersionError(f"{self._place.root} has no version {self.number}")
+        return info
+
+    def is_of(self, place: Place) -> bool:
+        """True if it is a version of the store that is there; also where that cannot be told."""
+        if self._place == place:
+            return True
         try:
-            return self._place.read(f".versions/{self.number}/.save")
-        except FileNotFoundError as error:
-            raise NoSuchVersionError(f"{self._place.root} has no version {self.number}") from error
+            return bool(self._place.status()["store"] == place.status()["store"])
+        except MountError:
+            return True  # of another machine
 
     def wait(self, timeout_s: float | None = None, *, timeout: float | None = None) -> "Version":
         """Return when it is durable in the store; at once if it was skipped.
@@ -80,6 +94,7 @@ class Version:
             status = self._place.status()
             info = next((each for each in status["pending"] if each["version"] == self.number), None)
             if info is None:
+                self._check_entered(status)
                 break
             if status.get("fenced"):
                 raise FencedError(f"version {self.number} can never become durable: {status['fenced']}")
@@ -93,6 +108,26 @@ class Version:
             pause_s = min(1.5 * pause_s, _LAST_LOOK_S)
         return self
 
+    def _info(self, status: dict[str, Any]) -> dict[str, Any] | None:
+        """Return what is said of it; None if nothing is."""
+        newest = [status["newest"]] if status.get("newest") else []
+        found = next((each for each in (*status["pending"], *newest) if each["version"] == self.number), None)
+        if found is None and not self._place.is_watched:
+            try:
+                found = self._place.read(f".versions/{self.number}/.save")
+            except FileNotFoundError:
+                return None
+        note = None if self._said is None else self._said["note"]
+        if found is not None and note is not None and found["note"] != note:
+            raise FencedError(f"{self!r} did not enter history: another writer saved one of this number")
+        return dict(found) if found is not None else None
+
+    def _check_entered(self, status: dict[str, Any]) -> None:
+        """Raise FencedError if it is not pending because it was set aside when the mount began anew."""
+        if status["version"] < self.number:
+            raise FencedError(f"{self!r} did not enter history: another writer took the store over")
+        self._info(status)
+
     def __int__(self) -> int:
         return self.number
 
@@ -104,10 +139,3 @@ class Version:
 
     def __repr__(self) -> str:
         return f"<Version {self.number} of {self._place.root}>"
-
-
-def _of_status(status: dict[str, Any], number: int) -> dict[str, Any] | None:
-    """Return what `.status` says of a version that is pending or the newest, None if it says nothing."""
-    newest = [status["newest"]] if status.get("newest") else []
-    found = next((each for each in (*status["pending"], *newest) if each["version"] == number), None)
-    return dict(found) if found is not None else None

@@ -72,6 +72,14 @@ def restore(root: Path, spec: str) -> None:
         raise OSError(found["errno"], found["error"])
 
 
+def gone(root: Path) -> MountError:
+    """Return what is said where nobody watches."""
+    return MountError(
+        f"nobody watches {root} any more",
+        hint="start `ckptfs watch` again; what was captured is kept in its cache directory",
+    )
+
+
 def without_versions(root: Path) -> MountError:
     """Return why older versions cannot be looked at."""
     return MountError(
@@ -101,7 +109,7 @@ def _wait(root: Path, look: Callable[[], dict[str, Any] | None]) -> dict[str, An
         if time.monotonic() - alive_s > _ALIVE_LOOK_S:
             alive_s = time.monotonic()
             if not is_alive(root):
-                raise _gone(root)
+                raise gone(root)
         time.sleep(pause_s)
         pause_s = min(1.5 * pause_s, _LAST_LOOK_S)
     return found
@@ -148,12 +156,5 @@ def _document(root: Path) -> dict[str, Any]:
 def _read(root: Path, name: str) -> dict[str, Any]:
     found = read_object(root / name)
     if found is None:
-        raise _gone(root)
+        raise gone(root)
     return found
-
-
-def _gone(root: Path) -> MountError:
-    return MountError(
-        f"nobody watches {root} any more",
-        hint="start `ckptfs watch` again; what was captured is kept in its cache directory",
-    )

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from ckptfs.integrations.missing import MissingPackageError
-from ckptfs.integrations.saving import Saves, Where, go_back
+from ckptfs.integrations.saving import Saves, Where, go_back, saved_file
 
 try:
     import keras
@@ -29,6 +29,11 @@ class Checkpointer(keras.callbacks.Callback):
         self._epochs = 0
         self._logs: dict[str, Any] = {}
 
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Begin."""
+        self._saves.begin()
+        self._epochs = 0
+
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Save if it is time."""
         self._epochs, self._logs = epoch + 1, logs or {}
@@ -49,7 +54,7 @@ class Checkpointer(keras.callbacks.Callback):
 
 def load(where: Where = None) -> tuple[Any, int]:
     """Return the model of the newest version and the epochs it was trained, for `initial_epoch`; (None, 0) if none."""
-    directory = go_back(where).directory
-    if not (directory / MODEL).exists():
+    path = saved_file(go_back(where), MODEL)
+    if path is None:
         return None, 0
-    return keras.saving.load_model(directory / MODEL), int(json.loads((directory / PROGRESS).read_text())["epochs"])
+    return keras.saving.load_model(path), int(json.loads(path.with_name(PROGRESS).read_text())["epochs"])

@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from ckptfs.errors import InvalidInputError
 from ckptfs.integrations.missing import MissingPackageError
-from ckptfs.integrations.saving import Saves, Where, go_back
+from ckptfs.integrations.saving import Saves, Where, go_back, saved_file
 
 try:
     import lightgbm
@@ -29,7 +30,11 @@ class Checkpointer:
         self._saves = Saves(where, every)
 
     def __call__(self, env: Any) -> None:
-        """Save if it is time."""
+        """Save if it is time. Raises InvalidInputError for a cross-validation: it has no model that could be saved."""
+        if isinstance(env.model, lightgbm.CVBooster):
+            raise InvalidInputError("a cross-validation has no model to save", hint="give it to lightgbm.train")
+        if env.iteration == env.begin_iteration:
+            self._saves.begin()
         iteration = env.model.current_iteration()
         is_last = env.iteration + 1 == env.end_iteration and self._saves.is_left(iteration)
         if self._saves.is_due(iteration) or is_last:
@@ -40,5 +45,5 @@ class Checkpointer:
 
 def load(where: Where = None) -> Any:
     """Return the model of the newest version, to go on from: `init_model=load()`; None if there is none."""
-    path = go_back(where).directory / MODEL
-    return lightgbm.Booster(model_file=path) if path.exists() else None
+    path = saved_file(go_back(where), MODEL)
+    return lightgbm.Booster(model_file=path) if path is not None else None

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ckptfs.integrations.missing import MissingPackageError
-from ckptfs.integrations.saving import Saves, Where, go_back
+from ckptfs.integrations.saving import Saves, Where, go_back, saved_file
 
 try:
     import lightning.pytorch as lightning
@@ -30,6 +30,10 @@ class Checkpointer(lightning.Callback):
         self._saves = Saves(where, every)
         self._seen_step = 0
 
+    def on_train_start(self, trainer: Any, module: Any) -> None:
+        """Begin."""
+        self._saves.begin()
+
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Save if it is time. Several batches may make one optimizer step."""
         step = trainer.global_step
@@ -50,5 +54,4 @@ class Checkpointer(lightning.Callback):
 
 def load(where: Where = None) -> Path | None:
     """Return the checkpoint of the newest version, to go on from: `ckpt_path=load()`; None if there is none."""
-    path = go_back(where).directory / CHECKPOINT
-    return path if path.exists() else None
+    return saved_file(go_back(where), CHECKPOINT)

@@ -38,7 +38,7 @@ class Checkpointer:
         Args:
             state: Of the shapes, types and shardings that are wanted.
         """
-        step = self._manager.latest_step()
+        step = self._manager.latest_step() if self._saves.checkpoint.has_version else None
         if step is None:
             return 0, state
         return step, self._manager.restore(step, args=ocp.args.StandardRestore(state))
@@ -55,6 +55,10 @@ class Checkpointer:
 
     def save(self, step: int, state: Any, **metrics: Any) -> Version:
         """Save now. Called in every process: Orbax lets each write its shards."""
-        self._manager.save(step, args=ocp.args.StandardSave(state))
+        for late in self._manager.all_steps():
+            if late >= step:
+                # Orbax writes nothing for a step that it has, or one before it
+                self._manager.delete(late)
+        self._manager.save(step, args=ocp.args.StandardSave(state), force=True)
         self._manager.wait_until_finished()
         return self._saves.save(metrics, step=step)

@@ -2,9 +2,11 @@
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ckptfs.client import Checkpoint, Version, checkpoint
+from ckptfs.errors import InvalidInputError
 
 Where = Checkpoint | str | os.PathLike[str] | None
 """A Checkpoint, a directory of a mount, or None for $CKPTFS_DIR."""
@@ -16,11 +18,17 @@ def open_checkpoint(where: Where) -> Checkpoint:
 
 
 def go_back(where: Where) -> Checkpoint:
-    """Return the Checkpoint of a directory that has been taken back to its newest version (B3)."""
+    """Return the Checkpoint of a directory that has been taken back (B3): to the newest version, or the chosen one."""
     found = open_checkpoint(where)
-    if found.is_loaded and found.is_saver:
-        found.load()
+    if found.has_version and found.is_saver:
+        found.load(found.chosen)
     return found
+
+
+def saved_file(found: Checkpoint, name: str) -> Path | None:
+    """Return a file of the version that is gone on from; None if there is none, whatever is half written there."""
+    path = found.directory / name
+    return path if found.has_version and path.exists() else None
 
 
 class Saves:
@@ -29,12 +37,21 @@ class Saves:
     Args:
         where: The directory.
         every: Steps between two saves.
+
+    Raises:
+        InvalidInputError: `every` is no number of steps.
     """
 
     def __init__(self, where: Where, every: int) -> None:
+        if not isinstance(every, int | float) or not every >= 1 or every % 1:
+            raise InvalidInputError(f"every is {every!r}, expected a whole number of steps, from 1")
         self.checkpoint = open_checkpoint(where)
         self.every = every
         self.saved_step: int | None = None
+
+    def begin(self) -> None:
+        """Another training begins: its steps are not those that were saved."""
+        self.saved_step = None
 
     def is_due(self, step: int) -> bool:
         """True if this rank has to save after so many steps, and has not yet."""
@@ -48,12 +65,12 @@ class Saves:
         """Touch the marker (B2).
 
         Args:
-            metrics: Those that are no numbers are left out.
+            metrics: Those that are no numbers are left out, and so is one of the step's own name.
             step: The step, under the name that the framework has for it.
         """
         (self.saved_step,) = step.values()
         numbers = {name: number for name, value in metrics.items() if (number := _number(value)) is not None}
-        return self.checkpoint.save({**step, **numbers})
+        return self.checkpoint.save({**step, **numbers, **step})
 
 
 def _number(value: Any) -> float | int | None:

@@ -5,7 +5,7 @@ from itertools import islice
 from typing import Any, Generic, TypeVar
 
 from ckptfs.integrations.missing import MissingPackageError
-from ckptfs.integrations.saving import Saves, Where, go_back
+from ckptfs.integrations.saving import Saves, Where, go_back, saved_file
 
 try:
     import joblib
@@ -38,15 +38,14 @@ class Checkpointer(Generic[Estimator]):
     """
 
     def __init__(self, estimator: Estimator, where: Where = None, every: int = 1) -> None:
-        checkpoint = go_back(where)
-        self._saves = Saves(checkpoint, every)
-        self._path = checkpoint.directory / MODEL
+        self._saves = Saves(go_back(where), every)
         self.estimator = estimator
         self.step = 0
         self.metrics: Mapping[str, Any] = {}
-        if self._path.exists():
+        path = saved_file(self._saves.checkpoint, MODEL)
+        if path is not None:
             # a pickle, as scikit-learn recommends: load what you saved yourself, from a store that is yours
-            self.step, self.estimator = joblib.load(self._path)
+            self.step, self.estimator = joblib.load(path)
 
     def rest(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Yield the batches that the estimator has not seen yet; save as they are done, and after the last one."""
@@ -59,5 +58,5 @@ class Checkpointer(Generic[Estimator]):
             self._save()
 
     def _save(self) -> None:
-        joblib.dump((self.step, self.estimator), self._path)
+        joblib.dump((self.step, self.estimator), self._saves.checkpoint.directory / MODEL)
         self._saves.save(self.metrics, step=self.step)

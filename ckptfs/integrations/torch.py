@@ -3,8 +3,9 @@
 from typing import Any, Protocol
 
 from ckptfs.client import Version
+from ckptfs.errors import InvalidInputError
 from ckptfs.integrations.missing import MissingPackageError
-from ckptfs.integrations.saving import Saves, Where, go_back
+from ckptfs.integrations.saving import Saves, Where, go_back, saved_file
 
 try:
     import torch
@@ -41,15 +42,24 @@ class Checkpointer:
     def __init__(self, where: Where = None, *, every: int = 1, **parts: Stateful) -> None:
         self._checkpoint = go_back(where)
         self._saves = Saves(self._checkpoint, every)
-        self._path = self._checkpoint.directory / STATE
         self._parts = parts
 
     def restore(self) -> int:
-        """Load the newest version into the parts; return how many steps it has done, 0 if there is none."""
-        if not self._path.exists():
+        """Load the newest version into the parts; return how many steps it has done, 0 if there is none.
+
+        Raises:
+            InvalidInputError: It has not all of the parts.
+        """
+        path = saved_file(self._checkpoint, STATE)
+        if path is None:
             return 0
         # weights_only: a state made of tensors and plain values; nothing in the file is run
-        state = torch.load(self._path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if missing := self._parts.keys() - state["parts"].keys():
+            raise InvalidInputError(
+                f"{path} has no state of {', '.join(sorted(missing))}: it has {', '.join(sorted(state['parts']))}",
+                hint="restore with the parts that it has, then make a Checkpointer of all",
+            )
         for name, part in self._parts.items():
             part.load_state_dict(state["parts"][name])
         torch.set_rng_state(state["random"])
@@ -75,5 +85,5 @@ class Checkpointer:
                 "random": torch.get_rng_state(),
                 "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             }
-            torch.save(state, self._path)
+            torch.save(state, self._checkpoint.directory / STATE)
         return self._saves.save(metrics, step=step)

@@ -37,5 +37,6 @@ def output_dir(where: Where = None) -> str:
 
 def load(where: Where = None) -> Path | None:
     """Return the newest checkpoint, to go on from: `resume_from_checkpoint=load()`; None if there is none."""
-    found = get_last_checkpoint(go_back(where).directory)
+    checkpoint = go_back(where)
+    found = get_last_checkpoint(checkpoint.directory) if checkpoint.has_version else None
     return Path(found) if found else None

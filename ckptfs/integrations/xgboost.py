@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ckptfs.errors import InvalidInputError
 from ckptfs.integrations.missing import MissingPackageError
-from ckptfs.integrations.saving import Saves, Where, go_back
+from ckptfs.integrations.saving import Saves, Where, go_back, saved_file
 
 try:
     import xgboost
@@ -27,9 +28,16 @@ class Checkpointer(xgboost.callback.TrainingCallback):
         self._saves = Saves(where, every)
         self._metrics: dict[str, float] = {}
 
+    def before_training(self, model: Any) -> Any:
+        """Begin. Raises InvalidInputError for a cross-validation: it has no model that could be saved."""
+        if not hasattr(model, "save_model"):
+            raise InvalidInputError("a cross-validation has no model to save", hint="give it to xgboost.train")
+        self._saves.begin()
+        return model
+
     def after_iteration(self, model: Any, epoch: int, evals_log: Mapping[str, Mapping[str, Sequence[Any]]]) -> bool:
         """Save if it is time; never ends training."""
-        self._metrics = {f"{data}-{name}": _last(log) for data, logs in evals_log.items() for name, log in logs.items()}
+        self._metrics = {f"{data}-{name}": log[-1] for data, logs in evals_log.items() for name, log in logs.items()}
         if self._saves.is_due(model.num_boosted_rounds()):
             self._save(model)
         return False
@@ -47,10 +55,5 @@ class Checkpointer(xgboost.callback.TrainingCallback):
 
 def load(where: Where = None) -> xgboost.Booster | None:
     """Return the model of the newest version, to go on from: `xgb_model=load()`; None if there is none."""
-    path = go_back(where).directory / MODEL
-    return xgboost.Booster(model_file=path) if path.exists() else None
-
-
-def _last(log: Sequence[Any]) -> float:
-    # of a cross-validation: (mean, deviation)
-    return float(log[-1][0] if isinstance(log[-1], tuple) else log[-1])
+    path = saved_file(go_back(where), MODEL)
+    return xgboost.Booster(model_file=path) if path is not None else None

@@ -75,6 +75,19 @@ def test_a_directory_below_is_made_and_its_versions_are_those_of_the_whole_mount
     assert not ckptfs.checkpoint(fresh.root / "runs" / "8").is_loaded
 
 
+def test_a_directory_that_was_made_but_never_saved_has_no_version_to_go_on_from(fresh: Mount) -> None:
+    other = ckptfs.checkpoint(fresh.root / "other")
+    (other.directory / "model").write_text("one")
+    other.save(wait=True)
+    for _ in range(2):  # the program that made it was killed, and starts again
+        assert not ckptfs.checkpoint(fresh.root / "run").is_loaded
+    other.save(wait=True)  # with the other's directory, which is empty
+    assert not ckptfs.checkpoint(fresh.root / "run").is_loaded
+    (fresh.root / "run" / "model").write_text("one")
+    other.save(wait=True)
+    assert ckptfs.checkpoint(fresh.root / "run").is_loaded
+
+
 def test_a_version_tells_what_becomes_of_it_and_waits_no_longer_than_asked(fresh: Mount) -> None:
     checkpoint = ckptfs.checkpoint(fresh.root)
     (checkpoint.directory / "model").write_bytes(os.urandom(1000))
@@ -213,6 +226,26 @@ def test_a_file_of_an_old_version_comes_back_under_its_name(shared: Mount) -> No
     assert (checkpoint.directory / "model").read_text() == "best"
 
 
+def test_what_cannot_be_copied_is_named_and_leaves_nothing_behind(shared: Mount, tmp_path: Path) -> None:
+    checkpoint = ckptfs.checkpoint(shared.root / "no pipes")
+    (tmp_path / "folder").mkdir()
+    for name in ("a pipe", "another"):
+        os.mkfifo(tmp_path / "folder" / name)
+    before = checkpoint.latest
+    with pytest.raises(InvalidInputError, match=r"cannot be copied: .* is a named pipe, and 1 more"):
+        checkpoint.save(path=tmp_path / "folder")
+    assert (checkpoint.latest, os.listdir(checkpoint.directory)) == (before, [])
+
+
+def test_a_symlink_of_the_same_name_is_replaced_by_the_directory(shared: Mount, tmp_path: Path) -> None:
+    checkpoint = ckptfs.checkpoint(shared.root / "a link")
+    (tmp_path / "folder").mkdir()
+    (checkpoint.directory / "folder").symlink_to(tmp_path / "folder")
+    checkpoint.save(path=checkpoint.directory / "folder")
+    assert os.listdir(checkpoint.directory) == ["folder"]
+    assert not (checkpoint.directory / "folder").is_symlink()
+
+
 def test_waiting_is_asked_for_by_place_or_by_the_name_that_threads_have_for_it(shared: Mount) -> None:
     version = ckptfs.checkpoint(shared.root).save({"step": 1}, None, True)
     assert (version.state, version.wait(timeout=30)) == ("durable", version)
@@ -344,6 +377,42 @@ def test_who_waits_for_a_version_of_a_writer_that_was_taken_over_is_told_that_it
     with pytest.raises(FencedError, match="can never become durable") as caught:
         checkpoint.save(wait=True)
     assert "recover" in str(caught.value.hint)
+
+
+def test_a_version_that_was_set_aside_is_not_taken_for_that_of_another_writer_with_its_number(mount: Mounts) -> None:
+    old = mount(name="old")
+    checkpoint = ckptfs.checkpoint(old.root)
+    checkpoint.save(wait=True)
+    upload = old.upload_pid()
+    assert upload is not None
+    os.kill(upload, signal.SIGSTOP)
+    versions = [checkpoint.save({"step": 2}), checkpoint.save({"step": 3})]
+    old.kill()
+    os.kill(upload, signal.SIGKILL)
+    new = mount(name="new", cache="other", takeover=True)
+    assert ckptfs.checkpoint(new.root).save({"by": "another"}, wait=True).number == 2
+    new.unmount()
+    old.start()
+    for version in versions:
+        with pytest.raises(FencedError, match="did not enter history: another writer"):
+            version.wait(30)
+    with pytest.raises(FencedError, match="another writer saved one of this number"):
+        versions[0].info()
+
+
+def test_a_version_of_another_store_is_not_loaded_here(mount: Mounts) -> None:
+    here, there = (mount(f"{mount.file_store}-{name}", name=name) for name in ("here", "there"))
+    versions = []
+    for place in (here, there):
+        (place.root / "model").write_text(place.root.name)
+        versions.append(ckptfs.checkpoint(place.root).save(wait=True))
+    (there.root / "model").write_text("changed")
+    with pytest.raises(InvalidInputError, match="is no version of"):
+        ckptfs.checkpoint(there.root).load(versions[0])
+    assert (there.root / "model").read_text() == "changed"
+    reader = mount(there.store, name="reader", cache="other", read_only=True)
+    ckptfs.checkpoint(there.root).load(ckptfs.checkpoint(reader.root).list()[0])
+    assert (there.root / "model").read_text() == "there"
 
 
 def test_a_mount_whose_process_is_gone_is_named(mount: Mounts) -> None:

@@ -10,7 +10,7 @@ import pytest
 import ckptfs
 from ckptfs.client.barrier import BarrierError, together
 from ckptfs.client.rank import Rank
-from ckptfs.errors import InvalidInputError
+from ckptfs.errors import InvalidInputError, NoSuchVersionError
 from tests.cli.scene import ckptfs as run
 from tests.mounting import Mount
 
@@ -46,6 +46,9 @@ def test_another_rank_than_zero_saves_nothing_and_says_so_once(
     monkeypatch.setenv("RANK", "1")
     skipped = [checkpoint.save({"step": step}, wait=True) for step in range(2)]
     assert [(version.number, version.state) for version in skipped] == [(0, "skipped")] * 2
+    assert skipped[0].info().keys() == shared.marker().keys()
+    with pytest.raises(NoSuchVersionError, match="skipped cannot be loaded"):
+        checkpoint.load(skipped[0])
     assert [record.getMessage() for record in caplog.records] == [
         "skipped save: rank=1 is not 0, and only that one saves (ranks=zero)"
     ]
@@ -110,6 +113,17 @@ def test_ranks_that_do_not_come_are_waited_for_no_longer_than_allowed(shared: Mo
         with pytest.raises(BarrierError, match=r"did not come|not all of the 1"):
             together(shared.root, Rank(local_rank, 2, local_rank, 2), lambda: 1, timeout_s=0.1)
     assert not (shared.root / ".ckptfs-ranks").exists()
+
+
+def test_a_rank_that_died_on_its_way_is_waited_for_as_long_as_asked(
+    shared: Mount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    before = shared.status()["version"]
+    with pytest.raises(BarrierError, match="not all of the 1 other local ranks"):
+        ckptfs.checkpoint(shared.root).save(barrier=True, barrier_timeout_s=0.1)
+    assert shared.status()["version"] == before
 
 
 def test_a_rank_that_is_no_number_and_a_rule_that_is_none_are_named(

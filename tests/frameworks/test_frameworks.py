@@ -1,12 +1,15 @@
 """Training with frameworks that the ordinary tests do not install: `make test-frameworks`."""
 
+import subprocess
+import sys
 import tempfile
+from pathlib import Path
 
 import pytest
 
 import ckptfs
 from tests.integrations.runs import killed_and_resumed, run
-from tests.mounting import Mounts
+from tests.mounting import Mount, Mounts
 
 pytestmark = pytest.mark.timeout(280)
 
@@ -14,6 +17,43 @@ pytestmark = pytest.mark.timeout(280)
 @pytest.mark.parametrize("name", ["torch", "lightgbm", "lightning", "transformers", "keras", "orbax"])
 def test_training_that_is_killed_goes_on_elsewhere_as_if_nothing_had_happened(name: str, mount: Mounts) -> None:
     killed_and_resumed(name, mount)
+
+
+TORCH = """
+import sys, torch
+from ckptfs.integrations.torch import Checkpointer
+model = torch.nn.Linear(2, 2)
+Checkpointer(sys.argv[1], model=model).save(1)
+assert Checkpointer(sys.argv[1], model=model).restore() == 1
+Checkpointer(sys.argv[1], model=model, schedule=torch.optim.SGD(model.parameters())).restore()
+"""
+
+
+def test_a_state_that_lacks_a_part_is_not_half_loaded_and_says_what_it_has(shared: Mount) -> None:
+    done = _python(TORCH, shared.root / "parts")
+    assert "state.pt has no state of schedule: it has model" in done.stderr
+
+
+ORBAX = """
+import sys, jax.numpy as jnp
+from ckptfs.integrations.orbax import Checkpointer
+training = Checkpointer(sys.argv[1], every=2)
+for step, value in ((4, 4.0), (4, 5.0), (2, 2.0)):
+    version = training.save(step, {"w": jnp.full(3, value)})
+    restored, state = training.restore({"w": jnp.zeros(3)})
+    print(version.note["step"], restored, float(state["w"][0]))
+"""
+
+
+def test_a_step_that_is_saved_again_or_after_later_ones_is_what_its_version_holds(shared: Mount) -> None:
+    done = _python(ORBAX, shared.root / "again")
+    assert done.stdout.splitlines() == ["4 4 4.0", "4 4 5.0", "2 2 2.0"], done.stderr
+
+
+def _python(program: str, directory: Path) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program, directory], capture_output=True, text=True, timeout=200
+    )
 
 
 def test_a_ray_worker_that_fails_is_started_anew_and_goes_on_from_the_newest_version(mount: Mounts) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ckptfs.client import checkpoint
+from ckptfs.client import checkpoint, place
 from ckptfs.errors import MountError, NoSuchVersionError
 from ckptfs.store.open import open_store
 from ckptfs.transfer.restore import restore
@@ -309,6 +309,23 @@ def test_the_newest_version_can_be_asked_for_by_the_number_that_is_there_already
     model.write_bytes(b"to be kept")
     os.utime(asked)
     assert (watching.save(), watching.save(), model.read_bytes()) == (2, 3, b"to be kept")
+
+
+def test_who_waits_for_a_watch_that_was_killed_is_told_and_knows_what_its_versions_were(
+    watch: Watches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watching = watch()
+    saved = checkpoint(watching.root)
+    versions = [saved.save({"step": step}, wait=True) for step in (1, 2)]
+    assert [(version.state, version.note) for version in versions] == [("durable", {"step": step}) for step in (1, 2)]
+    store = Path(watching.store.removeprefix("file://"))
+    store.rename(store.with_name("away"))
+    third = saved.save({"step": 3})
+    watching.kill()
+    monkeypatch.setattr(place, "_STALE_S", 0.0)
+    for call in (third.wait, saved.save, saved.info, lambda: checkpoint(watching.root)):
+        with pytest.raises(MountError, match="nobody watches"):
+            call()
 
 
 def test_a_writer_that_was_taken_over_can_save_no_more_and_says_so(watch: Watches) -> None:

@@ -39,7 +39,8 @@ arguments = TrainingArguments(
     per_device_train_batch_size=8,
     save_steps=3,
     save_total_limit=1,
-    logging_steps=1,
+    # other steps than those that are saved
+    logging_steps=2,
     learning_rate=1e-2,
     report_to=[],
     use_cpu=True,
