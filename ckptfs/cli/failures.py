@@ -56,7 +56,8 @@ def describe(error: Exception) -> tuple[str, str | None]:
         return error.format_message(), None
     if isinstance(error, OSError) and error.errno:
         what = os.strerror(error.errno)
-        if error.filename is not None:
+        # a number is that of an open file, and says nothing to anybody
+        if isinstance(error.filename, str | bytes | os.PathLike):
             what = f"{os.fsdecode(error.filename)}: {what}"
         return what, _HINTS.get(error.errno)
     what = f"unexpected {type(error).__name__}" + (f": {error}" if str(error) else "")

@@ -31,6 +31,8 @@ class FetchJob:
     """Chunks that lie wholly before it are left out."""
     end_bytes: int | None = None
     """Chunks that begin at or after it are left out; None for the end of the file."""
+    present: frozenset[int] = frozenset()
+    """Offsets of chunks that are there already, and left out."""
 
     def chunks(self) -> Iterator[tuple[int, Chunk]]:
         """Yield the chunks of the job with their offsets in the file."""
@@ -38,7 +40,7 @@ class FetchJob:
         for extent in self.entry.extents:
             end = offset + extent.size_bytes
             is_wanted = end > self.start_bytes and (self.end_bytes is None or offset < self.end_bytes)
-            if is_wanted and isinstance(extent, Chunk):
+            if is_wanted and isinstance(extent, Chunk) and offset not in self.present:
                 yield offset, extent
             offset = end
 

@@ -9,6 +9,7 @@ Invariants:
 """
 
 import errno
+import fcntl
 import logging
 import os
 import secrets
@@ -22,6 +23,7 @@ from ckptfs.format.manifest import Entry, Kind, Tree
 from ckptfs.transfer.attributes import apply_attributes, kind_format
 from ckptfs.transfer.directories import DirectoryWalker, split_path
 from ckptfs.transfer.owned import open_owned
+from ckptfs.transfer.temporary import temporary_name, token_of
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +88,25 @@ class TreeWriter:
         self._walker.close()
         os.close(self._root_fd)
 
+    def be_alone(self) -> bool:
+        """Return True if no other run works on this target now. One that begins later will know of this one."""
+        try:
+            fcntl.flock(self._root_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_alone = True
+        except OSError:
+            # another run; or somebody who locks the directory for reasons of his own; or it has no locks (NFS)
+            is_alone = False
+        with suppress(OSError):
+            fcntl.flock(self._root_fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return is_alone
+
+    def temporary_in(self, directory: bytes) -> list[bytes]:
+        """Return the paths of what has a temporary name in a directory."""
+        above = directory + b"/" if directory else b""
+        with self._at(directory):
+            names = os.listdir(self._walker.open(directory))
+        return [above + name for name in map(os.fsencode, names) if token_of(name) is not None]
+
     def make_directory(self, entry: Entry, *, keep_existing: bool = False) -> None:
         """Make a directory that can be written to for now; `finish` gives it its attributes.
 
@@ -142,11 +163,20 @@ class TreeWriter:
         os.close(fd)
         return temporary
 
-    def create_open(self, path: bytes, size_bytes: int) -> tuple[bytes, int]:
-        """As create_temporary; returns a descriptor for writing as well, which the caller closes."""
+    def create_open(self, path: bytes, size_bytes: int, token: bytes | None = None) -> tuple[bytes, int]:
+        """As create_temporary; returns a descriptor for writing as well, which the caller closes.
+
+        Args:
+            token: Of the temporary name; that of this run if it is None.
+        """
         with self._at(path) as (parent, _):
-            temporary = self._temporary_name()
-            fd = os.open(temporary, _NEW_FILE, 0o600, dir_fd=parent)
+            temporary, fd = self._temporary_name(token), -1
+            while fd < 0:
+                try:
+                    fd = os.open(temporary, _NEW_FILE, 0o600, dir_fd=parent)
+                except FileExistsError:
+                    # another run is at the same file
+                    temporary = self._temporary_name(token)
             try:
                 os.ftruncate(fd, size_bytes)
             except OSError:
@@ -183,7 +213,8 @@ class TreeWriter:
                 return self.publish(temporary, entry, fd)
             finally:
                 os.close(fd)
-        lost = apply_attributes(fd, entry)
+        with self.naming(entry.path):
+            lost = apply_attributes(fd, entry)
         with self._at(entry.path) as (parent, name):
             self._lost.update(lost)
             _replace(parent, temporary.rpartition(b"/")[2], parent, name)
@@ -192,7 +223,8 @@ class TreeWriter:
         """Give a regular file that is there already an entry's attributes."""
         fd = self.open_file(entry.path, os.O_RDONLY)
         try:
-            self._lost.update(apply_attributes(fd, entry))
+            with self.naming(entry.path):
+                self._lost.update(apply_attributes(fd, entry))
         finally:
             os.close(fd)
 
@@ -217,17 +249,22 @@ class TreeWriter:
     @contextmanager
     def _at(self, path: bytes) -> Iterator[tuple[int, bytes]]:
         """Hold the lock and yield a name's parent and last component (the root: itself, b""). Errors name the path."""
-        with self._lock:
-            try:
-                names = split_path(path)
-                yield self._walker.open(b"/".join(names[:-1])), names[-1] if names else b""
-            except OSError as error:
-                full = os.path.join(self._target, path)
-                raise OSError(error.errno or errno.EIO, error.strerror or str(error), os.fsdecode(full)) from error
+        with self._lock, self.naming(path):
+            names = split_path(path)
+            yield self._walker.open(b"/".join(names[:-1])), names[-1] if names else b""
 
-    def _temporary_name(self) -> bytes:
+    @contextmanager
+    def naming(self, path: bytes) -> Iterator[None]:
+        """Have an OSError say which path of the target it is about."""
+        try:
+            yield
+        except OSError as error:
+            full = os.path.join(self._target, path)
+            raise OSError(error.errno or errno.EIO, error.strerror or str(error), os.fsdecode(full)) from error
+
+    def _temporary_name(self, token: bytes | None = None) -> bytes:
         self._count += 1
-        return b".ckptfs-%s-%d.tmp" % (self._token, self._count)
+        return temporary_name(token or self._token, self._count)
 
     def _mkdir(self, parent: int, name: bytes) -> bool:
         """Make a directory, in place of anything that is none. Returns True if it was there."""

@@ -1,24 +1,26 @@
 """Restoring a version, or some of its paths, into a directory.
 
 Each file is written under a temporary name, checked chunk by chunk, and renamed when it is whole: a reader of the
-target sees the old file or the new one. A file that holds the right bytes already is not fetched. What the target holds
-besides stays.
+target sees the old file or the new one. A file that holds the right bytes already is not fetched, and one that a
+restore before this one had begun is completed (leftovers.py). What the target holds besides stays.
 """
 
 import errno
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from ckptfs.errors import CkptfsError
+from ckptfs.errors import CkptfsError, StoreUnavailableError
 from ckptfs.format.commit import CommitRecord
 from ckptfs.format.manifest import Chunk, Entry, Kind, Tree
 from ckptfs.hashing import hash_bytes
 from ckptfs.store.base import Store
 from ckptfs.transfer.fetch import Fetcher, FetchJob
+from ckptfs.transfer.leftovers import Partial, is_hole, is_worth_keeping, take_up
 from ckptfs.transfer.materialize import TreeWriter
 from ckptfs.transfer.selection import first_names, is_further_link, select
+from ckptfs.transfer.temporary import content_token
 from ckptfs.versions.history import History
 
 OnProgress = Callable[[int, int], None]
@@ -84,7 +86,7 @@ def restore(
         for path in sorted([*ancestors, *(path for path, entry in chosen.items() if entry.kind is Kind.DIRECTORY)]):
             keep_existing = path in ancestors or (keep_target and not path)
             writer.make_directory(ancestors.get(path) or chosen[path], keep_existing=keep_existing)
-        contents = _FileContents(writer, Fetcher(store), on_progress)
+        contents = _FileContents(writer, Fetcher(store), on_progress, take_up(writer, chosen))
         contents.write([entry for entry in files if not is_further_link(entry, first)])
         failures = dict(contents.failures)
         for entry in chosen.values():
@@ -119,10 +121,17 @@ def _own_failure(path: bytes, error: OSError) -> CkptfsError:
 
 
 class _FileContents:
-    """Writes the regular files of one run."""
+    """Writes the regular files of one run.
 
-    def __init__(self, writer: TreeWriter, fetcher: Fetcher, on_progress: OnProgress) -> None:
+    Args:
+        partials: By path, what there is already of a file.
+    """
+
+    def __init__(
+        self, writer: TreeWriter, fetcher: Fetcher, on_progress: OnProgress, partials: Mapping[bytes, Partial]
+    ) -> None:
         self._writer = writer
+        self._partials = partials
         self._fetcher = fetcher
         self._on_progress = on_progress
         self._lock = threading.Lock()
@@ -137,12 +146,16 @@ class _FileContents:
         files: dict[bytes, _NewFile] = {}
         jobs = []
         for entry in entries:
+            partial = self._partials.get(entry.path)
             if self._is_there(entry):
-                self._writer.refresh_attributes(entry)
                 self._add_done(_data_bytes(entry))
+                if partial is not None:
+                    self._writer.remove(partial.temporary)
             else:
-                files[entry.path] = _NewFile(self._writer, entry)
-                jobs.append(FetchJob(entry, files[entry.path].write))
+                file = files[entry.path] = _NewFile(self._writer, entry, partial.temporary if partial else b"")
+                job = FetchJob(entry, file.write, present=partial.chunks if partial else frozenset())
+                jobs.append(job)
+                self._add_done(_data_bytes(entry) - sum(chunk.size_bytes for _, chunk in job.chunks()))
 
         def done(job: FetchJob, error: CkptfsError | None) -> None:
             path = job.entry.path
@@ -155,15 +168,21 @@ class _FileContents:
             except OSError as cause:
                 # a full disk stays full for the files that follow
                 error = _own_failure(path, cause)
-            files[path].discard()
+            if not isinstance(error, StoreUnavailableError):
+                files[path].discard()
             with self._lock:
                 self.failures[path] = error
 
         try:
             self._fetcher.fetch(jobs, done, self._add_done)
-        finally:
+        except Exception:
             for file in files.values():
                 file.discard()
+            raise
+        finally:
+            # interrupted, or without the store: the next restore goes on with what has come
+            for file in files.values():
+                file.leave()
 
     def _add_done(self, size_bytes: int) -> None:
         with self._lock:
@@ -171,26 +190,39 @@ class _FileContents:
             self._on_progress(self._done_bytes, self._total_bytes)
 
     def _is_there(self, entry: Entry) -> bool:
-        """True if the target has the file already, byte by byte and hole by hole, with no other name."""
+        """True if the target has the file already, byte by byte and hole by hole, with no other name; it gets its
+        attributes.
+        """
         try:
             fd = self._writer.open_file(entry.path, os.O_RDONLY)
         except OSError:
             return False
         try:
             status = os.fstat(fd)
-            return status.st_size == entry.size_bytes and status.st_nlink == 1 and has_content(fd, entry)
+            if status.st_size != entry.size_bytes or status.st_nlink != 1 or not has_content(fd, entry):
+                return False
         finally:
             os.close(fd)
+        try:
+            self._writer.refresh_attributes(entry)
+        except PermissionError:
+            # somebody else's: one of our own takes its place
+            return False
+        return True
 
 
 class _NewFile:
-    """A file that is being written under a temporary name, which is made when the first bytes come."""
+    """A file that is being written under a temporary name, which is made when the first bytes come.
 
-    def __init__(self, writer: TreeWriter, entry: Entry) -> None:
+    Args:
+        temporary: The path of one that has some of its bytes already; b"" if there is none.
+    """
+
+    def __init__(self, writer: TreeWriter, entry: Entry, temporary: bytes) -> None:
         self._writer = writer
         self._entry = entry
         self._lock = threading.Lock()
-        self._temporary = b""
+        self._temporary = temporary
         self._fd = -1
         """Kept open only for a file of one chunk, which is published by the thread that writes it: so few are."""
 
@@ -199,10 +231,11 @@ class _NewFile:
         fd = self._open()
         try:
             view = memoryview(data)
-            while view:
-                size = os.pwrite(fd, view, offset_bytes)
-                view = view[size:]
-                offset_bytes += size
+            with self._writer.naming(self._entry.path):
+                while view:
+                    size = os.pwrite(fd, view, offset_bytes)
+                    view = view[size:]
+                    offset_bytes += size
         finally:
             if fd != self._fd:
                 os.close(fd)
@@ -216,6 +249,11 @@ class _NewFile:
         finally:
             os.close(fd)
             self._fd = -1
+
+    def leave(self) -> None:
+        """Write no more. What was not published stays if the next run has something of it, else it is removed."""
+        if not is_worth_keeping(self._entry):
+            self.discard()
 
     def discard(self) -> None:
         """Remove what was written, unless it was published."""
@@ -233,7 +271,8 @@ class _NewFile:
                 return self._fd
             if self._temporary:
                 return self._writer.open_file(self._temporary, os.O_WRONLY)
-            self._temporary, fd = self._writer.create_open(self._entry.path, self._entry.size_bytes)
+            token = content_token(self._entry) if is_worth_keeping(self._entry) else None
+            self._temporary, fd = self._writer.create_open(self._entry.path, self._entry.size_bytes, token)
             if len(self._entry.extents) == 1:
                 self._fd = fd
             return fd
@@ -250,15 +289,7 @@ def has_content(fd: int, entry: Entry) -> bool:
         if isinstance(extent, Chunk):
             if hash_bytes(os.pread(fd, extent.size_bytes, offset)) != extent.hash:
                 return False
-        elif not _is_hole(fd, offset, extent.size_bytes):
+        elif not is_hole(fd, offset, extent.size_bytes):
             return False
         offset += extent.size_bytes
     return True
-
-
-def _is_hole(fd: int, offset: int, size_bytes: int) -> bool:
-    try:
-        return os.lseek(fd, offset, os.SEEK_DATA) >= offset + size_bytes
-    except OSError:
-        # ENXIO: no data from here to the end
-        return True

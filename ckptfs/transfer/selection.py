@@ -23,7 +23,10 @@ def select(tree: Tree, paths: Sequence[bytes], version: int) -> tuple[Tree, Tree
         return tree, {}
     for path in sorted(wanted):
         if path not in tree:
-            raise InvalidInputError(f"version {version} has no {os.fsdecode(path)!r}")
+            raise InvalidInputError(
+                f"version {version} has no {os.fsdecode(path)!r}",
+                hint=f"`ckptfs show STORE {version}` lists what it has",
+            )
     chosen = {
         path: entry for path, entry in tree.items() if path in wanted or any(above in wanted for above in _above(path))
     }

@@ -49,6 +49,15 @@ def test_a_usage_error_has_the_form_of_every_error() -> None:
     ]
 
 
+def test_an_error_of_an_open_file_is_what_it_means(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # as os.chmod(4, ...) raises it
+    fail_with(monkeypatch, OSError(errno.EROFS, os.strerror(errno.EROFS), 4))
+    assert application.run(["log"]) == 1
+    assert capsys.readouterr().err == "ckptfs: error: Read-only file system\n"
+
+
 def test_one_of_our_errors_is_its_fact_and_its_hint(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

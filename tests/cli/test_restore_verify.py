@@ -31,6 +31,8 @@ def test_restore_to_a_file_says_that_it_is_no_directory(store: StoreWithVersions
     (tmp_path / "out").write_text("mine")
     assert_failed(ckptfs("restore", store.url, tmp_path / "out"), "out is not a directory", "into a directory")
     assert (tmp_path / "out").read_text() == "mine"
+    (tmp_path / "link").symlink_to("nowhere")
+    assert_failed(ckptfs("restore", store.url, tmp_path / "link"), "link is not a directory", "into a directory")
 
 
 def test_verify_of_a_whole_store_says_what_was_checked(store: StoreWithVersions) -> None:

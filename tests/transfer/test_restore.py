@@ -226,8 +226,103 @@ def test_a_full_disk_ends_the_restore_with_its_errno_and_leaves_nothing_behind(
     with pytest.raises(OSError, match="No space left on device") as failure:
         bring(bench, record)
     assert failure.value.errno == 28
+    assert str(failure.value.filename).startswith(f"{bench.target}/")
     monkeypatch.undo()
     assert not [name for _, _, files in os.walk(bench.target) for name in files]
+
+
+@pytest.fixture
+def large(bench: Bench) -> CommitRecord:
+    """A version with a file of six chunks, a sparse one, and a small one."""
+    (bench.source / "a").mkdir()
+    (bench.source / "a" / "large").write_bytes(os.urandom(24 * MIB))
+    with open(bench.source / "a" / "sparse", "wb") as file:
+        file.seek(32 * MIB)
+        file.write(os.urandom(5 * MIB))
+    (bench.source / "a" / "small").write_bytes(b"small")
+    return bench.save()
+
+
+def interrupted(bench: Bench, record: CommitRecord, at_bytes: int) -> None:
+    def interrupt(done: int, total: int) -> None:
+        if done >= at_bytes:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        restore(bench.history(), bench.store, record, bench.target, on_progress=interrupt)
+
+
+def names_in(target: Path) -> list[str]:
+    return sorted(name for _, directories, files in os.walk(target) for name in directories + files)
+
+
+def test_an_interrupted_restore_goes_on_where_it_was_and_leaves_nothing_behind(
+    bench: Bench, large: CommitRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupted(bench, large, 12 * MIB)
+    # what kill -9 leaves, which closes nothing; and two names that are not ours
+    (bench.target / ".ckptfs-0123abcd-1.tmp").write_bytes(b"of a small file")
+    (bench.target / "a" / ".ckptfs-0123abcd-22.tmp").symlink_to("nowhere")
+    (bench.target / "a" / ".ckptfs-mine.tmp").write_bytes(b"mine")
+    (bench.target / ".ckptfs-0123abcd-1.tmp.tmp").write_bytes(b"mine")
+    pwrite, written = os.pwrite, []
+    monkeypatch.setattr(os, "pwrite", lambda *call: written.append(pwrite(*call)) or written[-1])
+    progress: list[tuple[int, int]] = []
+    restore(bench.history(), bench.store, large, bench.target, on_progress=lambda *row: progress.append(row))
+    assert sum(written) <= 29 * MIB + 5 - 12 * MIB
+    assert progress[-1] == (29 * MIB + 5, 29 * MIB + 5)
+    assert names_in(bench.target) == [".ckptfs-0123abcd-1.tmp.tmp", ".ckptfs-mine.tmp", "a", "large", "small", "sparse"]
+    for name in ("large", "small", "sparse"):
+        assert (bench.target / "a" / name).read_bytes() == (bench.source / "a" / name).read_bytes()
+    assert (bench.target / "a" / "sparse").stat().st_blocks == (bench.source / "a" / "sparse").stat().st_blocks
+
+
+def test_what_is_left_of_an_interrupted_restore_is_checked_and_goes_if_it_is_of_another_version(
+    bench: Bench, large: CommitRecord
+) -> None:
+    interrupted(bench, large, 12 * MIB)
+    (partial,) = (path for path in (bench.target / "a").glob(".ckptfs-*") if path.stat().st_size == 24 * MIB)
+    with open(partial, "r+b") as file:
+        file.write(b"bent")
+    bring(bench, large)
+    assert (bench.target / "a" / "large").read_bytes() == (bench.source / "a" / "large").read_bytes()
+
+    (bench.target / "a" / "large").unlink()
+    interrupted(bench, large, 20 * MIB)
+    (bench.source / "a" / "large").write_bytes(os.urandom(24 * MIB))
+    bring(bench, bench.save())
+    assert names_in(bench.target) == ["a", "large", "small", "sparse"]
+    assert (bench.target / "a" / "large").read_bytes() == (bench.source / "a" / "large").read_bytes()
+
+
+def test_a_restore_into_the_same_directory_as_another_lets_that_finish(bench: Bench, large: CommitRecord) -> None:
+    others: list[Tree] = []
+
+    def begin_another(done: int, total: int) -> None:
+        if done >= 8 * MIB and not others:
+            others.append({})
+            others[0] = bring(bench, large)
+
+    restore(bench.history(), bench.store, large, bench.target, on_progress=begin_another)
+    assert others[0]
+    assert names_in(bench.target) == ["a", "large", "small", "sparse"]
+    assert (bench.target / "a" / "large").read_bytes() == (bench.source / "a" / "large").read_bytes()
+
+
+@needs_root
+def test_a_file_of_somebody_else_with_the_right_bytes_is_replaced(open_directory: Path) -> None:
+    (open_directory / "bench").mkdir(mode=0o755)
+    bench = Bench(open_directory / "bench")
+    (bench.source / "f").write_bytes(b"the same")
+    os.utime(bench.source / "f", ns=(1, 1))
+    record = bench.save()
+    bench.target.mkdir()
+    (bench.target / "f").write_bytes(b"the same")
+    (bench.target / "f").chmod(0o644)
+    os.chown(bench.target, NOBODY, NOBODY)
+    as_nobody(lambda: bring(bench, record) and None)
+    status = (bench.target / "f").stat()
+    assert (status.st_uid, status.st_mtime_ns) == (NOBODY, 1)
 
 
 def as_nobody(work: Callable[[], None]) -> None:

@@ -1,5 +1,6 @@
 """`ckptfs restore`: writes a version into an ordinary directory."""
 
+import os
 import time
 from pathlib import Path
 
@@ -31,12 +32,13 @@ from ckptfs.units import format_size
 def command(store: str, target: Path, paths: tuple[str, ...], spec: str, access: StoreAccess) -> None:
     """Write a version into the directory TARGET, without FUSE; with PATHs, only those and what is below them.
 
-    Every byte is checked. Files there of the same name are replaced, others are left alone.
+    Every byte is checked. Files there of the same name are replaced, others are left alone. After an interruption the
+    same command goes on where it was.
     """
     from ckptfs.memory import keep_freed_memory
     from ckptfs.transfer.restore import IncompleteRestoreError, restore
 
-    if target.exists() and not target.is_dir():
+    if os.path.lexists(target) and not target.is_dir():
         raise InvalidInputError(f"{target} is not a directory", hint="a version is written into a directory")
     started = time.monotonic()
     keep_freed_memory()
@@ -49,9 +51,8 @@ def command(store: str, target: Path, paths: tuple[str, ...], spec: str, access:
             for path, reason in error.failures:
                 click.echo(f"not restored: {printable(path)}: {reason.fact}", err=True)
             raise
-    size_bytes = sum(entry.size_bytes for entry in entries.values() if entry.kind.name == "FILE")
-    files = sum(entry.kind.name == "FILE" for entry in entries.values())
+    sizes = [entry.size_bytes for entry in entries.values() if entry.kind.name == "FILE"]
     click.echo(
-        f"restored version {record.version} to {printable(bytes(target))}: {files} files, {format_size(size_bytes)}, "
-        f"{time.monotonic() - started:.1f} s"
+        f"restored version {record.version} to {printable(bytes(target))}: {len(sizes)} file{'s' * (len(sizes) != 1)}, "
+        f"{format_size(sum(sizes))}, {time.monotonic() - started:.1f} s"
     )

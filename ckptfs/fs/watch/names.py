@@ -1,8 +1,7 @@
 """The names that a watch keeps for itself in its directory, and what of a directory is in no version."""
 
-import re
-
 from ckptfs.fs.control import Control
+from ckptfs.transfer.temporary import token_of
 
 SAVE = Control.SAVE.value
 STATUS = Control.STATUS.value
@@ -10,15 +9,12 @@ RESTORE = Control.RESTORE.value
 ANSWERS = b".save.status"
 IN_ROOT = frozenset((SAVE, STATUS, RESTORE, ANSWERS))
 
-TEMPORARY_PREFIX = b".ckptfs-"
-# as transfer/materialize.py names them, and we ours
-_TEMPORARY = re.compile(rb"\.ckptfs-[0-9a-f]{8}-[0-9]+\.tmp")
 _OF_THE_FILESYSTEM = b"lost+found"
 
 
 def is_temporary(name: bytes) -> bool:
     """True for a file that a restore or a watch writes before it gets its name."""
-    return name.startswith(TEMPORARY_PREFIX) and _TEMPORARY.fullmatch(name) is not None
+    return token_of(name) is not None
 
 
 def is_ours(directory: bytes, name: bytes) -> bool:
