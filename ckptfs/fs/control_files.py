@@ -198,13 +198,13 @@ class ControlFiles:
             if handle.reader is not None:
                 handle.reader.require_all()
             text = os.pread(handle.fd, NOTE_LIMIT_BYTES, 0)
-            live.move_out(old, spare, keep_name=False)
+            writable.names.move_out(old, spare, keep_name=False)
         finally:
             writable.open_files.close(handle)
         try:
             writable.marker.put(text)
         except BaseException:
-            live.move_in(spare, old)
+            writable.names.move_in(spare, old)
             raise
         os.unlink(spare, dir_fd=live.spare_fd)
 

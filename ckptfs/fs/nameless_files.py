@@ -5,7 +5,8 @@ import stat
 
 from ckptfs.fs.attributes import Caller
 from ckptfs.fs.handles import FileHandle, backing_flags
-from ckptfs.fs.live import LiveTree, parent_of
+from ckptfs.fs.live import LiveTree
+from ckptfs.fs.live_names import parent_of
 from ckptfs.fs.open_inodes import OpenInodes
 from ckptfs.fs.times import set_times
 
@@ -27,7 +28,7 @@ class NamelessFiles:
             try:
                 os.fchown(fd, caller.uid, gid)
             except PermissionError:
-                pass  # see LiveTree.give_to
+                pass  # see LiveNames.give_to
             os.fchmod(fd, mode)
         handle = self._inodes.take(fd, flags, b"")
         handle.inode.has_name = False

@@ -13,7 +13,8 @@ from ckptfs.fs.attributes import Attributes, Caller
 from ckptfs.fs.fetching import Reader
 from ckptfs.fs.fresh_inode import give_fresh_inode
 from ckptfs.fs.handles import FileHandle, backing_flags
-from ckptfs.fs.live import LiveTree, parent_of
+from ckptfs.fs.live import LiveTree
+from ckptfs.fs.live_names import LiveNames, parent_of
 from ckptfs.fs.nameless_files import NamelessFiles
 from ckptfs.fs.open_inodes import OpenInodes
 from ckptfs.fs.unseen import UnseenChanges
@@ -29,11 +30,17 @@ class OpenFiles:
     """
 
     def __init__(
-        self, live: LiveTree, *, keeps_nameless: bool = False, on_read: Callable[[bytes], None] = lambda path: None
+        self,
+        live: LiveTree,
+        names: LiveNames,
+        *,
+        keeps_nameless: bool = False,
+        on_read: Callable[[bytes], None] = lambda path: None,
     ) -> None:
         self._live = live
+        self._names = names
         self.on_read = on_read
-        self.inodes = OpenInodes(live, keeps_nameless=keeps_nameless)
+        self.inodes = OpenInodes(live, names, keeps_nameless=keeps_nameless)
         self.unseen = UnseenChanges(live, self.inodes)
         self.nameless = NamelessFiles(live, self.inodes)
 
@@ -53,7 +60,7 @@ class OpenFiles:
                     raise
             else:
                 live.changes.mark_content(path, os.fstat(fd).st_ino)
-                live.give_to(path, mode, caller)
+                self._names.give_to(path, mode, caller)
                 return self.inodes.take(fd, flags, path)
         return self.open(path, flags)
 

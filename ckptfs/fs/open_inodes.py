@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from ckptfs.fs.fetching import Reader
 from ckptfs.fs.handles import FileHandle, Inode
 from ckptfs.fs.live import LiveTree
+from ckptfs.fs.live_names import LiveNames
 
 
 class OpenInodes:
@@ -21,16 +22,16 @@ class OpenInodes:
         keeps_nameless: Somebody may take over.
     """
 
-    def __init__(self, live: LiveTree, *, keeps_nameless: bool) -> None:
+    def __init__(self, live: LiveTree, names: LiveNames, *, keeps_nameless: bool) -> None:
         self._live = live
         self._keeps_nameless = keeps_nameless
         self._inodes: dict[int, Inode] = {}
         self._lock = threading.Lock()
         self.used_ns: dict[int, int] = {}
         """Inode to when it was last closed, ns since 1970."""
-        live.before_unlink = self._keep
-        live.on_nameless = self._lost_name
-        live.on_renamed = self._renamed
+        names.before_unlink = self._keep
+        names.on_nameless = self._lost_name
+        names.on_renamed = self._renamed
 
     def take(self, fd: int, flags: int, path: bytes | None, reader: Reader | None = None) -> FileHandle:
         """Return a handle of a file that has just been opened, by a path of the tree or without one."""

@@ -21,6 +21,7 @@ from ckptfs.fs.control_files import ControlFiles
 from ckptfs.fs.door import through_door
 from ckptfs.fs.handles import ControlHandle, FileHandle, Handle, OpenFile, ViewHandle
 from ckptfs.fs.live import LiveTree
+from ckptfs.fs.live_names import LiveNames
 from ckptfs.fs.marker import Touch
 from ckptfs.fs.syscalls import groups_of
 from ckptfs.fs.times import birth_ns
@@ -169,34 +170,34 @@ class Operations:
     @through_door
     def mkdir(self, path: bytes, mode: int, caller: Caller) -> None:
         """Make a directory."""
-        self._changeable(path, errno.EEXIST).mkdir(path, mode, caller)
+        self._nameable(path, errno.EEXIST).mkdir(path, mode, caller)
 
     @through_door
     def mknod(self, path: bytes, mode: int, device: int, caller: Caller) -> None:
         """Make a file, fifo, socket or device."""
-        self._changeable(path, errno.EEXIST).mknod(path, mode, device, caller)
+        self._nameable(path, errno.EEXIST).mknod(path, mode, device, caller)
 
     @through_door
     def symlink(self, path: bytes, target: bytes, caller: Caller) -> None:
         """Make a symlink."""
-        self._changeable(path, errno.EEXIST).symlink(path, target, caller)
+        self._nameable(path, errno.EEXIST).symlink(path, target, caller)
 
     @through_door
     def link(self, source: bytes, path: bytes) -> None:
         """Give an inode a further name."""
         self._changeable(source, errno.EPERM)
-        self._changeable(path, errno.EEXIST).link(source, path)
+        self._nameable(path, errno.EEXIST).link(source, path)
 
     @through_door
     def unlink(self, path: bytes) -> None:
         """Remove a name; removing `.save` succeeds and does nothing."""
         if control_of(path) is not Control.SAVE:
-            self._changeable(path, errno.EPERM).unlink(path)
+            self._nameable(path, errno.EPERM).unlink(path)
 
     @through_door
     def rmdir(self, path: bytes) -> None:
         """Remove an empty directory."""
-        self._changeable(path, errno.EPERM).rmdir(path)
+        self._nameable(path, errno.EPERM).rmdir(path)
 
     @through_door
     def rename(self, old: bytes, new: bytes, flags: int = 0) -> None:
@@ -205,7 +206,7 @@ class Operations:
         if control_of(new) is Control.SAVE:
             self._controls.touch_by_rename(live, old)
         else:
-            self._changeable(new, errno.EPERM).rename(old, new, flags)
+            self._nameable(new, errno.EPERM).rename(old, new, flags)
 
     @through_door
     def truncate(self, path: bytes, size_bytes: int, handle: Handle | None = None) -> None:
@@ -466,6 +467,11 @@ class Operations:
             raise os_error(errno.EROFS)
         self._refuse_control(path, control_errno)
         return self._writable().live
+
+    def _nameable(self, path: bytes, control_errno: int) -> LiveNames:
+        """Return the names of the live tree if one may come, go or change there; a reserved one gives the errno."""
+        self._changeable(path, control_errno)
+        return self._writable().names
 
     def _refuse_control(self, path: bytes, number: int) -> None:
         if control_of(path) is not None:

@@ -14,6 +14,7 @@ from ckptfs.errors import FencedError, NoSuchVersionError, NotDurableError
 from ckptfs.format.manifest import Entry, Kind, Tree
 from ckptfs.fs.align import Aligner, Alignment, Doubts, Target, is_same_node
 from ckptfs.fs.live import LiveTree
+from ckptfs.fs.live_names import LiveNames
 from ckptfs.fs.uploads import Uploads
 from ckptfs.versions.history import LATEST, History
 
@@ -36,6 +37,7 @@ class LiveRestorer:
         *,
         history: History,
         live: LiveTree,
+        names: LiveNames,
         capturer: Capturer,
         uploads: Uploads,
         make_aligner: Callable[[], Aligner],
@@ -46,6 +48,7 @@ class LiveRestorer:
     ) -> None:
         self._history = history
         self._live = live
+        self._names = names
         self._capturer = capturer
         self._uploads = uploads
         self._make_aligner = make_aligner
@@ -187,8 +190,8 @@ class LiveRestorer:
                 status = self._live.lstat(path)
             except OSError:
                 continue  # it is not there, and so leaves nothing
-            self._live.before_unlink(status.st_ino, path)
-            self._live.lost_name(status, path)
+            self._names.before_unlink(status.st_ino, path)
+            self._names.lost_name(status, path)
 
 
 def _same_content(old: Entry | None, new: Entry | None) -> bool:

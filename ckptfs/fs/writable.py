@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ckptfs.fs.live import LiveTree
+from ckptfs.fs.live_names import LiveNames
 from ckptfs.fs.marker import SaveMarker
 from ckptfs.fs.open_files import OpenFiles
 from ckptfs.fs.version_state import VersionState
@@ -25,6 +26,7 @@ class Writable:
     """The parts of one that operations use."""
 
     live: LiveTree
+    names: LiveNames
     open_files: OpenFiles
     marker: SaveMarker
     restorer: Restorer

@@ -33,6 +33,7 @@ from ckptfs.fs.fetching import FetchQueue
 from ckptfs.fs.hydrate import Hydrator
 from ckptfs.fs.knowing import know_aligned, know_left, know_pending
 from ckptfs.fs.live import LiveTree
+from ckptfs.fs.live_names import LiveNames
 from ckptfs.fs.marker import SaveMarker
 from ckptfs.fs.open_files import OpenFiles
 from ckptfs.fs.operations import Operations
@@ -108,6 +109,7 @@ class WritingMount:
         )
         self._counters = self._queue.counters
         self._live = self._make_live(spare_fd)
+        self._names = LiveNames(self._live)
         self._hydrator = self._live.hydrator
         result = Alignment() if self._goes_on else self._align(taken, state)
         self._set_aside = result.set_aside
@@ -123,7 +125,7 @@ class WritingMount:
         contents = ContentCache(cache.contents, self._queue)
         self._versions = VersionsDirectory(self._history, contents)
         self._order = ReadOrder(cache.read_order)
-        self._open_files = OpenFiles(self._live, keeps_nameless=self._outlives, on_read=self._order.read)
+        self._open_files = OpenFiles(self._live, self._names, keeps_nameless=self._outlives, on_read=self._order.read)
         self._transport: Transport | None = None
         self._uploads = self._make_uploads(taken)
         self._evictor = Evictor(
@@ -213,6 +215,7 @@ class WritingMount:
         restorer = LiveRestorer(
             history=self._history,
             live=self._live,
+            names=self._names,
             capturer=self._capturer,
             uploads=self._uploads,
             make_aligner=lambda: Aligner(self._cache.live, self._root_fd, self._spare_fd, self._cache.unsaved),
@@ -230,6 +233,7 @@ class WritingMount:
             },
             writable=Writable(
                 live=self._live,
+                names=self._names,
                 open_files=self._open_files,
                 marker=self._marker,
                 restorer=restorer,

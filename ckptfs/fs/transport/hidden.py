@@ -52,7 +52,7 @@ class HiddenFiles:
         ino = live.lstat(path).st_ino
         if self._writable.open_files.inodes.find(ino) is None:
             return False
-        live.move_out(path, name, keep_name=is_rename(caller.pid))
+        self._writable.names.move_out(path, name, keep_name=is_rename(caller.pid))
         self._files[name] = hidden, ino
         return True
 
