@@ -1,9 +1,11 @@
 """Handles: what an open file is, of the live tree, of a version, or a control file."""
 
+import errno
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ckptfs.errors import os_error
 from ckptfs.fs.attributes import Attributes
 from ckptfs.fs.control import Control
 from ckptfs.fs.fetching import Reader
@@ -97,6 +99,13 @@ class ControlHandle:
 
 OpenFile = FileHandle | ViewHandle
 Handle = OpenFile | ControlHandle
+
+
+def of_live_tree(handle: OpenFile) -> FileHandle:
+    """Return the handle of a file that can be changed. Raises OSError (EROFS) for one of a version."""
+    if isinstance(handle, ViewHandle):
+        raise os_error(errno.EROFS)
+    return handle
 
 
 def backing_flags(flags: int) -> int:

@@ -17,7 +17,7 @@ from ckptfs.format.commit import CommitRecord
 from ckptfs.fs.attributes import Attributes, Listed
 from ckptfs.fs.contents import ContentCache
 from ckptfs.fs.handles import ViewHandle
-from ckptfs.fs.tree_view import TreeView, root_inode
+from ckptfs.fs.tree_view import TreeView, root_inode, version_of
 from ckptfs.versions.history import LATEST, History
 
 # Trees that stay loaded: enough to compare a few versions, little against 100,000 files each
@@ -118,6 +118,14 @@ class VersionsDirectory:
             while len(self._trees) > _KEPT_TREES:
                 self._trees.popitem(last=False)
         return view
+
+    def open_inode(self, ino: int, flags: int) -> ViewHandle:
+        """Return a handle for a file of a version, by its inode's number."""
+        version = self.view(version_of(ino))
+        path = version.path_of(ino)
+        if path is None:
+            raise os_error(errno.ESTALE)
+        return version.open(path, flags)
 
     def record(self, number: int) -> CommitRecord:
         """Return a version's save record. Raises NoSuchVersionError, CorruptObjectError, StoreError."""

@@ -160,7 +160,7 @@ class AttributeRequests(Requests):
         (name,) = wire.names(rest, 1)
         value = bytes(rest[len(name) + 1 :][:size])
         path, handle = self._path_or_handle(request.node)
-        self.operations.setxattr(path, name, value, flags, handle)
+        self.operations.xattrs.setxattr(path, name, value, flags, handle)
         return ()
 
     @steady
@@ -170,19 +170,19 @@ class AttributeRequests(Requests):
         if name == _ASKED_AT_FIRST_WRITE:
             raise os_error(errno.ENODATA)
         path, handle = self._path_or_handle(request.node)
-        return _sized(self.operations.getxattr(path, name, handle), size)
+        return _sized(self.operations.xattrs.getxattr(path, name, handle), size)
 
     @steady
     def _listxattr(self, request: Request) -> Reply:
         size, _ = wire.GETXATTR_IN.unpack_from(request.body)
-        names = self.operations.listxattr(*self._path_or_handle(request.node))
+        names = self.operations.xattrs.listxattr(*self._path_or_handle(request.node))
         return _sized(b"".join(name + b"\0" for name in names), size)
 
     @steady
     def _removexattr(self, request: Request) -> Reply:
         path, handle = self._path_or_handle(request.node)
         (name,) = wire.names(request.body, 1)
-        self.operations.removexattr(path, name, handle)
+        self.operations.xattrs.removexattr(path, name, handle)
         return ()
 
     def _path_or_handle(self, node_id: int) -> tuple[bytes, OpenFile | None]:

@@ -130,9 +130,8 @@ class FusepyServer(fuse.FUSE):  # type: ignore[misc]  # fusepy has no types
         return self._put_attributes(_relative(path), buffer, None)
 
     def fgetattr(self, path: bytes | None, buffer: Any, info: Any) -> int:
-        return self._put_attributes(
-            _relative(path or b"/"), buffer, self._handles.get(info.contents.fh) if info else None
-        )
+        handle = self._handles.get(info.contents.fh) if info else None
+        return self._put_attributes(_relative(path or b"/"), buffer, handle)
 
     def _put_attributes(self, path: bytes, buffer: Any, handle: Handle | None) -> int:
         found: Attributes | None = None
@@ -191,19 +190,20 @@ class FusepyServer(fuse.FUSE):  # type: ignore[misc]  # fusepy has no types
 
     @through_door
     def setxattr(self, path: bytes, name: bytes, value: Any, size: int, flags: int, *_: object) -> None:
-        self._place(path).setxattr(_relative(path), name, ctypes.string_at(value, size), flags)
+        self._place(path).xattrs.setxattr(_relative(path), name, ctypes.string_at(value, size), flags)
 
     @through_door
     def getxattr(self, path: bytes, name: bytes, buffer: Any, size: int, *_: object) -> int:
-        return _put_sized(self._place(path).getxattr(_relative(path), name), buffer, size)
+        return _put_sized(self._place(path).xattrs.getxattr(_relative(path), name), buffer, size)
 
     @through_door
     def listxattr(self, path: bytes, buffer: Any, size: int) -> int:
-        return _put_sized(b"".join(name + b"\0" for name in self._place(path).listxattr(_relative(path))), buffer, size)
+        names = self._place(path).xattrs.listxattr(_relative(path))
+        return _put_sized(b"".join(name + b"\0" for name in names), buffer, size)
 
     @through_door
     def removexattr(self, path: bytes, name: bytes) -> None:
-        self._place(path).removexattr(_relative(path), name)
+        self._place(path).xattrs.removexattr(_relative(path), name)
 
     # names
 
@@ -285,8 +285,7 @@ class FusepyServer(fuse.FUSE):  # type: ignore[misc]  # fusepy has no types
         return self._fs.read_into(self._handles[info.contents.fh], _view(buffer, size), offset)
 
     def write(self, path: bytes | None, buffer: Any, size: int, offset: int, info: Any) -> int:
-        handle = self._handles[info.contents.fh]
-        return self._fs.write(handle, _view(buffer, size), offset)
+        return self._fs.write(self._handles[info.contents.fh], _view(buffer, size), offset)
 
     @through_door
     def truncate(self, path: bytes, size: int) -> None:

@@ -56,6 +56,11 @@ class HiddenFiles:
         self._files[name] = hidden, ino
         return True
 
+    @property
+    def xattrs(self) -> "HiddenFiles":
+        """What has the extended attributes of a nameless file, as Operations.xattrs has those of others."""
+        return self
+
     def paths_of(self, ino: int) -> list[bytes]:
         """Return the paths by which the kernel knows an inode that has lost names."""
         return [path for path, of in list(self._files.values()) if of == ino]

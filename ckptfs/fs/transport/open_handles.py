@@ -74,11 +74,11 @@ class OpenHandles:
             path = self._nodes.path(self._nodes.get(record.node))
             handle: Handle
             if record.kind == OpenKind.FILE:
-                handle = self._operations.go_on_file(path, record.ino, record.flags)
+                handle = self._operations.old_handles.go_on_file(path, record.ino, record.flags)
             elif record.kind == OpenKind.VIEW:
-                handle = self._operations.go_on_view(path, record.ino, record.flags)
+                handle = self._operations.old_handles.go_on_view(path, record.ino, record.flags)
             else:
-                handle = self._operations.go_on_control(
+                handle = self._operations.old_handles.go_on_control(
                     path or b"",
                     record.flags,
                     record.shown,

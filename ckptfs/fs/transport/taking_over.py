@@ -100,5 +100,5 @@ class TakingOver:
         for ino, path in list(self.book.mapped.items()):
             node = self.nodes.by_key(ino)
             now = self.nodes.path(node) if node is not None else None
-            if not self.operations.go_on_mapped(ino, now or path):
+            if not self.operations.old_handles.go_on_mapped(ino, now or path):
                 del self.book.mapped[ino]
