@@ -26,7 +26,6 @@ from ckptfs.errors import CkptfsError, NoteTooLargeError
 from ckptfs.format.commit import CommitRecord
 from ckptfs.format.manifest import Tree
 from ckptfs.fs.control import save_text, uploads_object
-from ckptfs.fs.leases import is_being_written
 from ckptfs.fs.marker import NOTE_LIMIT_BYTES
 from ckptfs.fs.options import WatchOptions
 from ckptfs.fs.recovery import Taken, take_up
@@ -38,12 +37,13 @@ from ckptfs.fs.watch.becoming import DirectoryRestorer, link_ids, untouched
 from ckptfs.fs.watch.before import base_tree, kept_bytes, knows_again
 from ckptfs.fs.watch.directory_saver import DirectorySaver
 from ckptfs.fs.watch.looks import Looks, look_around
-from ckptfs.fs.watch.marker_file import MarkerFile, take_file
+from ckptfs.fs.watch.marker_file import MarkerFile
 from ckptfs.fs.watch.marker_file import Taken as TakenText
 from ckptfs.fs.watch.names import RESTORE, SAVE
 from ckptfs.fs.watch.noticing import Notices
 from ckptfs.fs.watch.place import Whereabouts, is_shown, open_directory, remove_status, was_touched_meanwhile
 from ckptfs.fs.watch.telling import Telling
+from ckptfs.fs.watch.touches import CLOCK_TICK_S, Touches, let_end
 from ckptfs.versions.history import LATEST
 
 log = logging.getLogger(__name__)
@@ -52,13 +52,6 @@ log = logging.getLogger(__name__)
 _PRUNING_S = 10.0
 # how often markers are looked at: a stat of two files
 _LOOK_S = 0.2
-# `touch` and `cp -p` take 2 ms from the first close or utime to the last, 50 ms on a busy machine
-_SETTLE_S = 0.05
-# a note that is being written; as long as a mount waits for one (fs/marker.py)
-_LINGER_S = 10.0
-_LINGER_LOOK_S = 0.02
-# the coarse clock of ctimes ticks every 1 to 10 ms
-_TICK_S = 0.012
 
 
 class Watch:
@@ -109,6 +102,7 @@ class Watch:
         self._marker = MarkerFile(self._root_fd, SAVE)
         self._restore_marker = MarkerFile(self._root_fd, RESTORE)
         self._notices = Notices(self._directory, self._marker.temporary_prefix, self._wake)
+        self._touches = Touches(self._root_fd, self._marker, self._notices, self._stop)
         before_uploads(self._cache.log)
         self._finish_pending(taken)
         self._begin(taken)
@@ -182,7 +176,7 @@ class Watch:
             same: What of it was put into the directory a moment ago; None: it is to be compared.
         """
         # files that were written a moment ago could change once more without looking different
-        time.sleep(_TICK_S)
+        time.sleep(CLOCK_TICK_S)
         self._marker.put(self._marker_text())
         clock_ns = self._marker.clock_ns()
         found = look_around(self._root_fd)
@@ -219,7 +213,7 @@ class Watch:
 
     def _serve(self) -> None:
         try:
-            if self._notices.has_any() or self._is_touched():
+            if self._touches.has_any():
                 self._serve_touch()
             if self._restore_marker.is_touched():
                 self._serve_restore()
@@ -229,29 +223,11 @@ class Watch:
             log.exception("could not serve the markers directory=%s", self._directory)
             self._stop.wait(1.0)
 
-    def _is_touched(self) -> bool:
-        return self._marker.is_touched() and not self._marker.forget_tail()
-
-    def _is_being_written(self) -> bool:
-        below = self._notices.below()
-        return self._marker.is_being_written() or any(is_being_written(self._root_fd, path) for path in below)
-
     def _serve_touch(self) -> None:
-        """Let touches end, take what they wrote, and save once."""
-        self._stop.wait(_SETTLE_S)
-        deadline_s = time.monotonic() + _LINGER_S
-        while self._is_being_written() and time.monotonic() < deadline_s:
-            time.sleep(_LINGER_LOOK_S)
-        touched = self._marker.is_touched()
-        self._notices.await_file(self._marker.next_name())
-        prepared = self._marker.prepare()
-        noticed = self._notices.reached()
-        taken = [self._marker.take(prepared)]
-        below = [text for path in sorted(noticed.elsewhere) if (text := take_file(self._root_fd, path)) is not None]
-        # so that a later touch has a later ctime than what is answered now
-        time.sleep(_TICK_S)
-        if touched or noticed.is_closed or below:
-            self._save([*taken, *below])
+        """Take what touches wrote, and save once."""
+        taken = self._touches.take()
+        if taken:
+            self._save(taken)
 
     def _save(self, taken: list[TakenText]) -> None:
         touched_ns = max(text.touched_ns for text in taken)
@@ -276,9 +252,7 @@ class Watch:
         self._answers.refused(touched_ns, fact, hint, number)
 
     def _serve_restore(self) -> None:
-        deadline_s = time.monotonic() + _LINGER_S
-        while self._restore_marker.is_being_written() and time.monotonic() < deadline_s:
-            time.sleep(_LINGER_LOOK_S)
+        let_end(self._restore_marker.is_being_written)
         taken = self._restore_marker.take(self._restore_marker.prepare())
         spec = taken.text.decode("utf-8", "backslashreplace").strip()
         if not spec:
@@ -373,7 +347,7 @@ class Watch:
         try:
             if self._whereabouts.is_away():
                 pass  # nothing of what it held can be had any more
-            elif self._notices.has_any() or self._is_touched():
+            elif self._touches.has_any():
                 self._serve_touch()
             elif self._options.save_on_exit and self._saver.has_changes():
                 self._save([TakenText(b"", self._marker.clock_ns())])
