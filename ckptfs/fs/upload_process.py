@@ -28,7 +28,7 @@ _FIRST_RESTART_S, _LAST_RESTART_S = 0.2, 5.0
 log = logging.getLogger(__name__)
 
 
-class UploadProcess:
+class UploadChild:
     """The upload process of one mount, and those that come after it.
 
     Args:

@@ -20,7 +20,7 @@ from ckptfs.crypto.secret import KeySource
 from ckptfs.errors import CkptfsError, FencedError, NotDurableError
 from ckptfs.fs.counters import Counters
 from ckptfs.fs.interrupts import POLL_S, give_up_if_interrupted
-from ckptfs.fs.upload_process import UploadProcess
+from ckptfs.fs.upload_process import UploadChild
 from ckptfs.fs.version_state import VersionState
 
 # more than programs that are told at one moment that theirs is durable, and read what became of it
@@ -71,7 +71,7 @@ class Uploads:
         self._lease_error: str | None = None
         self._waiters = 0
         """Who waits until what was captured is durable, or until there is room for more."""
-        self._process = UploadProcess(
+        self._process = UploadChild(
             self._cache, on_news=self._handle, on_end=self._catch_up, counters=self._counters, key=key
         )
 
