@@ -31,7 +31,7 @@ from typing import Any
 from aiohttp import web
 
 from ckptfs.errors import CkptfsError, InvalidInputError
-from ckptfsd.configuration import ConfigurationError
+from ckptfsd.configuration_files import ConfigurationError
 from ckptfsd.daemon import Daemon, NoSuchMountError
 from ckptfsd.metrics import CONTENT_TYPE, scrape
 from ckptfsd.page import status_page

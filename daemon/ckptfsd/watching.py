@@ -15,7 +15,7 @@ from pathlib import Path
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
-from ckptfsd.configuration import configuration_files
+from ckptfsd.configuration_files import configuration_files
 
 log = logging.getLogger("ckptfsd")
 

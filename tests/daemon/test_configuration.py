@@ -7,13 +7,9 @@ import pytest
 
 from ckptfs.cli.commands.mount import command as mount_command
 from ckptfs.cli.settings import settings_of
-from ckptfsd.configuration import (
-    ConfigurationError,
-    DaemonSettings,
-    configuration_files,
-    load_configuration,
-    mount_setting_keys,
-)
+from ckptfsd.configuration import load_configuration
+from ckptfsd.configuration_files import ConfigurationError, configuration_files
+from ckptfsd.settings import DaemonSettings, mount_setting_keys
 
 EXAMPLE = Path(__file__).parents[2] / "systemd" / "ckptfs.toml.example"
 
