@@ -16,7 +16,7 @@ import random
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,20 +32,16 @@ from ckptfs.fs.supervised import Label, Running
 from ckptfsd.configuration import MountSettings
 from ckptfsd.held import HeldConnection
 from ckptfsd.keeper_process import KeeperProcess
+from ckptfsd.servers import kill, kill_all
+from ckptfsd.settings_change import changed, is_same_mount, is_same_to_the_kernel
 
 log = logging.getLogger("ckptfsd")
 
 _FIRST_PAUSE_S, _LAST_PAUSE_S = 1.0, 60.0
 _TOO_SHORT_S = 10.0
 """A mount that has lived so long is not about to fail for the reason that the last one did."""
-_KILLED_S = 10.0
-"""A killed process is gone within milliseconds, unless the machine is very busy."""
 _STOP_MARGIN_S = 60.0
 """What unmounting may take besides its drain-timeout, saving on exit above all; a server that takes longer hangs."""
-_GRACE_S = 0.3
-"""One of its threads may wait in the kernel for an answer that only the next server gives."""
-_OF_THE_MOUNT = ("store", "mountpoint", "cache_dir", "read_only", "version", "transport", "allow_other")
-"""What the kernel or the live tree knows of: a change of these needs another mount. All else is the server's own."""
 
 
 class State(enum.StrEnum):
@@ -182,7 +178,7 @@ class SupervisedMount:
         # one whose keeper is gone has none to fork another, but us
         for running in supervised.servers_of(self._keeper.pid) or supervised.find(self._supervisor, self.name):
             log.warning("replaced the server mount=%s pid=%d why=%r", self.name, running.pid, why)
-            _kill(running)
+            kill(running)
 
     async def leave(self) -> None:
         """Let go of it: it stays mounted, and the next daemon finds it."""
@@ -263,12 +259,12 @@ class SupervisedMount:
             self._settled.set()
             await _first(keeper.ended, self._news)
         elif is_same_to_the_kernel(running.options, wanted.options) and self._held.is_usable:
-            log.info("changing mount=%s under open files settings=%s", self.name, ",".join(_changed(running, wanted)))
+            log.info("changing mount=%s under open files settings=%s", self.name, ",".join(changed(running, wanted)))
             self._is_replacing = True
             keeper.signal(signal.SIGKILL)
             await keeper.ended
         else:
-            log.info("changing mount=%s by mounting anew settings=%s", self.name, ",".join(_changed(running, wanted)))
+            log.info("changing mount=%s by mounting anew settings=%s", self.name, ",".join(changed(running, wanted)))
             await self._stop(keeper)
             return
         if keeper.ended.done():
@@ -332,18 +328,9 @@ class SupervisedMount:
                 return
 
     async def _kill_rest(self) -> None:
-        """End a server that outlived its keeper: two must not serve one connection."""
-        deadline_s = time.monotonic() + _KILLED_S
-        while rest := await asyncio.to_thread(supervised.find, self._supervisor, self.name):
-            if time.monotonic() > deadline_s:
-                log.error("could not end mount=%s pid=%d", self.name, rest[0].pid)
-                self._held.drop()
-                return
-            for running in rest:
-                _kill(running)
-            end_s = time.monotonic() + _GRACE_S
-            while any(map(_is_there, rest)) and time.monotonic() < end_s:
-                await asyncio.sleep(_GRACE_S / 10)
+        """End a server that outlived its keeper."""
+        if not await kill_all(self._supervisor, self.name):
+            self._held.drop()
 
     async def _pause(self) -> None:
         """Wait, a little longer each time, unless something else is wanted meanwhile."""
@@ -370,40 +357,6 @@ class SupervisedMount:
         if state is not self.state:
             self.state, self.since_s = state, time.time()
             self._on_change()
-
-
-def is_same_mount(one: MountSettings, other: MountSettings) -> bool:
-    """True if nothing has to be done for one to become the other."""
-    return one.environment == other.environment and not _changed_options(one.options, other.options)
-
-
-def is_same_to_the_kernel(one: MountOptions, other: MountOptions) -> bool:
-    """True if a server of one can take over from a server of the other."""
-    return not set(_OF_THE_MOUNT) & set(_changed_options(one, other))
-
-
-def _changed_options(one: MountOptions, other: MountOptions) -> list[str]:
-    return [each.name for each in fields(MountOptions) if getattr(one, each.name) != getattr(other, each.name)]
-
-
-def _changed(one: MountSettings, other: MountSettings) -> list[str]:
-    """Return the names of the settings that differ."""
-    return _changed_options(one.options, other.options) + ["environment"] * (one.environment != other.environment)
-
-
-def _kill(running: Running) -> None:
-    """End a process that was found, by SIGKILL, and no other that has its number by now."""
-    try:
-        process = KeeperProcess.of(running)
-    except ProcessLookupError:
-        return
-    process.signal(signal.SIGKILL)
-    process.forget()
-
-
-def _is_there(running: Running) -> bool:
-    """True until a process has ended altogether, with all its threads."""
-    return Path(f"/proc/{running.pid}").exists()
 
 
 def _take_away(mountpoint: Path) -> None:
