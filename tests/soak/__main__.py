@@ -16,9 +16,11 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ckptfs.cache.pending import pending_numbers
 from ckptfs.store.open import open_store
 from ckptfs.versions.history import open_history
 from ckptfs.versions.references import needed_packs
@@ -38,7 +40,7 @@ PENDING_BYTES = 512 * MIB
 MOST_MEMORY_BYTES = 640 * MIB
 # the live tree, what is pending, and what was kept of other deaths since it was last looked at
 MOST_DISK_BYTES = CACHE_BYTES + 2 * PENDING_BYTES
-# more than are made durable while the newest ones are compared and a prune begins
+# half of them may be saved while a prune looks; the trainer pauses then
 KEPT_VERSIONS = 200
 # of commands that read all of the store
 _PATIENCE_S = 3600.0
@@ -139,10 +141,22 @@ class Soak:
                 self.tagged.add(number)
 
     def prune(self) -> None:
-        # afterwards there is nothing left to compare, so those stay that come while it looks: on a busy machine many
+        # afterwards there is nothing left to compare: so many stay as may come after the newest that was compared
         while self.books.check_new_versions(self.store) > KEPT_VERSIONS // 4:
             pass
-        done = run_again("prune", self.url, "--keep-last", str(KEPT_VERSIONS), "--keep-every", "25", "--json")
+        last_step = self.books.last_step + KEPT_VERSIONS // 2
+        kept = KEPT_VERSIONS + len(pending_numbers(self.mount.cache / "pending"))
+        with ThreadPoolExecutor() as pool:
+            pruning = pool.submit(
+                run_again, "prune", self.url, "--keep-last", str(kept), "--keep-every", "25", "--json"
+            )
+            while not pruning.done():
+                self.books.read()
+                if self.books.last_step >= last_step:
+                    self.trainer.send_signal(signal.SIGSTOP)
+                wait([pruning], 0.2)
+        self.trainer.send_signal(signal.SIGCONT)
+        done = pruning.result()
         assert done.code == 0, done
         unseen = set(done.json["dropped"]) - self.books.checked.keys()
         assert not unseen, f"versions {sorted(unseen)} were pruned before they were compared"
