@@ -60,22 +60,37 @@ class ChunkReader:
 
         Raises:
             Exception: What `on_chunk` raises; what was not begun by then is left out.
+            KeyboardInterrupt: At once; what is under way then is not handed out.
         """
         pending = _Shared(groups)
+
+        def hand_out(chunk: Chunk, result: Result) -> None:
+            if not pending.is_interrupted:
+                on_chunk(chunk, result)
+
         if len(pending) > 1:
             threads = [
-                threading.Thread(target=self._work, args=(pending, on_chunk), name="ckptfs-fetch", daemon=True)
+                threading.Thread(target=self._work, args=(pending, hand_out), name="ckptfs-fetch", daemon=True)
                 for _ in range(min(self._workers, len(pending)) - 1)
             ]
             for thread in threads:
                 thread.start()
             self._work(pending, on_chunk)
-            for thread in threads:
-                thread.join()
+            self._join(threads, pending)
         else:
             self._work(pending, on_chunk)
         if pending.failure is not None:
             raise pending.failure
+
+    def _join(self, threads: Iterable[threading.Thread], pending: "_Shared") -> None:
+        """Wait for the others; not when interrupted: each may take as long as 16 MiB do, or a store that is away."""
+        try:
+            for thread in threads:
+                if not pending.is_interrupted:
+                    thread.join()
+        except BaseException as error:
+            pending.stop(error)
+            raise
 
     def _work(self, pending: "_Shared", on_chunk: OnChunk) -> None:
         try:
@@ -149,6 +164,11 @@ class _Shared:
         self._next = 0
         self._lock = threading.Lock()
         self.failure: BaseException | None = None
+
+    @property
+    def is_interrupted(self) -> bool:
+        """True if somebody wants the program to end."""
+        return self.failure is not None and not isinstance(self.failure, Exception)
 
     def __len__(self) -> int:
         return len(self._groups)

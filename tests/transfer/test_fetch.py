@@ -256,3 +256,34 @@ def test_read_file_returns_the_whole_file_holes_included_or_raises(bench: Bench)
     bench.damage(chunk(tree[b"f"]).pack, lambda body: flip(body, chunk(tree[b"f"])))
     with pytest.raises(ChunkCorruptError):
         Fetcher(bench.store).read_file(tree[b"f"])
+
+
+def test_an_interrupt_ends_it_at_once_and_what_is_under_way_is_not_handed_out(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = save(bench, a=os.urandom(33 * MIB), b=os.urandom(33 * MIB))
+    entries = [tree[b"a"], tree[b"b"]]
+    get_range = bench.store.get_range
+    asked, go_on, answered = threading.Semaphore(0), threading.Event(), threading.Semaphore(0)
+
+    def slow(key: str, offset_bytes: int, size_bytes: int) -> bytes:
+        if threading.current_thread() is threading.main_thread():
+            assert asked.acquire(timeout=30), "others have begun"
+            raise KeyboardInterrupt
+        asked.release()
+        assert go_on.wait(30), "somebody waited for what is under way"
+        body = get_range(key, offset_bytes, size_bytes)
+        answered.release()
+        return body
+
+    monkeypatch.setattr(bench.store, "get_range", slow)
+    written: list[int] = []
+    jobs = [FetchJob(entry, lambda offset, data: written.append(offset)) for entry in entries]
+    with pytest.raises(KeyboardInterrupt):
+        Fetcher(bench.store).fetch(jobs, lambda job, error: None)
+    others = [thread for thread in threading.enumerate() if thread.name == "ckptfs-fetch"]
+    go_on.set()
+    assert answered.acquire(timeout=30)
+    for thread in others:
+        thread.join(30)
+    assert written == []
