@@ -71,7 +71,7 @@ def start(options: MountOptions, key: KeySource | None = None) -> int:
     )
     if process.stdout is None or process.stdin is None:
         raise MountError("the mount process has no standard input or output")
-    with suppress(BrokenPipeError), process.stdin:
+    with suppress(BrokenPipeError), process.stdin:  # it has died: what it said, or that it said nothing, is read next
         process.stdin.write(secret)
     try:
         line = process.stdout.readline()
@@ -333,7 +333,7 @@ def _say_ready() -> None:
 
 
 def _say_failed(fact: str, hint: str | None, number: int) -> None:
-    with suppress(BrokenPipeError):
+    with suppress(BrokenPipeError):  # who started us has ended
         _answer({"error": fact, "hint": hint, "errno": number})
 
 
@@ -357,7 +357,7 @@ def main(argument: str) -> int:
             return keep_watching(options, _say_ready, key=key, in_background=True)
         return keep(options, _say_ready, key=key, in_background=True)
     except _NobodyWaitsError:
-        pass
+        pass  # the keeper has taken the mount away again, and there is nobody to tell
     except CkptfsError as error:
         _say_failed(error.fact, error.hint, error.errno)
     except Exception as error:

@@ -91,7 +91,7 @@ class OpenInodes:
             os.link(f"/proc/self/fd/{handle.fd}", _kept_name(handle.ino), dst_dir_fd=self._live.spare_fd)
             handle.inode.is_kept = True
         except OSError:
-            pass  # with O_EXCL it may never have a name
+            pass  # with O_EXCL it may never have a name; without room, as in _keep
 
     def open_kept(self, ino: int, flags: int) -> int:
         """Open what the process before this one kept. Raises OSError."""

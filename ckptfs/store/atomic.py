@@ -166,5 +166,4 @@ def sweep(directory: str, *, now_s: float) -> None:
                 if entry.stat(follow_symlinks=False).st_mtime < now_s - _TEMPORARY_LIFETIME_S:
                     os.unlink(entry.path)
             except OSError:
-                # another writer was first
-                pass
+                pass  # another writer was first, or it is not ours to delete

@@ -96,7 +96,7 @@ class TreeWriter:
         except OSError:
             # another run; or somebody who locks the directory for reasons of his own; or it has no locks (NFS)
             is_alone = False
-        with suppress(OSError):
+        with suppress(OSError):  # as above; then a run that begins later does not know of this one
             fcntl.flock(self._root_fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         return is_alone
 
