@@ -1,6 +1,7 @@
 """docs/JSON.md names the fields that mounts and commands print, all of them and no others."""
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ _PAGE = Path(__file__).parents[2] / "docs" / "JSON.md"
 
 def documented(heading: str) -> set[str]:
     """The fields in the table below a heading."""
-    section = _PAGE.read_text().split(f"\n## {heading}")[1].split("\n## ")[0]
-    return set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
+    section = re.split(rf"\n#+ {re.escape(heading)}", _PAGE.read_text())[1].split("\n#")[0]
+    fields = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
+    assert fields
+    return set(fields)
 
 
 def said(mount: Mount, name: str) -> dict[str, Any]:
@@ -43,3 +46,36 @@ def test_the_page_on_json_names_the_fields_that_are_printed(mount: Mounts) -> No
     shown = ckptfs("show", mount.file_store, "1", "--json").json
     assert set(shown) == {*listed, "entries"}
     assert set(shown["entries"][0]) == documented("A file of a version")
+
+
+@pytest.mark.fuse
+def test_the_page_on_json_names_what_commands_say_of_differences_damage_and_what_was_kept(mount: Mounts) -> None:
+    mounted = mount()
+    for name in ("stays", "goes"):
+        (mounted.root / name).write_bytes(os.urandom(1000))
+        mounted.save()
+    (mounted.root / "goes").unlink()
+    (mounted.root / "stays").chmod(0o600)
+    mounted.save()
+    mounted.sync()
+    store = mount.file_store
+    differs = ckptfs("diff", store, "2", "3", "--json").json
+    assert set(differs) == documented("What differs")
+    for each in (*differs["removed"], *differs["changed"]):
+        assert set(each) == documented("A path that differs")
+    assert {each["change"] for each in (*differs["removed"], *differs["changed"])} == {"removed", "attributes"}
+    assert ckptfs("tag", store, "1", "first", "--json").json == {"first": 1}
+    assert set(ckptfs("prune", store, "--keep-last", "1", "--json").json) == documented("What was dropped")
+    for pack in Path(store.removeprefix("file://"), "p").iterdir():
+        pack.unlink()
+    verified = ckptfs("verify", store, "--json").json
+    assert set(verified) == documented("What is wrong")
+    assert verified["findings"]
+    assert all(set(each) == documented("A finding") for each in verified["findings"])
+    (mounted.root / "stays").write_bytes(b"mine")
+    mounted.restore("latest")
+    (kept,) = ckptfs("recover", mounted.cache, "--json").json
+    assert set(kept) == documented("What is in no version")
+    checks = ckptfs("doctor", "--json").json
+    assert all(set(each) == documented("What was looked at") for each in checks)
+    assert {each["result"] for each in checks} <= {"ok", "warn", "fail"}
