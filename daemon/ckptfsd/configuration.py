@@ -65,6 +65,7 @@ def load_configuration(path: Path) -> Configuration:
         except CkptfsError as error:
             raise error_at(sources, ("mounts", name), error.fact, error.hint) from error
     _check_places(sources, mounts)
+    _check_writers(sources, mounts)
     return Configuration(daemon=daemon, mounts=mounts)
 
 
@@ -103,3 +104,21 @@ def _check_places(sources: list[Source], mounts: Mapping[str, MountSettings]) ->
             fact = f"the mount point {place} is above that of {places[below]!r}"
             raise error_at(sources, ("mounts", name, "mountpoint"), fact)
         places[place] = name
+
+
+def _check_writers(sources: list[Source], mounts: Mapping[str, MountSettings]) -> None:
+    """Refuse two mounts that would write one store: the second would be refused by the first for ever."""
+    writers: dict[tuple[str, str], str] = {}
+    for name, mount in mounts.items():
+        if mount.options.read_only or mount.options.version is not None:
+            continue
+        # the same URL means another store where the environment names another server
+        store = (mount.options.store.rstrip("/"), mount.environment_digest)
+        other = writers.setdefault(store, name)
+        if other != name:
+            raise error_at(
+                sources,
+                ("mounts", name, "store"),
+                f"{mount.options.store} is written by the mount {other!r} already, and a store has one writer",
+                "make one of them read-only (and `follow`), or give it another prefix",
+            )

@@ -119,6 +119,11 @@ def test_what_an_editor_or_a_tool_puts_into_conf_d_for_a_moment_is_no_part_of_it
             ":6: the mount point /ckpt is above",
             None,
         ),
+        (
+            MOUNT + '[mounts.b]\nstore = "s3://models/llama/"\nmountpoint = "/b"\n',
+            ":5: s3://models/llama/ is written by the mount 'llama' already",
+            "read-only",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, text: str, said: str, hint: str | None) -> None:
@@ -150,3 +155,18 @@ def test_the_example_has_every_setting_and_is_valid_as_it_is_and_with_all_of_the
     ours = [setting.key for setting in mount_setting_keys()]
     for key in [*ours, *(str(field.alias) for field in DaemonSettings.model_fields.values())]:
         assert f"\n{key} = " in uncommented, f"{key} is not in the example"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "read-only = true\nfollow = true\n",
+        'version = "best"\n',
+        'environment = { AWS_ENDPOINT_URL = "http://127.0.0.1:9000" }\n',
+    ],
+)
+def test_a_store_may_be_read_beside_its_writer_and_its_url_may_mean_another_one_elsewhere(
+    tmp_path: Path, more: str
+) -> None:
+    path = write(tmp_path, MOUNT + MOUNT.replace("llama]", "b]").replace("/ckpt/llama", "/ckpt/b") + more)
+    assert set(load_configuration(path).mounts) == {"llama", "b"}
