@@ -140,9 +140,10 @@ class AlreadyExistsError(StoreError):
 
 
 class StoreMissingError(StoreError):
-    """The bucket or directory itself does not exist."""
+    """The bucket or directory itself does not exist.
 
-    errno = errno.ENOENT
+    To programs an EIO: with ENOENT, versions would be missing that only cannot be had now, and `.versions` be empty.
+    """
 
 
 class StoreAccessError(StoreError):

@@ -125,3 +125,29 @@ def test_a_tag_is_there_as_soon_as_it_was_given(mount: Mounts) -> None:
     mounted.restore("")
     assert (mounted.root / "model.bin").read_bytes() == b"first"
     assert json.loads((mounted.root / ".restore").read_bytes()) == 2
+
+
+def test_versions_of_a_store_that_is_not_there_now_cannot_be_read_and_are_not_missing(mount: Mounts) -> None:
+    writer = mount(name="writer")
+    (writer.root / "file").write_text("content")
+    writer.save()
+    writer.sync()
+    assert writer.unmount() == 0
+    mounted = mount(cache="other")
+    store = Path(mount.file_store.removeprefix("file://"))
+    # as when the filesystem that holds it is not mounted
+    store.rename(store.with_name("elsewhere"))
+    for look in (
+        lambda: os.listdir(mounted.root / ".versions"),
+        lambda: os.readlink(mounted.root / ".versions" / "latest"),
+        lambda: os.listdir(mounted.root / ".versions" / "1"),
+        lambda: (mounted.root / "file").read_bytes(),
+        lambda: mounted.restore(1),
+    ):
+        with pytest.raises(OSError) as raised:
+            look()
+        assert raised.value.errno == errno.EIO
+    store.with_name("elsewhere").rename(store)
+    assert sorted(os.listdir(mounted.root / ".versions")) == ["1", "latest"]
+    mounted.restore(1)
+    assert (mounted.root / "file").read_text() == "content"
