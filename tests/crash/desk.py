@@ -130,7 +130,7 @@ class Desk:
             with os.fdopen(said, "rb") as lines:
                 for line in lines:
                     told.append(line)
-                    self.mount._uploads._handle(json.loads(line))
+                    self.mount._parts.uploads._handle(json.loads(line))
 
         listener = threading.Thread(target=listen, daemon=True)
         listener.start()
