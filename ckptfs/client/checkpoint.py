@@ -123,7 +123,7 @@ class Checkpoint:
             from ckptfs.client.incoming import bring
 
             try:
-                bring(Path(path), self.directory, self._place.root)
+                bring(path, self.directory, self._place.root)
             except OSError as error:
                 raise marker.explained(error, self._place.root) or error from error
         number, said = 0, None
@@ -228,6 +228,12 @@ class Checkpoint:
             raise self._not_restored(error, spec) from error
 
     def _not_restored(self, error: OSError, spec: str) -> CkptfsError:
+        why = self._place.status().get("error") if error.errno in (errno.ENOENT, errno.EIO) else None
+        if why:
+            return MountError(
+                f"version {spec} cannot be loaded at {self._place.root}: {why}",
+                hint="load it when the store answers; what is there is as it was",
+            )
         if error.errno == errno.ENOENT:
             return NoSuchVersionError(f"{self._place.root} has no version {spec}")
         if error.errno == errno.EINVAL:

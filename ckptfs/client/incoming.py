@@ -8,11 +8,13 @@ from pathlib import Path
 from ckptfs.client.marker import NAME
 from ckptfs.errors import InvalidInputError
 
+Given = str | os.PathLike[str]
+
 _PREFIX = ".ckptfs-incoming-"
 _CONTROL = (NAME, ".save.status", ".status", ".restore", ".versions")
 
 
-def bring(source: Path, directory: Path, root: Path) -> None:
+def bring(given: Given, directory: Path, root: Path) -> None:
     """Make a file or directory part of the next version; what is in the mount already stays where it is.
 
     A directory that had the name before is replaced by two renames: a program that looks in between finds none.
@@ -20,13 +22,36 @@ def bring(source: Path, directory: Path, root: Path) -> None:
     Raises:
         InvalidInputError: There is nothing there, or what can be no part of a version.
     """
-    source = Path(os.path.abspath(source))
-    if not source.exists():
-        raise InvalidInputError(f"{source} does not exist, so it cannot be saved")
+    source = existing(given)
     real, real_root = source.resolve(), root.resolve()
     if real.is_relative_to(real_root) and not real.is_relative_to(real_root / ".versions"):
         return
-    if real_root.is_relative_to(real):
+    temporary = directory / f"{_PREFIX}{secrets.token_hex(8)}"
+    try:
+        copy(source, temporary, root)
+        _give_name(temporary, directory / source.name)
+    except BaseException:
+        _remove(temporary)
+        raise
+
+
+def existing(given: Given) -> Path:
+    """Return the absolute path of what is there. Raises InvalidInputError."""
+    source = Path(os.path.abspath(given))
+    # an empty path is not the working directory
+    if not os.fspath(given) or not source.exists():
+        raise InvalidInputError(f"{os.fspath(given)!r} does not exist, so it cannot be saved")
+    return source
+
+
+def copy(source: Path, target: Path, root: Path) -> None:
+    """Copy a file or directory, but for save markers, into the mount of a root.
+
+    Raises:
+        InvalidInputError: It can be no part of a version.
+    """
+    real = source.resolve()
+    if root.resolve().is_relative_to(real):
         raise InvalidInputError(
             f"{source} holds {root} itself, so it cannot be copied into it", hint="name what is to be saved below it"
         )
@@ -34,23 +59,16 @@ def bring(source: Path, directory: Path, root: Path) -> None:
         raise InvalidInputError(f"{source} has a name that is reserved in {root}", hint="give it another name")
     if not (real.is_file() or real.is_dir()):
         raise InvalidInputError(f"{source} is neither a file nor a directory, so it cannot be saved")
-    temporary = directory / f"{_PREFIX}{secrets.token_hex(8)}"
-    target = directory / source.name
-    try:
-        if source.is_dir():
-            # a marker that is copied is a touch: of a watched directory, or what was one
-            _copy_tree(source, temporary)
-        else:
-            shutil.copy2(source, temporary)
-        _give_name(temporary, target)
-    except BaseException:
-        _remove(temporary)
-        raise
+    if real.is_dir():
+        _copy_tree(source, target)
+    else:
+        shutil.copy2(source, target)
 
 
 def _copy_tree(source: Path, target: Path) -> None:
     """Copy a directory. Raises InvalidInputError for the first of what cannot be copied."""
     try:
+        # a marker that is copied is a touch: of a watched directory, or what was one
         shutil.copytree(source, target, symlinks=True, ignore=shutil.ignore_patterns(NAME))
     except shutil.Error as error:
         # what went wrong with each file is text: (source, target, why)

@@ -15,10 +15,14 @@ try:
     import ray.train
 except ImportError as error:
     raise MissingPackageError("ray", "ray") from error
+try:
+    from ray.train.collective import barrier
+except ImportError:
+    barrier = None  # of Ray Train v1, which leaves it to torch.distributed
 
 
 class Checkpointer:
-    """What a worker's training function saves and goes on from.
+    """What a worker's training function saves and goes on from: each worker makes one.
 
         training = Checkpointer("/ckpt/run")
         if training.is_loaded: ...                      # read training.directory
@@ -43,6 +47,8 @@ class Checkpointer:
         self.is_loaded = self._checkpoint.is_loaded
         if self.is_loaded and self.is_first:
             self._checkpoint.load()
+        if barrier is not None:
+            barrier()  # what the others read now is no longer what a killed one had half written
 
     def report(self, metrics: Mapping[str, Any], step: int) -> Version | None:
         """Save in the first worker, and report the metrics to Ray in all: every worker must call it."""

@@ -14,11 +14,16 @@ _MOST_ROWS = 200
 
 
 def attach(flow: Any, step_name: str) -> None:
-    """Give a step the card, once."""
+    """Give a step the card, once; one that the step has itself stays the one of `current.card.append`."""
     from metaflow.decorators import _attach_decorators_to_step
 
     (step,) = (each for each in flow if each.name == step_name)
-    if not any(deco.name == "card" and deco.attributes.get("id") == CARD for deco in step.decorators):
+    cards = [deco for deco in step.decorators if deco.name == "card"]
+    others = [deco for deco in cards if deco.attributes["id"] != CARD]
+    if len(others) == 1:
+        # else Metaflow, which sees two, drops what is appended without an id
+        others[0].attributes["customize"] = True
+    if len(others) == len(cards):
         _attach_decorators_to_step(step, [f"card:type=blank,id={CARD}"])
 
 

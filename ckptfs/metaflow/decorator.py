@@ -10,7 +10,7 @@ from metaflow.exception import MetaflowException
 from metaflow.metadata_provider import MetaDatum
 
 from ckptfs.errors import CkptfsError
-from ckptfs.metaflow import card, command, lineage
+from ckptfs.metaflow import card, command, leftover, lineage
 from ckptfs.metaflow.reference import Reference
 from ckptfs.metaflow.scope import Scope, scope_of_task, store_root
 from ckptfs.metaflow.task import TaskCheckpoint
@@ -94,6 +94,8 @@ class CheckpointDecorator(StepDecorator):
             root = store_root(self.attributes["store"], self._datastore)
             scope = scope_of_task(root, current.username, pathspec, retry_count, self.attributes["temp_dir_root"])
             _register(metadata, run_id, step_name, task_id, retry_count, scope, place)
+            self._lock = leftover.take(scope)
+            leftover.send_for(scope)
             command.mount(scope)
             self._task = TaskCheckpoint(scope, ranks="all")
             self._begin(current, place)
@@ -106,8 +108,6 @@ class CheckpointDecorator(StepDecorator):
         self, step_name: str, flow: Any, graph: Any, retry_count: int, max_user_code_retries: int
     ) -> None:
         """The step has finished."""
-        # an alarm of @timeout that goes off from now on would have a finished step run again (F4)
-        signal.alarm(0)
         self._end()
 
     def task_exception(
@@ -157,6 +157,9 @@ class CheckpointDecorator(StepDecorator):
 
     def _end(self) -> None:
         """Wait for the versions, fill the card, and unmount; what fails is said (F4)."""
+        # an alarm of @timeout that goes off from now on would have a finished step run again, or leave that of one that
+        # has failed with versions that the next attempt, on another machine, does not find
+        signal.alarm(0)
         task, self._task = self._task, None
         if task is None:
             return

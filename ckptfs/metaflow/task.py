@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import ckptfs
-from ckptfs.client import Version
+from ckptfs.client import Version, incoming
 from ckptfs.errors import InvalidInputError
 from ckptfs.metaflow import command
 from ckptfs.metaflow.reference import DEFAULT_NAME, Reference, parse, reference
 from ckptfs.metaflow.scope import Scope
 
 DIRECTORY, SAVED = "checkpoint", "saved"
+
+# as long as the end of a step waits, if it is not told otherwise
+_LOAD_TIMEOUT_S = 300.0
 
 
 class TaskCheckpoint:
@@ -83,7 +86,7 @@ class TaskCheckpoint:
             "created_on": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime()),
         }
         if path is not None and not self._is_own(path):
-            self._take(Path(path))
+            self._take(path)
         elif path is not None:
             note["directory"] = DIRECTORY
         version = self._mount.save(note)
@@ -133,7 +136,7 @@ class TaskCheckpoint:
         wanted = parse(given, self.scope.store)
         if wanted.store == self.scope.store and self._mount.latest is not None:
             # versions become durable in their order
-            self._mount.latest.wait()
+            self._mount.latest.wait(_LOAD_TIMEOUT_S)
         below = wanted.directory or self._below(wanted.store, wanted.number)
         if path is not None:
             command.fetch(wanted.store, wanted.number, below, Path(path))
@@ -152,6 +155,7 @@ class TaskCheckpoint:
 
     def refresh_directory(self) -> None:
         """Empty the directory."""
+        self._directory.mkdir(exist_ok=True)
         for path in self._directory.iterdir():
             _remove(path)
 
@@ -179,18 +183,23 @@ class TaskCheckpoint:
     def _is_own(self, path: str | os.PathLike[str]) -> bool:
         return os.path.realpath(path) == os.path.realpath(self._directory)
 
-    def _take(self, source: Path) -> None:
+    def _take(self, given: str | os.PathLike[str]) -> None:
         """Copy what is to be saved instead of the directory into its place."""
-        if not source.exists():
-            raise InvalidInputError(f"{source} does not exist, so it cannot be saved")
-        target = self.scope.mountpoint / SAVED
-        if target.exists():
-            shutil.rmtree(target)
-        if source.is_dir():
-            shutil.copytree(source, target, symlinks=True)
-        else:
-            target.mkdir()
-            shutil.copy2(source, target / source.name)
+        source, root = incoming.existing(given), self.scope.mountpoint
+        target, new = root / SAVED, root / f".{SAVED}"
+        if os.path.lexists(new):
+            _remove(new)  # of a program that was killed here
+        try:
+            if source.is_dir():
+                incoming.copy(source, new, root)
+            else:
+                new.mkdir()
+                incoming.copy(source, new / source.name, root)
+            command.replace(new, target)
+        except BaseException:
+            if os.path.lexists(new):
+                _remove(new)
+            raise
 
 
 def _remove(path: Path) -> None:

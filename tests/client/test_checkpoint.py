@@ -195,6 +195,8 @@ def test_a_directory_that_the_mount_is_in_is_not_copied_into_it(shared: Mount) -
     for above in (shared.root.parent, Path("/")):
         with pytest.raises(InvalidInputError, match="itself, so it cannot be copied into it"):
             checkpoint.save(path=above)
+    with pytest.raises(InvalidInputError, match="'' does not exist"):
+        checkpoint.save(path="")  # of a variable that is not set, and not the working directory
     assert list(checkpoint.directory.iterdir()) == []
 
 
@@ -334,6 +336,21 @@ def test_a_version_that_is_not_there_cannot_be_loaded(fresh: Mount) -> None:
     with pytest.raises(InvalidInputError, match="neither a version number, nor a tag"):
         checkpoint.load("no name")
     assert not checkpoint.is_loaded
+
+
+def test_a_version_that_cannot_be_had_while_the_store_is_away_is_not_said_to_be_none(mount: Mounts) -> None:
+    mounted = mount()
+    checkpoint = ckptfs.checkpoint(mounted.root)
+    for _ in range(2):
+        first = checkpoint.save(wait=True)
+    store = Path(mounted.store.removeprefix("file://"))
+    store.rename(store.with_name("away"))
+    with pytest.raises(NotDurableError):
+        checkpoint.save().wait(1)
+    with pytest.raises(MountError, match=r"version 1 cannot be loaded at .*: .* cannot be used"):
+        checkpoint.load(first.number - 1)
+    store.with_name("away").rename(store)
+    checkpoint.load(1)
 
 
 def test_a_read_only_mount_is_loaded_and_refuses_to_save(mount: Mounts) -> None:

@@ -1,12 +1,14 @@
 """`@checkpoint` in flows that really run: `make test-frameworks`."""
 
 import base64
+import fcntl
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -186,6 +188,43 @@ def test_a_finished_step_is_not_run_again_because_its_store_is_away(flow: Runner
     assert "\nDone!" in output
 
 
+def test_the_alarm_of_a_time_limit_does_not_cut_the_waiting_of_a_step_that_failed(flow: Runner, tmp_path: Path) -> None:
+    output = flow("away", "run", code=1, STORE=f"file://{tmp_path}/store", FAILS="1")
+    assert "is not durable after 1 s" in output
+
+
+def test_what_an_interrupted_run_left_is_taken_away_an_hour_later(flow: Runner, tmp_path: Path) -> None:
+    for _ in range(2):
+        flow("scopes", "run", "--max-workers", "1", code=-9, DIES_WITH_RUN="1")
+    left = sorted((tmp_path / "mounts").iterdir())
+    assert len(left) == 2
+    assert all((directory / "mnt" / ".status").exists() for directory in left)
+    # both began long ago, and one lives still
+    for directory in left:
+        os.utime(directory / "task.lock", (0, 0))
+    with (left[0] / "task.lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        flow("scopes", "run")
+        deadline_s = time.monotonic() + 60
+        while sorted((tmp_path / "mounts").iterdir()) != left[:1] and time.monotonic() < deadline_s:
+            time.sleep(0.1)
+        assert sorted((tmp_path / "mounts").iterdir()) == left[:1]
+        assert (left[0] / "mnt" / ".status").exists()
+
+
+def test_a_step_keeps_its_own_card_and_saves_no_directory_that_holds_the_mount(flow: Runner, tmp_path: Path) -> None:
+    output = flow("odd", "run")
+    assert _lines(output, "saved") == ["saved 1 1"]
+    refused = _lines(output, "refused")
+    assert [" holds " in line for line in refused] == [False, False, True, True]
+    assert ["does not exist" in line for line in refused] == [True, True, False, False]
+    assert _lines(output, "loaded") == ["loaded ['model']"]
+    # and the step's own card keeps what is appended without an id
+    assert "[@card WARNING]" not in output
+    flow("odd", "card", "get", _last_task(tmp_path, "start", flow="Odd"), str(tmp_path / "card.html"), "--id", "own")
+    assert [part["source"].strip() for part in _parts_of_card(tmp_path / "card.html")] == ["what the step appended"]
+
+
 def test_the_extension_gives_metaflow_its_checkpoint(flow: Runner, tmp_path: Path) -> None:
     text = (FLOWS / "scopes.py").read_text().replace("from ckptfs.metaflow import checkpoint\n", "")
     text = text.replace("current, retry, step", "checkpoint, current, retry, step").replace(
@@ -209,9 +248,9 @@ def _runs(directory: Path, name: str) -> list[str]:
     return sorted(path.name for path in (directory / "flows" / ".metaflow" / name).glob("[0-9]*"))
 
 
-def _last_task(directory: Path, step: str, of: str = "") -> str:
+def _last_task(directory: Path, step: str, of: str = "", flow: str = "Scopes") -> str:
     """Return run/step/task of the newest task of a step."""
-    tasks = (directory / "flows" / ".metaflow" / "Scopes").glob(f"*/{step}/[0-9]*")
+    tasks = (directory / "flows" / ".metaflow" / flow).glob(f"*/{step}/[0-9]*")
     run, name, task = max(path.relative_to(path.parents[2]).parts for path in tasks)
     return f"{of}{run}/{name}/{task}"
 

@@ -1,6 +1,7 @@
 """A flow whose store goes away while its step ends."""
 
 import os
+import signal
 from pathlib import Path
 
 from ckptfs.metaflow import checkpoint
@@ -8,7 +9,7 @@ from metaflow import FlowSpec, current, retry, step
 
 
 class Away(FlowSpec):
-    @retry(times=2, minutes_between_retries=0)
+    @retry(times=0 if os.environ.get("FAILS") else 2, minutes_between_retries=0)
     @checkpoint(store=os.environ.get("STORE"), drain_timeout=1)
     @step
     def start(self):
@@ -18,6 +19,9 @@ class Away(FlowSpec):
         os.rename(store, f"{store}-away")
         Path(store).write_text("in its place")
         current.checkpoint.save()
+        if os.environ.get("FAILS"):
+            signal.setitimer(signal.ITIMER_REAL, 0.3)  # as that of @timeout
+            raise RuntimeError("fails")
         self.next(self.end)
 
     @step

@@ -35,6 +35,9 @@ class Scopes(FlowSpec):
             state = {"letters": state["letters"] + self.input, "count": state["count"] + 1}
             path.write_text(json.dumps(state))
             self.last = current.checkpoint.save(name=f"count-{state['count']}", metadata={"count": state["count"]})
+        if os.environ.get("DIES_WITH_RUN"):
+            os.kill(os.getppid(), 9)
+            os.kill(os.getpid(), 9)
         elsewhere = Path(os.environ["OWN"]) / f"elsewhere-{self.input}"
         elsewhere.mkdir(exist_ok=True)
         (elsewhere / "best.txt").write_text(f"best of {self.input}")
