@@ -10,7 +10,7 @@
     orphans/            files that are open but have no name any more
     objects/            immutable objects of the store, kept (store/caching.py)
     contents/           files of old versions that were read
-    read-order          the order in which files were first read (fs/read_order.py)
+    read-order          the order in which files were first read (fs/hydration/read_order.py)
     anchors/            what the next version can be encoded against (cache/anchors.py)
     ../seen/<store id>  the newest commit that was seen of a store, whatever its address (cache/high_water.py)
     mount.log           what the processes of mounts say, and the three files before it (log_file.py)

@@ -21,7 +21,7 @@ from ckptfs.capture.journal import JournalState
 from ckptfs.capture.reach import reach
 from ckptfs.capture.scan import descriptor_path, inode_of
 from ckptfs.format.manifest import Entry, Kind, LocalData, ParentFile, Tree
-from ckptfs.fs.hydrate import Stub
+from ckptfs.fs.hydration.hydrator import Stub
 from ckptfs.transfer.attributes import apply_attributes, kind_format
 from ckptfs.transfer.materialize import TreeWriter
 

@@ -15,7 +15,7 @@ from ckptfs.errors import ReadOnlyError, os_error
 from ckptfs.fs.attributes import Attributes, Caller, virtual_file
 from ckptfs.fs.control import Control, control_of, save_text, version_of_marker
 from ckptfs.fs.handles import ControlHandle
-from ckptfs.fs.live import LiveTree
+from ckptfs.fs.live.tree import LiveTree
 from ckptfs.fs.marker import NOTE_LIMIT_BYTES, Touch
 from ckptfs.fs.syscalls import is_exclusive_create, process_of
 from ckptfs.fs.times import NOW_NS

@@ -15,7 +15,7 @@ from ckptfs.capture.journal import JournalState
 from ckptfs.capture.reach import reach
 from ckptfs.errors import CacheError
 from ckptfs.format.manifest import Entry, Tree
-from ckptfs.fs.hydrate import Stub
+from ckptfs.fs.hydration.hydrator import Stub
 from ckptfs.fs.recovery import Taken
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from ckptfs.errors import os_error
 from ckptfs.fs.attributes import Attributes
 from ckptfs.fs.control import Control
-from ckptfs.fs.fetching import Reader
+from ckptfs.fs.hydration.fetching import Reader
 from ckptfs.fs.marker import Touch
 
 # Not for the backing file: the kernel gives every write its offset (O_APPEND would ignore it) and does direct I/O with

@@ -15,8 +15,8 @@ from ckptfs.capture.scan import inode_of
 from ckptfs.format.manifest import Kind, LocalData, Tree
 from ckptfs.fs.align import Alignment, Target
 from ckptfs.fs.going_on import know_again
-from ckptfs.fs.hydrate import Stub
-from ckptfs.fs.live import LiveTree
+from ckptfs.fs.hydration.hydrator import Stub
+from ckptfs.fs.live.tree import LiveTree
 from ckptfs.fs.recovery import Taken
 from ckptfs.fs.uploads import Uploads
 

@@ -12,14 +12,14 @@ from ckptfs.crypto.secret import KeySource
 from ckptfs.errors import CkptfsError, CorruptObjectError, NoSuchVersionError, PrunedError
 from ckptfs.format.commit import CommitRecord
 from ckptfs.format.manifest import Chunk, Entry
-from ckptfs.fs.contents import ContentCache, MissingContents
 from ckptfs.fs.control import Control, save_text, status_text, version_object
-from ckptfs.fs.eviction import Evictor
-from ckptfs.fs.fetching import FetchQueue
+from ckptfs.fs.hydration.contents import ContentCache, MissingContents
+from ckptfs.fs.hydration.eviction import Evictor
+from ckptfs.fs.hydration.fetching import FetchQueue
+from ckptfs.fs.hydration.prefetch import Prefetch
+from ckptfs.fs.hydration.read_order import ReadOrder
 from ckptfs.fs.operations import Operations
 from ckptfs.fs.options import MountOptions, access_of
-from ckptfs.fs.prefetch import Prefetch
-from ckptfs.fs.read_order import ReadOrder
 from ckptfs.fs.transport.choice import Transport
 from ckptfs.fs.transport.handover import Connection
 from ckptfs.fs.tree_view import TreeView

@@ -13,8 +13,8 @@ from ckptfs.capture.capture import Capturer
 from ckptfs.errors import FencedError, NoSuchVersionError, NotDurableError
 from ckptfs.format.manifest import Entry, Kind, Tree
 from ckptfs.fs.align import Aligner, Alignment, Doubts, Target, is_same_node
-from ckptfs.fs.live import LiveTree
-from ckptfs.fs.live_names import LiveNames
+from ckptfs.fs.live.names import LiveNames
+from ckptfs.fs.live.tree import LiveTree
 from ckptfs.fs.uploads import Uploads
 from ckptfs.versions.history import LATEST, History
 

@@ -17,7 +17,7 @@ from ckptfs.capture.gate import Gate
 from ckptfs.errors import FencedError
 from ckptfs.format.note import Note
 from ckptfs.fs.counters import Counters
-from ckptfs.fs.unseen import UnseenChanges
+from ckptfs.fs.live.unseen import UnseenChanges
 from ckptfs.fs.uploads import Uploads
 
 log = logging.getLogger(__name__)

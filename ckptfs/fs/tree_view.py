@@ -8,9 +8,9 @@ from collections.abc import Callable
 from ckptfs.errors import os_error
 from ckptfs.format.manifest import Chunk, Entry, Kind, Tree
 from ckptfs.fs.attributes import Attributes, Listed
-from ckptfs.fs.contents import ContentCache
 from ckptfs.fs.control import control_of
 from ckptfs.fs.handles import ViewHandle
+from ckptfs.fs.hydration.contents import ContentCache
 from ckptfs.transfer.attributes import kind_format
 
 # Inode numbers of versions begin where no local filesystem's do: 2^62 + version * 2^36 + index

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 from ckptfs.errors import CkptfsError, ReadOnlyError, os_error
 from ckptfs.fs.control import Control, below_versions, control_of
-from ckptfs.fs.live import LiveTree
-from ckptfs.fs.live_names import LiveNames
+from ckptfs.fs.live.names import LiveNames
+from ckptfs.fs.live.tree import LiveTree
 from ckptfs.fs.tree_view import TreeView
 from ckptfs.fs.writable import Writable
 

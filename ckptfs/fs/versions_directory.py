@@ -15,8 +15,8 @@ from collections import OrderedDict
 from ckptfs.errors import CkptfsError, os_error
 from ckptfs.format.commit import CommitRecord
 from ckptfs.fs.attributes import Attributes, Listed
-from ckptfs.fs.contents import ContentCache
 from ckptfs.fs.handles import ViewHandle
+from ckptfs.fs.hydration.contents import ContentCache
 from ckptfs.fs.tree_view import TreeView, root_inode, version_of
 from ckptfs.versions.history import LATEST, History
 

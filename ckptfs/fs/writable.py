@@ -4,10 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from ckptfs.fs.live import LiveTree
-from ckptfs.fs.live_names import LiveNames
+from ckptfs.fs.live.names import LiveNames
+from ckptfs.fs.live.open_files import OpenFiles
+from ckptfs.fs.live.tree import LiveTree
 from ckptfs.fs.marker import SaveMarker
-from ckptfs.fs.open_files import OpenFiles
 from ckptfs.fs.version_state import VersionState
 
 

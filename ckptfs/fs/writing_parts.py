@@ -22,21 +22,21 @@ from ckptfs.capture.sizes import Sizes
 from ckptfs.crypto.secret import KeySource
 from ckptfs.errors import CacheError
 from ckptfs.fs.align import Aligner, Alignment, Target
-from ckptfs.fs.contents import ContentCache
 from ckptfs.fs.control import Control, save_text, status_text
-from ckptfs.fs.evictable_files import EvictableLiveFiles
-from ckptfs.fs.eviction import Evictor
-from ckptfs.fs.fetching import FetchQueue
-from ckptfs.fs.hydrate import Hydrator
+from ckptfs.fs.hydration.contents import ContentCache
+from ckptfs.fs.hydration.eviction import Evictor
+from ckptfs.fs.hydration.fetching import FetchQueue
+from ckptfs.fs.hydration.hydrator import Hydrator
+from ckptfs.fs.hydration.prefetch import Prefetch
+from ckptfs.fs.hydration.read_order import ReadOrder
 from ckptfs.fs.knowing import know_aligned, know_left, know_pending
-from ckptfs.fs.live import LiveTree
-from ckptfs.fs.live_names import LiveNames
+from ckptfs.fs.live.evictable_files import EvictableLiveFiles
+from ckptfs.fs.live.names import LiveNames
+from ckptfs.fs.live.open_files import OpenFiles
+from ckptfs.fs.live.tree import LiveTree
 from ckptfs.fs.marker import SaveMarker
-from ckptfs.fs.open_files import OpenFiles
 from ckptfs.fs.operations import Operations
 from ckptfs.fs.options import MountOptions
-from ckptfs.fs.prefetch import Prefetch
-from ckptfs.fs.read_order import ReadOrder
 from ckptfs.fs.recovery import Taken, align_live_tree, is_kept, take_up
 from ckptfs.fs.restorer import LiveRestorer
 from ckptfs.fs.saver import LiveSaver

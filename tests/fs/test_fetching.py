@@ -12,11 +12,11 @@ import pytest
 
 from ckptfs.errors import ChunkCorruptError, CkptfsError, CorruptObjectError
 from ckptfs.format.manifest import Chunk, Entry
-from ckptfs.fs.contents import ContentCache
-from ckptfs.fs.fetching import FetchQueue, Priority, Reader
-from ckptfs.fs.filling import Filling
+from ckptfs.fs.hydration.contents import ContentCache
+from ckptfs.fs.hydration.fetching import FetchQueue, Priority, Reader
+from ckptfs.fs.hydration.filling import Filling
+from ckptfs.fs.hydration.prefetch import Prefetch
 from ckptfs.fs.interrupts import Interrupts
-from ckptfs.fs.prefetch import Prefetch
 from ckptfs.transfer.content_writer import CHUNK_BYTES
 from ckptfs.transfer.fetch import Fetcher
 from ckptfs.versions.retry import Retry

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ckptfs.fs.attributes import Caller
-from ckptfs.fs.live import LiveTree
+from ckptfs.fs.live.tree import LiveTree
 from ckptfs.libc import RENAME_EXCHANGE, renameat2
 
 

@@ -23,9 +23,9 @@ from ckptfs.capture.gate import Gate
 from ckptfs.capture.reach import reach
 from ckptfs.errors import CkptfsError
 from ckptfs.format.manifest import Chunk, Entry
-from ckptfs.fs.fetching import FetchQueue, Reader
-from ckptfs.fs.filling import Filling
-from ckptfs.fs.left_stubs import read_left, remove_left, write_left
+from ckptfs.fs.hydration.fetching import FetchQueue, Reader
+from ckptfs.fs.hydration.filling import Filling
+from ckptfs.fs.hydration.left_stubs import read_left, remove_left, write_left
 from ckptfs.fs.times import set_times
 
 _FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK

@@ -8,8 +8,8 @@ import os
 import threading
 
 from ckptfs.capture.scan import read_xattrs
-from ckptfs.fs.live import LiveTree
-from ckptfs.fs.live_names import parent_of
+from ckptfs.fs.live.names import parent_of
+from ckptfs.fs.live.tree import LiveTree
 from ckptfs.fs.times import NOW_NS, set_times
 
 

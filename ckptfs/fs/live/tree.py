@@ -2,7 +2,7 @@
 
 POSIX semantics, quotas and ENOSPC are the local filesystem's own; this module adds what the mount needs to know: what
 changed (capture/changes.py), who shares bytes with a pending version (capture/guards.py) and which files have no data
-yet (hydrate.py). Names come, go and change in live_names.py; reading and writing of open files is in open_files.py.
+yet (hydration/hydrator.py). Names come, go and change in names.py; open files are read and written in open_files.py.
 
 Paths are bytes, relative to the root, without a leading slash; b"" is the root. Every change is made inside the gate,
 after it was marked.
@@ -20,7 +20,7 @@ from ckptfs.capture.guards import Guards
 from ckptfs.capture.reach import Reachable, reach
 from ckptfs.capture.scan import descriptor_path
 from ckptfs.fs.attributes import Attributes, Listed, from_status
-from ckptfs.fs.hydrate import Hydrator
+from ckptfs.fs.hydration.hydrator import Hydrator
 from ckptfs.fs.times import set_times
 
 

@@ -16,7 +16,7 @@ from enum import IntEnum
 from ckptfs.errors import CkptfsError, CorruptObjectError
 from ckptfs.format.manifest import Chunk
 from ckptfs.fs.counters import Counters
-from ckptfs.fs.filling import Filling
+from ckptfs.fs.hydration.filling import Filling
 from ckptfs.transfer.fetch import Fetcher
 from ckptfs.transfer.pack_ranges import ReadGroup, plan_reads
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 
 from ckptfs.capture.scan import inode_of
 from ckptfs.fs.handles import FileHandle, Inode
-from ckptfs.fs.live import LiveTree
-from ckptfs.fs.open_inodes import OpenInodes
+from ckptfs.fs.live.open_inodes import OpenInodes
+from ckptfs.fs.live.tree import LiveTree
 
 
 class UnseenChanges:

@@ -5,9 +5,9 @@ import stat
 
 from ckptfs.fs.attributes import Caller
 from ckptfs.fs.handles import FileHandle, backing_flags
-from ckptfs.fs.live import LiveTree
-from ckptfs.fs.live_names import parent_of
-from ckptfs.fs.open_inodes import OpenInodes
+from ckptfs.fs.live.names import parent_of
+from ckptfs.fs.live.open_inodes import OpenInodes
+from ckptfs.fs.live.tree import LiveTree
 from ckptfs.fs.times import set_times
 
 

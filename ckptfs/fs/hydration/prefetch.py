@@ -8,8 +8,8 @@ from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Protocol
 
-from ckptfs.fs.fetching import FetchQueue, Priority
-from ckptfs.fs.filling import Filling
+from ckptfs.fs.hydration.fetching import FetchQueue, Priority
+from ckptfs.fs.hydration.filling import Filling
 
 # One batch: neighbours in a pack come in one request, and a program's next file is no further behind than this
 _BATCH_BYTES = 16 << 20

@@ -1,6 +1,6 @@
 """A file that is being filled: its chunks come in any order, and whoever reads it waits for those of its range only.
 
-Used for stubs of the live tree (hydrate.py) and for files of versions that are shown read-only (contents.py). Chunks
+Used for stubs of the live tree (hydrator.py) and for files of versions that are shown read-only (contents.py). Chunks
 are fetched by the threads of a FetchQueue (fetching.py); here is what is known of one file.
 
 Invariants:

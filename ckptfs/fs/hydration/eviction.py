@@ -2,7 +2,7 @@
 
 What counts: live files that hold no more than a durable version does, files of versions that were read, and what is
 kept for encoding. Files that changed since never go, nor do files that are open, mapped, or shared with a pending
-version (evictable_files.py); anchors are the upload process's to drop.
+version (live/evictable_files.py); anchors are the upload process's to drop.
 """
 
 import functools
@@ -16,8 +16,8 @@ from typing import NamedTuple, Protocol
 
 from ckptfs.cache.directory import CacheDirectory
 from ckptfs.errors import CkptfsError
-from ckptfs.fs.contents import ContentCache
-from ckptfs.fs.fetching import FetchQueue
+from ckptfs.fs.hydration.contents import ContentCache
+from ckptfs.fs.hydration.fetching import FetchQueue
 
 # what came since the last look is looked at in this time
 _LOOK_S = 0.5

@@ -11,8 +11,8 @@ from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 
 from ckptfs.format.manifest import Chunk, Entry
-from ckptfs.fs.fetching import FetchQueue, Reader
-from ckptfs.fs.filling import Filling
+from ckptfs.fs.hydration.fetching import FetchQueue, Reader
+from ckptfs.fs.hydration.filling import Filling
 from ckptfs.hashing import hash_bytes
 
 _PART = ".part"

@@ -9,10 +9,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ckptfs.fs.fetching import Reader
 from ckptfs.fs.handles import FileHandle, Inode
-from ckptfs.fs.live import LiveTree
-from ckptfs.fs.live_names import LiveNames
+from ckptfs.fs.hydration.fetching import Reader
+from ckptfs.fs.live.names import LiveNames
+from ckptfs.fs.live.tree import LiveTree
 
 
 class OpenInodes:

@@ -19,12 +19,12 @@ from ckptfs.cache.pending import list_pending
 from ckptfs.capture.capture import Capturer
 from ckptfs.errors import CkptfsError
 from ckptfs.format.manifest import Chunk, Entry, Hole, Kind, Tree
-from ckptfs.fs.eviction import Candidate
-from ckptfs.fs.filling import punch
-from ckptfs.fs.hydrate import Stub
+from ckptfs.fs.hydration.eviction import Candidate
+from ckptfs.fs.hydration.filling import punch
+from ckptfs.fs.hydration.hydrator import Stub
 from ckptfs.fs.leases import NOBODY_ELSE, is_granted
-from ckptfs.fs.live import LiveTree
-from ckptfs.fs.open_inodes import OpenInodes
+from ckptfs.fs.live.open_inodes import OpenInodes
+from ckptfs.fs.live.tree import LiveTree
 from ckptfs.fs.times import set_times
 from ckptfs.versions.history import History
 

@@ -10,14 +10,14 @@ from collections.abc import Callable
 from ckptfs.capture.scan import descriptor_path
 from ckptfs.errors import CkptfsError
 from ckptfs.fs.attributes import Attributes, Caller
-from ckptfs.fs.fetching import Reader
-from ckptfs.fs.fresh_inode import give_fresh_inode
 from ckptfs.fs.handles import FileHandle, backing_flags
-from ckptfs.fs.live import LiveTree
-from ckptfs.fs.live_names import LiveNames, parent_of
-from ckptfs.fs.nameless_files import NamelessFiles
-from ckptfs.fs.open_inodes import OpenInodes
-from ckptfs.fs.unseen import UnseenChanges
+from ckptfs.fs.hydration.fetching import Reader
+from ckptfs.fs.live.fresh_inode import give_fresh_inode
+from ckptfs.fs.live.nameless_files import NamelessFiles
+from ckptfs.fs.live.names import LiveNames, parent_of
+from ckptfs.fs.live.open_inodes import OpenInodes
+from ckptfs.fs.live.tree import LiveTree
+from ckptfs.fs.live.unseen import UnseenChanges
 from ckptfs.libc import FALLOC_FL_KEEP_SIZE, fallocate
 
 
