@@ -48,6 +48,10 @@ _HEADER = struct.Struct("<BBBBI")
 """method, prediction, stride, head, and stored length (ZSTD) or bits of the ratio (PLANES)"""
 
 
+_NOTHING = 0.01
+"""A block that takes less has one value, and may be between floats as well as between pages of a database."""
+
+
 class Method(IntEnum):
     """How a block is stored."""
 
@@ -65,8 +69,8 @@ class EncodedBlocks(NamedTuple):
     """The payload in order; valid until this thread encodes again."""
     uses_base: bool
     float_share: float
-    """Of the blocks that changed: those that planes make smaller than zstd does without a base, being no text and no
-    records."""
+    """Of the blocks that changed and are not zeros: those that planes make smaller than zstd does without a base,
+    being no text and no records."""
     is_repeated: bool
     """Some numbers occur in the chunk more than once, which planes do not see."""
 
@@ -93,7 +97,7 @@ def encode_blocks(plain: Buffer, base: Buffer | None, min_gain: float) -> Encode
         ways = list(choose_ways(chunk, None))
     if all(way.plan is None and not way.is_same for way in ways):
         return None
-    changed = [way for way in ways if not way.is_same]
+    telling = [way for way in ways if not way.is_same and (way.plan is None or way.plan.fresh_ratio > _NOTHING)]
     area = borrow("planes", len(chunk) + len(ways) * SLACK_BYTES)
     blocks: list[_EncodedBlock] = []
     checked: set[bytes] = set()
@@ -108,7 +112,7 @@ def encode_blocks(plain: Buffer, base: Buffer | None, min_gain: float) -> Encode
     return EncodedBlocks(
         [piece for block in blocks for piece in (block.header, *block.pieces)],
         any(block.uses_base for block in blocks),
-        sum(way.is_float for way in changed) / len(changed) if changed else 1.0,
+        sum(way.is_float for way in telling) / len(telling) if telling else 1.0,
         is_repeated(chunk),
     )
 

@@ -11,6 +11,8 @@ import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from ckptfs.codec.blocks import decode_blocks, encode_blocks
 from ckptfs.codec.scratch import Buffer, build_bytes, is_same
 from ckptfs.codec.zstd import compress, compress_with_prefix, decompress
@@ -51,11 +53,12 @@ _FLOAT_SHARE = 0.5
 _SMALL_ENOUGH = 0.02
 """A chunk that takes less is not tried with its base as prefix as well."""
 _PROBES = 4
+_PLACES_PER_PROBE = 4
 _PROBE_BYTES = 24
 _PREFIXED_PIECE_BYTES = 16 << 10
 _AROUND_BYTES = 16 << 10
 _PREFIX_SAVING = 0.9
-"""What it must save of those pieces: runs of zeros look as good to it as to planes."""
+"""What it must save of those pieces, and of what they are without it: zeros are as short either way."""
 
 
 def encode_frame(plain: Buffer, *, base: tuple[bytes, Buffer] | None = None, min_gain: float = MIN_BASE_GAIN) -> bytes:
@@ -183,23 +186,37 @@ def _encode(plain: Buffer, base: tuple[bytes, Buffer] | None, min_gain: float) -
 
 
 def _is_worth_prefixing(plain: Buffer, base: Buffer, ratio: float) -> bool:
-    """Tell from some pieces of a chunk whether its base as a prefix makes it smaller than a ratio: 50 ms are lost where
-    it does not. Each piece gets what is around it in the base, or around the place where its first bytes are found.
+    """Tell from some pieces of a chunk whether its base as a prefix makes it smaller than a ratio, and than it is
+    without: 20 to 50 ms are lost where it does not. Each piece gets what is around it in the base, or around the place
+    where its first bytes are found.
     """
     if len(plain) <= 2 * _PROBES * _PREFIXED_PIECE_BYTES:
         return True
     haystack = bytes(base)
-    step = len(plain) // (_PROBES + 1)
-    stored = taken = 0
-    for place in range(step, step * _PROBES + 1, step):
+    stored = alone = taken = 0
+    for place in _telling_places(plain):
         piece = plain[place : place + _PREFIXED_PIECE_BYTES]
         probe = bytes(piece[:_PROBE_BYTES])
         at = place if haystack.startswith(probe, place) else haystack.find(probe)
         start = max(0, (place if at < 0 else at) - _AROUND_BYTES)
         around = haystack[start : start + _PREFIXED_PIECE_BYTES + 2 * _AROUND_BYTES]
         stored += len(compress_with_prefix(piece, around)) if around else len(piece)
+        alone += len(compress(piece, _LEVEL))
         taken += len(piece)
-    return stored < _PREFIX_SAVING * ratio * taken
+    return stored < _PREFIX_SAVING * min(ratio * taken, alone)
+
+
+def _telling_places(plain: Buffer) -> list[int]:
+    """Return where to take pieces of a chunk from: all over it, and those that have the fewest zeros."""
+    step = len(plain) // (_PROBES * _PLACES_PER_PROBE + 1) // 8 * 8
+    places = range(step, step * _PROBES * _PLACES_PER_PROBE + 1, step)
+    words = np.frombuffer(plain, np.uint64, len(plain) // 8)
+
+    def filled(place: int) -> int:
+        return int(np.count_nonzero(words[place // 8 :][: _PREFIXED_PIECE_BYTES // 8]))
+
+    groups = (places[start : start + _PLACES_PER_PROBE] for start in range(0, len(places), _PLACES_PER_PROBE))
+    return [max(group, key=filled) for group in groups]
 
 
 class _Header(NamedTuple):

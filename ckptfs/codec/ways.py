@@ -136,7 +136,7 @@ def _way_of(block: Bytes, base: Bytes | None, plan: Plan) -> Way:
     if plan.size_ratio < _FAR_BELOW * zstd_ratio or (
         zstd_ratio > _LITTLE_REPEATED and plan.size_ratio < _BELOW * zstd_ratio
     ):
-        return Way(plan, is_float=plan.fresh_ratio < zstd_ratio - MIN_SAVING)
+        return Way(plan, is_float=plan.fresh_ratio < zstd_ratio - MIN_SAVING or _is_mostly_float(block, plan))
     # runs of zeros, which are repetition, make planes smaller than their entropy says: both are tried on a sample
     sample = _pieces_of(block, _LONG_PIECE_BYTES)
     zstd_ratio = _zstd_ratio(sample)
@@ -149,6 +149,13 @@ def _way_of(block: Bytes, base: Bytes | None, plan: Plan) -> Way:
     if planes_ratio < zstd_ratio:
         return Way(plan, tries_zstd=True, is_float=is_float)
     return Way(tries_zstd=True)
+
+
+def _is_mostly_float(block: Bytes, plan: Plan) -> bool:
+    """Tell whether zstd makes less than planes of one piece only: the header of a file of tensors is text."""
+    pieces = _pieces_of(block, _PIECE_BYTES)
+    each = (pieces[start : start + _PIECE_BYTES] for start in range(0, len(pieces), _PIECE_BYTES))
+    return sum(_zstd_ratio(piece) <= plan.fresh_ratio + MIN_SAVING for piece in each) <= 1
 
 
 def _pieces_of(block: Bytes, piece_bytes: int) -> Bytes:

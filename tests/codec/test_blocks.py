@@ -3,6 +3,9 @@
 import random
 import struct
 import tracemalloc
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -209,6 +212,50 @@ def test_a_prefix_is_used_where_it_saves_what_is_asked_of_it() -> None:
 
 def test_a_base_that_does_not_help_is_not_referred_to() -> None:
     assert base_digest(encode_frame(WEIGHTS.tobytes(), base=(hash_bytes(NOISE), NOISE))) is None
+
+
+@pytest.fixture
+def whole_chunks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was tried on all of a chunk, or more of it than a sample has."""
+    tried: list[str] = []
+
+    def noting(name: str, coder: Callable[..., bytes], data: bytes, *more: Any) -> bytes:
+        if len(data) > 64 << 10:
+            tried.append(name)
+        return coder(data, *more)
+
+    for name in ("compress", "compress_with_prefix"):
+        monkeypatch.setattr(frame, name, partial(noting, name, getattr(frame, name)))
+    return tried
+
+
+def test_a_file_of_tensors_is_taken_for_floats_although_its_header_is_text(whole_chunks: list[str]) -> None:
+    header = b"".join(b'"layer.%d.weight":{"dtype":"F32","shape":[384,384]},' % layer for layer in range(400))
+    weights = (GENERATOR.standard_normal(MIB) * 0.02).astype("<f4")
+    later = (weights + GENERATOR.standard_normal(MIB) * 1e-5).astype("<f4")
+    base = header + weights.tobytes()
+    encode_frame((header + later.tobytes())[: 4 * MIB], base=(hash_bytes(base), base))
+    assert not whole_chunks
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_rows_among_zeros_are_not_looked_for_in_a_base_that_has_others(seed: int, whole_chunks: list[str]) -> None:
+    generator = np.random.default_rng(seed)
+
+    def moments() -> bytes:
+        is_kept = generator.random((2700, 1)) < 0.05
+        return np.where(is_kept, generator.standard_normal((2700, 384)) ** 2 * 1e-8, 0).astype("<f4").tobytes()
+
+    base = moments()
+    encode_frame(moments(), base=(hash_bytes(base), base))
+    assert "compress_with_prefix" not in whole_chunks
+
+
+def test_what_moved_is_found_in_the_base_also_where_most_of_a_chunk_is_zeros() -> None:
+    pages = GENERATOR.bytes(MIB)
+    base = bytes(MIB // 2) + pages + bytes(MIB)
+    plain = bytes(MIB) + pages + bytes(MIB // 2)
+    assert len(encode_frame(plain, base=(hash_bytes(base), base))) < len(pages) // 100
 
 
 def test_the_wrong_base_gives_no_bytes() -> None:
