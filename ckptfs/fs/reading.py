@@ -169,14 +169,14 @@ class ReadingMount:
                 return record, self._make_view(record)
             except NoSuchVersionError:
                 log.warning("knows no names of a pruned version version=%d error=%r", number, error.fact)
-                return record, TreeView({}, number, self._contents)
+                return record, TreeView({}, number, self._contents, is_shown=True)
 
     def _make_view(self, record: CommitRecord | None) -> TreeView:
         # the root of an empty store is an empty directory
         if self._connection is not None:
             self._connection.shows(record.version if record else 0)
         tree, version = (self._history.tree(record), record.version) if record else ({}, 0)
-        return TreeView(tree, version, self._contents, on_read=self._order.read)
+        return TreeView(tree, version, self._contents, on_read=self._order.read, is_shown=True)
 
     def _state(self) -> VersionState | None:
         record = self._record

@@ -13,14 +13,16 @@ from ckptfs.fs.handles import ViewHandle
 from ckptfs.fs.hydration.contents import ContentCache
 from ckptfs.transfer.attributes import kind_format
 
-# Inode numbers of versions begin where no local filesystem's do: 2^62 + version * 2^36 + index
+# Inode numbers of versions begin where no local filesystem's do: 2^62 + version * 2^36 + index; those of one that a
+# mount shows as its own tree 2^61 later, as the same version below `.versions` is there to stay when the mount moves on
 _FIRST_INODE = 1 << 62
 _INODES_OF_VERSION = 1 << 36
+_VERSIONS = 1 << 25
 
 
 def root_inode(version: int) -> int:
     """Return the inode number of a version's root."""
-    return _FIRST_INODE + (version % (1 << 25)) * _INODES_OF_VERSION
+    return _FIRST_INODE + (version % _VERSIONS) * _INODES_OF_VERSION
 
 
 def marker_inode(version: int) -> int:
@@ -30,7 +32,12 @@ def marker_inode(version: int) -> int:
 
 def version_of(inode: int) -> int:
     """Return the version whose tree has an inode number."""
-    return (inode - _FIRST_INODE) // _INODES_OF_VERSION
+    return (inode - _FIRST_INODE) // _INODES_OF_VERSION % _VERSIONS
+
+
+def is_shown(inode: int) -> bool:
+    """True if an inode number is one of a version that a mount shows as its own tree."""
+    return inode >= _FIRST_INODE + _VERSIONS * _INODES_OF_VERSION
 
 
 class TreeView:
@@ -38,6 +45,7 @@ class TreeView:
 
     Args:
         on_read: Told of the path of each file that is opened.
+        is_shown: It is the tree of a mount; not below `.versions`.
     """
 
     def __init__(
@@ -46,6 +54,8 @@ class TreeView:
         version: int,
         contents: ContentCache,
         on_read: Callable[[bytes], None] = lambda path: None,
+        *,
+        is_shown: bool = False,
     ) -> None:
         self.tree = tree
         self.version = version
@@ -56,11 +66,12 @@ class TreeView:
         self._inodes: dict[bytes, int] = {}
         self._links: dict[int, int] = {}
         first_of_link: dict[int, int] = {}
-        self._inodes[b""] = root_inode(version)
+        first_inode = root_inode(version) + is_shown * _VERSIONS * _INODES_OF_VERSION
+        self._inodes[b""] = first_inode
         for index, (path, entry) in enumerate(tree.items(), 1):
             if not path:
                 continue
-            ino = root_inode(version) + index
+            ino = first_inode + index
             if entry.link_id:
                 ino = first_of_link.setdefault(entry.link_id, ino)
                 self._links[entry.link_id] = self._links.get(entry.link_id, 0) + 1

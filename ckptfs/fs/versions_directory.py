@@ -17,7 +17,7 @@ from ckptfs.format.commit import CommitRecord
 from ckptfs.fs.attributes import Attributes, Listed
 from ckptfs.fs.handles import ViewHandle
 from ckptfs.fs.hydration.contents import ContentCache
-from ckptfs.fs.tree_view import TreeView, root_inode, version_of
+from ckptfs.fs.tree_view import TreeView, is_shown, root_inode, version_of
 from ckptfs.versions.history import LATEST, History
 
 # Trees that stay loaded: enough to compare a few versions, little against 100,000 files each
@@ -34,7 +34,7 @@ class VersionsDirectory:
     def __init__(self, history: History, contents: ContentCache) -> None:
         self._history = history
         self._contents = contents
-        self._trees: OrderedDict[int, TreeView] = OrderedDict()
+        self._trees: OrderedDict[tuple[int, bool], TreeView] = OrderedDict()
         self._lock = threading.Lock()
         self._listed_s = float("-inf")
         self._changes = 0
@@ -104,24 +104,29 @@ class VersionsDirectory:
         view, below = self._find(path)
         return view.open(below, flags)
 
-    def view(self, number: int) -> TreeView:
-        """Return a version's tree. Raises NoSuchVersionError, CorruptObjectError, StoreError."""
+    def view(self, number: int, *, shown: bool = False) -> TreeView:
+        """Return a version's tree. Raises NoSuchVersionError, CorruptObjectError, StoreError.
+
+        Args:
+            shown: With the inode numbers that it has as the tree of a mount.
+        """
+        key = number, shown
         with self._lock:
-            view = self._trees.get(number)
+            view = self._trees.get(key)
             if view is not None:
-                self._trees.move_to_end(number)
+                self._trees.move_to_end(key)
                 return view
         record = self._history.version(number)
-        view = TreeView(self._history.tree(record), number, self._contents)
+        view = TreeView(self._history.tree(record), number, self._contents, is_shown=shown)
         with self._lock:
-            self._trees[number] = view
+            self._trees[key] = view
             while len(self._trees) > _KEPT_TREES:
                 self._trees.popitem(last=False)
         return view
 
     def open_inode(self, ino: int, flags: int) -> ViewHandle:
         """Return a handle for a file of a version, by its inode's number."""
-        version = self.view(version_of(ino))
+        version = self.view(version_of(ino), shown=is_shown(ino))
         path = version.path_of(ino)
         if path is None:
             raise os_error(errno.ESTALE)
@@ -171,8 +176,8 @@ class VersionsDirectory:
                 raise
             return  # the store is away: what was listed before is still true
         with self._lock:
-            for number in self._trees.keys() - numbers:
-                del self._trees[number]  # pruned
+            for key in [key for key in self._trees if key[0] not in numbers]:
+                del self._trees[key]  # pruned
         self._numbers = numbers
         self._newest_ns = newest.time_ns if newest is not None else 0
         self._links = {name.encode(): b"%d" % number for name, number in sorted(tags.items()) if number in numbers}

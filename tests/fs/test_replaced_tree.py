@@ -2,6 +2,7 @@
 
 import mmap
 import os
+import shutil
 
 import pytest
 
@@ -137,6 +138,59 @@ def test_directories_and_files_that_are_open_stay_what_they_are_while_a_mount_fo
                 assert again.read() == b""
     finally:
         for fd in (steps, goes, file):
+            os.close(fd)
+
+
+@pytest.mark.fuse
+def test_a_version_that_is_looked_at_stays_what_it_is_while_a_mount_follows(mount: Mounts, transport: str) -> None:
+    writer = mount(name="writer")
+    os.makedirs(writer.root / "run" / "first")
+    save(writer, b"1")
+    follower = mount(name="follower", cache="cache-2", read_only=True, follow=True, transport=transport)
+    # the same directories, as the mount's own and as those of a version
+    assert os.listdir(follower.root / "run") == ["first"]
+    fd = os.open(follower.root / ".versions" / "1" / "run", os.O_RDONLY)
+    try:
+        (writer.root / "run" / "second").mkdir()
+        save(writer, b"2")
+        wait_until(lambda: len(os.listdir(follower.root / "run")) == 2, 20, "it has moved on")
+        assert os.listdir(fd) == os.listdir(follower.root / ".versions" / "1" / "run") == ["first"]
+        assert os.readlink(f"/proc/self/fd/{fd}") == str(follower.root / ".versions" / "1" / "run")
+    finally:
+        os.close(fd)
+
+
+@pytest.mark.fuse
+@pytest.mark.skipif(passthrough_obstacle() is not None, reason="through libfuse nobody takes over")
+@pytest.mark.parametrize("transport", ["passthrough"])
+def test_a_mount_that_has_moved_on_is_taken_over_with_all_that_is_open(mount: Mounts) -> None:
+    writer = mount(name="writer")
+    for path in ("stays/a/b", "goes/a/b"):
+        os.makedirs(writer.root / path)
+        for number in range(20):
+            (writer.root / path / f"{number}.bin").write_bytes(b"1" * SIZE)
+    save(writer, b"1")
+    follower = mount(name="follower", cache="cache-2", read_only=True, follow=True)
+    for path in (follower.root, follower.root / ".versions" / "1"):
+        assert len(list(path.rglob("*.bin"))) == 41
+    stays = os.open(follower.root / "stays" / "a", os.O_RDONLY)
+    files = [os.open(follower.root / path / "a" / "b" / "7.bin", os.O_RDONLY) for path in ("stays", "goes")]
+    try:
+        shutil.rmtree(writer.root / "goes")
+        (writer.root / "stays" / "a" / "b" / "7.bin").write_bytes(b"22")
+        save(writer, b"2")
+        wait_until(lambda: follower.marker()["version"] == 2, 20, "it has moved on")
+        wait_until(lambda: (follower.root / "model.bin").read_bytes()[:1] == b"2", 5, "names have too")
+        follower.kill_server()
+        assert os.stat("b/7.bin", dir_fd=stays).st_size == 2
+        for fd in files:
+            assert os.fstat(fd).st_size == SIZE
+            assert whole(fd) == b"1" * SIZE
+        assert os.readlink(f"/proc/self/fd/{stays}") == str(follower.root / "stays" / "a")
+        save(writer, b"3")
+        wait_until(lambda: (follower.root / "model.bin").read_bytes()[:1] == b"3", 20, "it goes on")
+    finally:
+        for fd in (stays, *files):
             os.close(fd)
 
 

@@ -136,7 +136,13 @@ class Nodes:
     def unlinked(self, directory: Node, name: bytes) -> None:
         """A name has gone."""
         with self.lock:
-            self.note(("unlinked", directory.id, name))
+            if directory.id in self._by_id:
+                self.note(("unlinked", directory.id, name))
+            else:
+                # the kernel has forgotten the directory, and may know a file that was in it
+                node = self._by_name.get((directory, name))
+                if node is not None and node.id in self._by_id:
+                    self.note(("left", node.id, directory.id, name))
             self._take_name(directory, name)
 
     def renamed(self, directory: Node, name: bytes, new_directory: Node, new_name: bytes) -> None:
@@ -151,6 +157,8 @@ class Nodes:
     def rekey(self, node: Node, key: Key) -> None:
         """What the kernel knows as one inode is another from now on; the old one's number may come back."""
         with self.lock:
+            if node.id not in self._by_id:
+                return
             self.note(("rekey", node.id, key))
             self._drop_key(node)
             node.key = key
@@ -206,6 +214,7 @@ class Nodes:
             "forget": self.forget,
             "closed": self.closed,
             "unlinked": lambda directory, name: self.unlinked(node[directory], name),
+            "left": lambda number, directory, name: self._left(node[number], directory, name),
             "renamed": lambda old, name, new, new_name: self.renamed(node[old], name, node[new], new_name),
             "exchanged": lambda one, name, other, new_name: self.exchanged(node[one], name, node[other], new_name),
             "rekey": lambda number, key: self.rekey(node[number], key),
@@ -214,6 +223,11 @@ class Nodes:
             "gone": lambda number: self.forget(number, node[number].lookups),
             "next": self._number_from,
         }
+
+    def _left(self, node: Node, directory_id: int, name: bytes) -> None:
+        for pair in node.names:
+            if pair[0].id == directory_id and pair[1] == name:
+                self._take_name(*pair)
 
     def _number_from(self, number: int) -> None:
         self._next = number

@@ -1,6 +1,7 @@
 """What the kernel is told without having asked: that files or names are other than it remembers."""
 
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ckptfs.fs.attributes import Attributes, Look
@@ -33,16 +34,12 @@ class Notices:
             before: Looks into the version that was shown, where no inode is in two of them. A directory that is in both
                 stays what it is for programs that have it open or are in it.
         """
-        names = [
-            (self.nodes.below(directory, name) or b"", directory, name) for directory, name, _ in self.nodes.all_names()
-        ]
-        # sorted, a directory comes before what is in it, whose path goes with it
-        for path, directory, name in sorted(names, key=lambda each: each[0]):
-            node = self.nodes.named(directory, name)
-            if node is None:
-                continue
-            if not self._stays(node, self.nodes.below(directory, name), before):
-                if control_of(path) is None:
+        names = [(self.nodes.below(above, name), above, name, node) for above, name, node in self.nodes.all_names()]
+        going = self._going([(path, node) for path, _, _, node in names if path is not None], before)
+        # what is deepest first: the kernel forgets what is in a directory together with that
+        for path, directory, name, node in sorted(names, key=lambda each: each[0] or b"", reverse=True):
+            if path is None or path in going:
+                if path is None or control_of(path) is None:
                     self._leave(node, directory, name, _look(before, path))
                 # of what stays the kernel keeps the name: a program in that directory has to find where it is
                 body = wire.INVAL_ENTRY_OUT.pack(directory.id, len(name), 0) + name + b"\0"
@@ -50,10 +47,16 @@ class Notices:
             self.device.notify(wire.Notification.INVAL_INODE, wire.INVAL_INODE_OUT.pack(node.id, 0, -1))
         self.device.notify(wire.Notification.INVAL_INODE, wire.INVAL_INODE_OUT.pack(wire.ROOT_NODE, 0, -1))
 
-    def _stays(self, node: Node, path: bytes | None, before: Look | None) -> bool:
-        """True if a path still leads to what the kernel knows by it."""
-        if path is None:
-            return False
+    def _going(self, names: Iterable[tuple[bytes, Node]], before: Look | None) -> set[bytes]:
+        """Return the paths that do not lead any more to what the kernel knows by them, with all that is below them."""
+        going: set[bytes] = set()
+        for path, node in sorted(names, key=lambda each: each[0]):
+            if path.rpartition(b"/")[0] in going or not self._stays(node, path, before):
+                going.add(path)
+        return going
+
+    def _stays(self, node: Node, path: bytes, before: Look | None) -> bool:
+        """True if a path leads to what the kernel knows by it; a directory is made to."""
         now = _look(lambda path: self.operations.attributes(path, wire.KERNEL), path)
         if now is None or now.ino == node.key:
             return now is not None
@@ -65,14 +68,16 @@ class Notices:
 
     def _leave(self, node: Node, directory: Node, name: bytes, was: Attributes | None) -> None:
         """A name does not lead to a node any more. A directory is empty from now on for whoever has it open."""
+        if self.nodes.named(directory, name) is not node:
+            return  # it has been looked up meanwhile
         self.nodes.unlinked(directory, name)
         if was is not None and stat.S_ISDIR(was.mode) and not node.names:
             node.gone = was._replace(nlink=0, size_bytes=0)
 
 
-def _look(look: Look | None, path: bytes) -> Attributes | None:
+def _look(look: Look | None, path: bytes | None) -> Attributes | None:
     """Return a path's attributes, None if they cannot be had."""
     try:
-        return look(path) if look is not None else None
+        return look(path) if look is not None and path is not None else None
     except OSError:
         return None

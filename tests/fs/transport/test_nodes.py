@@ -3,6 +3,7 @@
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from ckptfs.fs.transport.ledger import Record
 from ckptfs.fs.transport.nodes import Node, Nodes
 
 
@@ -31,6 +32,22 @@ def test_an_unlinked_node_has_no_path_and_its_inode_number_is_free() -> None:
     new = nodes.found(nodes.root, b"a", 10)
     assert new is not old
     assert new.id != old.id
+
+
+def test_what_happens_to_names_in_a_directory_that_the_kernel_has_forgotten_can_be_replayed() -> None:
+    records: list[Record] = []
+    nodes = Nodes(records.append)
+    directory = nodes.found(nodes.root, b"d", 10)
+    stays, left = nodes.found(directory, b"stays", 11), nodes.found(directory, b"left", 12)
+    for forgotten in (directory, nodes.found(directory, b"known no more", 13)):
+        nodes.forget(forgotten.id, 1)
+    nodes.unlinked(directory, b"left")
+    nodes.unlinked(directory, b"known no more")
+    nodes.rekey(directory, 20)
+    again = Nodes()
+    assert all(again.replay(record) for record in records)
+    assert (again.path(again.get(stays.id)), again.path(again.get(left.id))) == (b"d/stays", None)
+    assert (nodes.path(stays), nodes.path(left)) == (b"d/stays", None)
 
 
 def test_a_node_lives_until_the_kernel_has_forgotten_every_lookup() -> None:
