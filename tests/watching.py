@@ -48,23 +48,32 @@ class Watching(Speaking):
 
     def start(self, **options: Any) -> "Watching":
         """Watch; return when it is ready. Raises WatchFailedError."""
-        wanted = WatchOptions(
-            store=self.store, mountpoint=self.root, cache_dir=self.cache_dir, **{**self._options, **options}
-        )
-        values = {field.name: getattr(wanted, field.name) for field in fields(wanted)}
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "ckptfs.fs.launch", json.dumps(values, default=os.fspath)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
+        self._process = self._launch(options)
         assert self._process.stdout is not None
         answer = json.loads(self._process.stdout.readline() or '{"error": "it died"}')
         if "error" in answer:
             self._reap()
             raise WatchFailedError(answer["error"])
         return self
+
+    def start_for_nobody(self) -> None:
+        """Watch, but who started it is not there any more when it is ready."""
+        self._process = self._launch({})
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+    def _launch(self, options: dict[str, Any]) -> "subprocess.Popen[bytes]":
+        wanted = WatchOptions(
+            store=self.store, mountpoint=self.root, cache_dir=self.cache_dir, **{**self._options, **options}
+        )
+        values = {field.name: getattr(wanted, field.name) for field in fields(wanted)}
+        return subprocess.Popen(
+            [sys.executable, "-m", "ckptfs.fs.launch", json.dumps(values, default=os.fspath)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
 
     @property
     def pid(self) -> int:

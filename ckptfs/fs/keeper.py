@@ -51,7 +51,15 @@ Serve = Callable[[MountOptions, Callable[[CacheDirectory], None], Connection | N
 
 
 class _KilledError(MountError):
-    """A server was killed before it was ready."""
+    """A server was killed before it was ready.
+
+    Args:
+        cause: By what.
+    """
+
+    def __init__(self, cause: str) -> None:
+        super().__init__(_not_ready(cause))
+        self.cause = cause
 
 
 class Keeper:
@@ -139,11 +147,17 @@ class Keeper:
                 return self._start_server()
             except StoreUnavailableError as error:
                 log.warning("cannot go on with %s yet: %s", self._options.mountpoint, error.fact)
+            except _KilledError as error:
+                killed += 1
+                cause = f"{error.cause} before it was ready"
+                if killed == _MOST_KILLED:
+                    log.error("could not go on with %s: %s", self._options.mountpoint, error.fact)
+                    self._give_up_connection()
+                    raise
             except CkptfsError as error:
-                was_killed = isinstance(error, _KilledError)
-                killed, failures = killed + was_killed, failures + (not was_killed)
+                failures += 1
                 log.error("could not go on with %s: %s", self._options.mountpoint, error.fact)
-                if failures == _MOST_FAILURES or killed == _MOST_KILLED:
+                if failures == _MOST_FAILURES:
                     self._give_up_connection()
                     raise
             if self._signalled:
@@ -193,8 +207,9 @@ class Keeper:
             line, fds, _, _ = socket.recv_fds(ours, _MOST_SAID_BYTES, 1)
         if not line:
             code = self._wait()
-            kind = _KilledError if code < 0 else MountError
-            raise kind(f"the mount process ended before it was ready ({_ending(code)})")
+            if code < 0:
+                raise _KilledError(_ending(code))
+            raise MountError(_not_ready(_ending(code)))
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             self._wait()
@@ -285,6 +300,10 @@ def redirect_output(log_path: Path) -> None:
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     os.dup2(null, 1)
     os.close(null)
+
+
+def _not_ready(how: str) -> str:
+    return f"the mount process ended before it was ready ({how})"
 
 
 def _ending(code: int) -> str:

@@ -171,6 +171,7 @@ class _Service:
         self._place = mount_of(connection, options.mountpoint)
         self._wake = threading.Event()
         self._is_mounted = threading.Event()
+        self._is_told = threading.Event()
         self._stop_asked = threading.Event()
         self._stop_draining = threading.Event()
         self._failure: BaseException | None = None
@@ -200,6 +201,7 @@ class _Service:
         gc.freeze()
         gc.enable()
         self._ready(self._mount.cache)
+        self._is_told.set()
         self._mount.began()
         log.info(
             "mounted store=%s mountpoint=%s transport=%s",
@@ -232,6 +234,8 @@ class _Service:
     def _on_mounted(self) -> None:
         self._is_mounted.set()
         self._wake.set()
+        # who gets an answer may take the mount for ready, and kill us: the keeper is to know as much by then
+        self._is_told.wait()
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         if self._stop_asked.is_set():

@@ -105,15 +105,16 @@ def discard(path: str) -> None:
         os.unlink(path)
 
 
-def make_directories(path: str, mode: int) -> None:
+def make_directories(path: str, mode: int, *, top: str = "/") -> None:
     """Make a directory and those above it that are missing; they survive a power cut.
 
     Args:
         mode: Their permissions, whatever the umask.
+        top: One above it that is not made: FileNotFoundError.
     """
     parent = os.path.dirname(path)
-    if not os.path.isdir(parent):
-        make_directories(parent, mode)
+    if parent != top and not os.path.isdir(parent):
+        make_directories(parent, mode, top=top)
     try:
         os.mkdir(path, mode)
     except FileExistsError:

@@ -131,9 +131,9 @@ class FileStore:
         directory = os.path.dirname(path)
         with self._errors("write", key):
             if not os.path.isdir(directory):
-                # the root itself is not made: it may be unmounted
+                # the root itself is not made: it may be unmounted, also since it was looked at
                 self._require_root()
-                atomic.make_directories(directory, self._mode | stat.S_IRWXU)
+                atomic.make_directories(directory, self._mode | stat.S_IRWXU, top=self._root)
             pieces = self._pace.pieces(body) if self._pace else [body]
             temporary = atomic.write_temporary(directory, pieces, (self._mode | stat.S_IRUSR | stat.S_IWUSR) & 0o666)
             try:

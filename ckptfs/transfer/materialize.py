@@ -14,6 +14,7 @@ import logging
 import os
 import secrets
 import stat
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -90,15 +91,14 @@ class TreeWriter:
 
     def be_alone(self) -> bool:
         """Return True if no other run works on this target now. One that begins later will know of this one."""
+        # said before it is asked: of two runs that begin at once, each sees the other, and neither is alone
         try:
-            fcntl.flock(self._root_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            is_alone = True
+            fcntl.fcntl(self._root_fd, fcntl.F_OFD_SETLK, _lock(fcntl.F_RDLCK))
+            seen = fcntl.fcntl(self._root_fd, fcntl.F_OFD_GETLK, _lock(fcntl.F_WRLCK))
         except OSError:
-            # another run; or somebody who locks the directory for reasons of his own; or it has no locks (NFS)
-            is_alone = False
-        with suppress(OSError):  # as above; then a run that begins later does not know of this one
-            fcntl.flock(self._root_fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return is_alone
+            return False  # a filesystem without locks: then no run knows of another
+        (kind,) = struct.unpack_from("h", seen)
+        return bool(kind == fcntl.F_UNLCK)
 
     def temporary_in(self, directory: bytes) -> list[bytes]:
         """Return the paths of what has a temporary name in a directory."""
@@ -320,3 +320,8 @@ def _replace(spare: int, temporary: bytes, parent: int, name: bytes) -> None:
 def _unlink(parent: int, name: bytes) -> None:
     with suppress(FileNotFoundError):
         os.unlink(name, dir_fd=parent)
+
+
+def _lock(kind: int) -> bytes:
+    """Return a struct flock (fcntl(2)) for the first byte, which locks a directory as well as a file."""
+    return struct.pack("hhqqi4x", kind, os.SEEK_SET, 0, 1, 0)

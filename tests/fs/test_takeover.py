@@ -360,7 +360,6 @@ def test_a_server_without_a_keeper_serves_on(mount: Mounts) -> None:
     assert mount().marker()["version"] == 1
 
 
-@pytest.mark.expects_errors
 def test_a_server_that_is_killed_before_it_is_ready_is_followed_by_another(mount: Mounts) -> None:
     mounted = mount()
     (mounted.root / "file").write_bytes(b"data")

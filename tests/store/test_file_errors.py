@@ -88,6 +88,23 @@ def test_a_store_that_is_taken_away_is_missing_and_is_not_made_again(tmp_path: P
     assert not (tmp_path / "store").exists()
 
 
+def test_a_store_that_is_taken_away_just_before_it_is_written_to_is_not_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = FileStore(tmp_path / "store", create=True)
+    find = FileStore._require_root
+
+    def find_then_lose(store: FileStore) -> int:
+        mode = find(store)
+        (tmp_path / "store").rmdir()
+        return mode
+
+    monkeypatch.setattr(FileStore, "_require_root", find_then_lose)
+    with pytest.raises(StoreMissingError):
+        store.put("p/deep/pack", b"x")
+    assert not (tmp_path / "store").exists()
+
+
 @needs_root
 def test_a_full_disk_is_unavailable_and_leaves_nothing_behind(small_disk: Path) -> None:
     store = FileStore(small_disk)

@@ -1,9 +1,11 @@
 """Making names in a real directory: exact, and never outside it."""
 
+import fcntl
 import os
 import stat
 import threading
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -88,6 +90,32 @@ def test_a_link_that_is_there_already_is_made_again_without_a_trace(tmp_path: Pa
         writer.make_link(b"b", b"a")
     assert sorted(os.listdir(tmp_path)) == ["a", "b"]
     assert os.stat(tmp_path / "a").st_nlink == 2
+
+
+def test_a_run_is_alone_only_while_no_other_is_under_way(tmp_path: Path) -> None:
+    with TreeWriter(tmp_path) as second:
+        with TreeWriter(tmp_path) as first:
+            assert first.be_alone()
+            assert not second.be_alone()
+        with TreeWriter(tmp_path) as third:
+            assert not third.be_alone(), "the second is still under way"
+    with TreeWriter(tmp_path) as later:
+        assert later.be_alone()
+
+
+def test_a_run_that_began_while_somebody_locked_the_directory_is_known_of(tmp_path: Path) -> None:
+    with TreeWriter(tmp_path) as first, TreeWriter(tmp_path) as second:
+        fd = os.open(tmp_path, os.O_RDONLY)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        first.be_alone()
+        os.close(fd)
+        assert not second.be_alone()
+
+
+def test_of_runs_that_begin_at_once_one_at_most_is_alone(tmp_path: Path) -> None:
+    with ExitStack() as stack, ThreadPoolExecutor(8) as pool:
+        writers = [stack.enter_context(TreeWriter(tmp_path)) for _ in range(200)]
+        assert sum(pool.map(TreeWriter.be_alone, writers)) <= 1
 
 
 @pytest.mark.parametrize("dies", [False, True], ids=["to its end", "killed before each rename"])

@@ -54,7 +54,12 @@ def keep_watching(
             f"cannot use {error.filename or options.mountpoint}: {error.strerror}",
             hint="make it accessible or free some space there, or choose another cache directory with --cache-dir",
         ) from error
-    ready()
+    try:
+        ready()
+    except BaseException:
+        # nobody knows of the watch, and nobody would end it
+        watch.finish(stop_draining)
+        raise
     if in_background:
         redirect_output(watch.cache.log)
     watch.run()

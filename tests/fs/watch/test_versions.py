@@ -16,6 +16,7 @@ from ckptfs.errors import MountError, NoSuchVersionError
 from ckptfs.store.open import open_store
 from ckptfs.transfer.restore import restore
 from ckptfs.versions.history import open_history
+from ckptfs.versions.leasing import read_lease
 from ckptfs.versions.prune import Pruner
 from ckptfs.versions.retention import Retention
 from ckptfs.versions.retry import Retry
@@ -409,3 +410,15 @@ def test_what_is_not_durable_when_it_ends_is_said_and_finished_by_the_next(watch
     started_s = time.monotonic()
     assert watching.terminate() == 0
     assert time.monotonic() - started_s < 30
+
+
+def test_a_watch_that_nobody_waits_for_any_more_gives_directory_and_store_back(watch: Watches) -> None:
+    watching = watch.prepare()
+    watching.start_for_nobody()
+    assert watching.wait_ended() == 1
+    assert os.listdir(watching.root) == []
+    store = open_store(watching.store)
+    lease = read_lease(store, Retry())
+    store.close()
+    assert lease is not None
+    assert not lease.held
