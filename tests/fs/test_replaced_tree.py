@@ -91,7 +91,7 @@ def test_a_file_open_while_a_mount_follows_keeps_its_bytes_and_the_next_open_has
         os.close(fd)
 
 
-def passes_by_names(mounted: Mount) -> bool:
+def asks_by_name(mounted: Mount) -> bool:
     """True if libfuse asks for what a name leads to when a program asks for an open file's attributes."""
     return bool(mounted.status()["transport"] == "fusepy")
 
@@ -129,7 +129,7 @@ def test_directories_and_files_that_are_open_stay_what_they_are_while_a_mount_fo
         assert os.readlink(f"/proc/self/fd/{steps}") == str(follower.root / "steps")
         assert os.stat("new", dir_fd=steps).st_size == 3
         assert os.stat(both[0], dir_fd=steps).st_size == 5
-        if passes_by_names(follower):
+        if asks_by_name(follower):
             assert os.fstat(file).st_size == 5
         else:
             assert os.fstat(file) == was
