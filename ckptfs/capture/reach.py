@@ -4,6 +4,7 @@ below the mount's root may name files whose path from the root is longer.
 Such a path is walked in steps, and given to the call through the last directory that was opened.
 """
 
+import errno
 import os
 
 Reachable = bytes | os.PathLike[bytes]
@@ -34,14 +35,17 @@ def reach(root_fd: int, path: bytes) -> Reachable:
     It must be kept until the call has returned: what a function is called with is.
 
     Raises:
-        OSError: A directory on the way of a long path is not there.
+        OSError: A directory on the way of a long path is not there, or a name is longer than any can be.
     """
     if len(path) <= _STEP_BYTES:
         return path or b"."
     fd = os.dup(root_fd)
     try:
         while len(path) > _STEP_BYTES:
-            end = path.rindex(b"/", 0, _STEP_BYTES)
+            end = path.rfind(b"/", 0, _STEP_BYTES)
+            if end < 0:
+                # the kernel's FUSE lets names through that no filesystem has, in the target of a symlink for one
+                raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
             below = os.open(path[:end], os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
             os.close(fd)
             fd = below

@@ -745,6 +745,12 @@ def sizes() -> Iterator[Case]:
                 _bound(world, length),
                 _bound(with_open, "n0", os.O_RDWR, lambda fd, o=offset, m=more: os.posix_fallocate(fd, o, m), fstat),
             )
+    for whence in (os.SEEK_SET, os.SEEK_CUR, os.SEEK_END, os.SEEK_DATA, os.SEEK_HOLE):
+        yield Case(
+            f"lseek {whence} before the beginning",
+            _bound(world, 9),
+            _bound(with_open, "n0", os.O_RDONLY, lambda fd, whence=whence: os.lseek(fd, -10, whence)),
+        )
     for text in (b"", b"data"):
         yield Case(
             f"write of {len(text)} bytes",
@@ -853,6 +859,11 @@ _DEEP = "/".join(["n" * 127] * 31)
 """31 directories of 128 bytes each leave 127 for a name, up to the 4095 that a system call takes."""
 
 
+def _given_link(length: int) -> None:
+    Path("d").mkdir()
+    os.symlink("x" * length, "d/n0")
+
+
 @table
 def the_longest_paths() -> Iterator[Case]:
     """Every call on the longest path that works, and on one that is a byte longer."""
@@ -886,3 +897,14 @@ def the_longest_paths() -> Iterator[Case]:
                 remove("new")
 
     yield Case("one after the other", world, lambda: list(every_call()))
+    for length in (255, 256, 1023, 1024, 1025, 3999, 4000, 4001, 4095):
+        # longer than any name, but a path that a symlink may hold
+        yield Case(
+            f"a symlink to a name of {length} bytes",
+            _bound(_given_link, length),
+            _do(
+                _bound(os.stat, "d/n0"),
+                _bound(touch_open, "d/n0", os.O_RDWR | os.O_CREAT),
+                _bound(os.truncate, "d/n0", 0),
+            ),
+        )

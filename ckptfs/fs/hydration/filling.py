@@ -176,6 +176,8 @@ class Filling:
 
     def seek(self, offset_bytes: int, whence: int) -> int | None:
         """Return where lseek(2) with SEEK_DATA or SEEK_HOLE leads once all is there; None where it finds nothing."""
+        if offset_bytes < 0:
+            return None
         offset = 0
         for extent in self.entry.extents:
             end = offset + extent.size_bytes

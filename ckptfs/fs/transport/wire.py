@@ -203,8 +203,8 @@ GETXATTR_OUT = struct.Struct("=II")
 """size, padding"""
 FALLOCATE_IN = struct.Struct("=QQQII")
 """fh, offset, length, mode, padding"""
-LSEEK_IN = struct.Struct("=QQII")
-"""fh, offset, whence, padding"""
+LSEEK_IN = struct.Struct("=QqII")
+"""fh, offset (the program's, below 0 as well), whence, padding"""
 LSEEK_OUT = struct.Struct("=Q")
 """offset"""
 COPY_FILE_RANGE_IN = struct.Struct("=QQQQQQQ")
