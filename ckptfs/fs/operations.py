@@ -312,9 +312,18 @@ class Operations:
         return birth_ns(live.root_fd, live.at(path))
 
     @through_door
-    def drop_privileges(self, path: bytes, caller: Caller) -> None:
-        """Take setuid and setgid from a file, as writing to it must."""
-        if control_of(path) is None and below_versions(path) is None:
+    def drop_privileges(self, path: bytes | None, caller: Caller, handle: Handle | None = None) -> None:
+        """Take setuid and setgid from a file, as writing to it must.
+
+        Args:
+            path: None if it has no name.
+            handle: Of it, if it has no name.
+        """
+        if path is None:
+            if isinstance(handle, FileHandle):
+                left = _left_mode(os.fstat(handle.fd), caller)
+                self._trees.writable().open_files.nameless.change(handle, left, (-1, -1), None)
+        elif control_of(path) is None and below_versions(path) is None:
             live = self._trees.writable().live
             status = live.lstat(path)
             left = _left_mode(status, caller)

@@ -269,6 +269,27 @@ def set_id_bits() -> Iterator[Case]:
     ):
         yield Case(f"{label} of {mode:o} of {owner} as {user}", _bound(world, mode, owner), way, user)
 
+    def without_a_name(change: Callable[[int], Any]) -> Any:
+        return with_open("n0", os.O_RDWR, lambda fd: os.unlink("n0"), change, fstat)
+
+    nameless: dict[str, Callable[[int], Any]] = {
+        "write": lambda fd: os.write(fd, b"x"),
+        "write of nothing": lambda fd: os.write(fd, b""),
+        "ftruncate": lambda fd: os.ftruncate(fd, 1),
+        "posix_fallocate": lambda fd: os.posix_fallocate(fd, 0, 99),
+        "open with O_TRUNC": lambda fd: touch_open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_TRUNC),
+        "fchmod": lambda fd: os.fchmod(fd, 0o6711),
+    }
+    for mode, (label, change), user in itertools.product(
+        (0o6777, 0o6767), nameless.items(), (ROOT, OWNER, OTHER, User(65534, (65533, 65532)))
+    ):
+        yield Case(
+            f"{label} without a name of {mode:o} as {user}",
+            _bound(world, mode, (65534, 65533)),
+            _bound(without_a_name, change),
+            user,
+        )
+
 
 @table
 def chown() -> Iterator[Case]:

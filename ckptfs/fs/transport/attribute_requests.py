@@ -117,6 +117,8 @@ class AttributeRequests(Requests):
         )
         sets_times = bool(valid & (SetAttr.ATIME | SetAttr.MTIME))
         if path is None:
+            if valid & SetAttr.KILL_SUIDGID or (not valid & _SETS_SOMETHING and not is_chown(request.pid)):
+                self.operations.drop_privileges(None, request.caller, handle)
             new_mode = mode & 0o7777 if valid & SetAttr.MODE else None
             self.operations.change_nameless(handle, new_mode, owner, times if sets_times else None)
         else:

@@ -44,7 +44,10 @@ class FileRequests(Requests):
             path = self.nodes.path(node)
             if path is None:
                 # through /proc/PID/fd
-                handle: Handle = self.operations.reopen(self.handles.of_node(node), flags)
+                nameless = self.handles.of_node(node)
+                if open_flags & wire.OPEN_KILL_SUIDGID:
+                    self.operations.drop_privileges(None, request.caller, nameless)
+                handle: Handle = self.operations.reopen(nameless, flags)
                 return (self.handles.opened(request, node.id, handle, flags),)
             try:
                 if open_flags & wire.OPEN_KILL_SUIDGID:
@@ -104,8 +107,8 @@ class FileRequests(Requests):
         number, offset, size, write_flags, _, _, _ = wire.WRITE_IN.unpack_from(request.body)
         handle = self.handles.get(number)
         path = self.nodes.path(self.nodes.get(request.node))
-        if write_flags & wire.WRITE_KILL_SUIDGID and path is not None:
-            self.operations.drop_privileges(path, request.caller)
+        if write_flags & wire.WRITE_KILL_SUIDGID:
+            self.operations.drop_privileges(path, request.caller, handle)
         data = request.body[wire.WRITE_IN.size :][:size]
         written = self.operations.write(handle, data, offset)
         if isinstance(handle, ControlHandle):
@@ -144,10 +147,10 @@ class FileRequests(Requests):
     def _fallocate(self, request: Request) -> Reply:
         number, offset, length, mode, _ = wire.FALLOCATE_IN.unpack_from(request.body)
         path = self.nodes.path(self.nodes.get(request.node))
-        if request.uid and path is not None:
-            # the kernel leaves it to us, and does not say whether the program has CAP_FSETID
-            self.operations.drop_privileges(path, request.caller)
         handle = self.handles.get(number)
+        if request.uid:
+            # the kernel leaves it to us, and does not say whether the program has CAP_FSETID
+            self.operations.drop_privileges(path, request.caller, handle)
         if mode & _SHIFTS and isinstance(handle, FileHandle):
             self.book.intends(request.id, os.fstat(handle.fd).st_size)
         self.operations.allocate(handle, mode, offset, length)

@@ -261,10 +261,14 @@ class FusepyServer(fuse.FUSE):  # type: ignore[misc]  # fusepy has no types
         return self._put_handle(handle, info, path)
 
     def open(self, path: bytes, info: Any) -> int:
+        # the kernel leaves it to us, and does not say whether the program has CAP_FSETID
+        drops = bool(info.contents.flags & os.O_TRUNC and _caller().uid)
         if self._hidden.has(path):
-            return self._put_handle(self._open_hidden(path, info.contents.flags), info, path)
-        if info.contents.flags & os.O_TRUNC and _caller().uid:
-            # the kernel leaves it to us, and does not say whether the program has CAP_FSETID
+            handle = self._open_hidden(path, info.contents.flags)
+            if drops:
+                self._fs.drop_privileges(None, _caller(), handle)
+            return self._put_handle(handle, info, path)
+        if drops:
             self._fs.drop_privileges(_relative(path), _caller())
         return self._put_handle(self._fs.open(_relative(path), info.contents.flags, _caller()), info, path)
 
