@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import stat
+import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 from ckptfs import libc
+from ckptfs.fs.times import birth_ns
 from tests.fs.system_call_cases import ALL_CALLS, TABLES
 from tests.fs.system_calls import OWNER, ROOT, Case, Seen, acting_as, call, differences, in_child, make, run_in_child
 from tests.mounting import Mount, Mounts, wait_until
@@ -25,6 +27,7 @@ pytestmark = [pytest.mark.fuse, pytest.mark.filterwarnings("ignore:.*fork.*:Depr
 # linux/falloc.h and linux/fs.h
 _COLLAPSE_RANGE, _INSERT_RANGE = 0x08, 0x20
 _GET_FLAGS = 0x80086601
+_ACL = "system.posix_acl_access"
 # what saving could get in the way of: contents, link counts, times
 WITH_SAVES = ["set_id_bits", "link", "removing", "rename", "sizes", "times"]
 # the last tests say what happens instead
@@ -139,6 +142,49 @@ def test_ranges_cannot_be_collapsed_or_inserted_and_a_file_has_no_inode_flags(pl
     os.close(fd)
 
 
+def test_an_access_control_list_is_kept_and_saved_and_only_the_mode_decides(shared: Mount, place: Path) -> None:
+    path = place / "f"
+    path.touch()
+    path.chmod(0o600)
+    nobody = 0xFFFFFFFF
+    # the owner, OWNER by name, the group, the mask, others (linux/posix_acl_xattr.h)
+    entries = ((1, 6, nobody), (2, 6, OWNER.uid), (4, 0, nobody), (16, 6, nobody), (32, 0, nobody))
+    acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+    os.setxattr(path, _ACL, acl)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o660, "the group's bits are the mask"
+
+    def opened() -> Any:
+        with acting_as(OWNER):
+            return call(os.open, path, os.O_RDONLY)
+
+    assert in_child(opened) == "EACCES"
+    version = shared.save()
+    shared.sync()
+    assert os.getxattr(path, _ACL) == acl
+    assert os.getxattr(shared.root / ".versions" / str(version) / place.name / "f", _ACL) == acl
+
+
+def test_what_was_opened_for_its_path_alone_is_lost_with_its_last_name(place: Path, transport: str) -> None:
+    (place / "f").touch()
+    fd = os.open(place / "f", os.O_PATH)
+    (place / "f").unlink()
+    assert call(os.fstat, fd) == ("ESTALE" if transport == "passthrough" else "ENOENT")
+    os.close(fd)
+
+
+def test_security_attributes_cannot_be_set(place: Path) -> None:
+    (place / "f").touch()
+    for name in ("security.selinux", "security.other"):
+        assert call(os.setxattr, place / "f", name, b"value") == "ENOTSUP"
+
+
+def test_direct_io_for_reading_and_writing_asks_for_no_alignment(place: Path) -> None:
+    fd = os.open(place / "f", os.O_RDWR | os.O_CREAT | os.O_DIRECT)
+    assert os.pwrite(fd, b"data", 5) == 4
+    assert os.pread(fd, 100, 5) == b"data"
+    os.close(fd)
+
+
 through_libfuse = pytest.mark.parametrize("transport", ["fusepy"], indirect=True, scope="module")
 
 
@@ -187,3 +233,11 @@ def test_through_libfuse_rename_has_no_flags_files_have_names_and_holes_look_lik
     os.truncate(place / "a", 1 << 20)
     with open(place / "a", "rb") as file:
         assert os.lseek(file.fileno(), 0, os.SEEK_DATA) == 0
+
+
+@through_libfuse
+def test_through_libfuse_nobody_knows_when_a_file_was_made(place: Path) -> None:
+    (place / "f").touch()
+    here = os.open(place, os.O_RDONLY)
+    assert birth_ns(here, b"f") is None
+    os.close(here)
