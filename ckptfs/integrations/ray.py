@@ -16,9 +16,9 @@ try:
 except ImportError as error:
     raise MissingPackageError("ray", "ray") from error
 try:
-    from ray.train.collective import barrier
+    from ray.train.collective import broadcast_from_rank_zero
 except ImportError:
-    barrier = None  # of Ray Train v1, which leaves it to torch.distributed
+    broadcast_from_rank_zero = None  # of Ray Train v1, which leaves it to torch.distributed
 
 
 class Checkpointer:
@@ -47,8 +47,9 @@ class Checkpointer:
         self.is_loaded = self._checkpoint.is_loaded
         if self.is_loaded and self.is_first:
             self._checkpoint.load()
-        if barrier is not None:
-            barrier()  # what the others read now is no longer what a killed one had half written
+        if broadcast_from_rank_zero is not None:
+            # all begin as the first does, and read only now: no longer what a killed one had half written
+            self.is_loaded = broadcast_from_rank_zero(self.is_loaded)
 
     def report(self, metrics: Mapping[str, Any], step: int) -> Version | None:
         """Save in the first worker, and report the metrics to Ray in all: every worker must call it."""

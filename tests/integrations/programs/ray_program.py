@@ -14,7 +14,7 @@ from ray.train.torch import TorchTrainer
 
 from tests.integrations.programs.dying import report
 
-STEPS = 20
+STEPS = 8
 
 
 def train(config):
