@@ -11,7 +11,7 @@ import ckptfs
 from tests.integrations.runs import killed_and_resumed, run
 from tests.mounting import Mount, Mounts
 
-pytestmark = pytest.mark.timeout(280)
+pytestmark = pytest.mark.timeout(500)
 
 
 @pytest.mark.parametrize("name", ["torch", "lightgbm", "lightning", "transformers", "keras", "orbax"])
@@ -57,10 +57,11 @@ def _python(program: str, directory: Path) -> "subprocess.CompletedProcess[str]"
 
 
 def test_a_ray_worker_that_fails_is_started_anew_and_goes_on_from_the_newest_version(mount: Mounts) -> None:
-    mounted = mount(deadline_s=270)
+    mounted = mount(deadline_s=480)
     # for Ray's own files: a socket's path is at most 108 bytes long
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as own:
-        done = run("ray", mounted.root / "run", 4, own, timeout_s=240)
+        # Ray alone takes 60 s to begin, twice, and four times as long where other programs keep the processors busy
+        done = run("ray", mounted.root / "run", 4, own, timeout_s=450)
     assert (done["began"], done["ended"], done["loss"]) == (3, 8, pytest.approx(0.9**8))
     notes = [version.note for version in ckptfs.checkpoint(mounted.root).list()][::-1]
     assert [note["step"] for note in notes if isinstance(note, dict)] == list(range(1, 9))
