@@ -81,7 +81,8 @@ class Draft:
             OSError: No room, or the disk is failing.
         """
         entries: dict[bytes, Entry] = {}
-        tombstones = []
+        # a name of several may be looked at twice where nothing holds programs back, and be there once
+        tombstones: set[bytes] = set()
         waiting = list(self.changes.paths)
         while waiting:
             path = waiting.pop()
@@ -91,7 +92,7 @@ class Draft:
                 status = os.stat(reach(self.root_fd, path), dir_fd=self.root_fd, follow_symlinks=False)
             except (FileNotFoundError, NotADirectoryError):
                 if path in self.known:
-                    tombstones.append(path)
+                    tombstones.add(path)
                 continue
             try:
                 entries[path] = self._entry(path, status)
@@ -104,7 +105,8 @@ class Draft:
                 continue
             # what one name of an inode shows, all do
             waiting.extend(name for name in self.links.names(status.st_ino) if name not in entries)
-        return Part(tuple(entries[path] for path in sorted(entries)), tuple(sorted(tombstones)))
+        gone = sorted(tombstones - entries.keys())
+        return Part(tuple(entries[path] for path in sorted(entries)), tuple(gone))
 
     def _entry(self, path: bytes, status: os.stat_result) -> Entry:
         ino = status.st_ino
