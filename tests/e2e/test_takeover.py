@@ -69,8 +69,7 @@ def test_no_program_notices_that_the_server_is_killed_again_and_again(mount: Mou
     finally:
         for program in programs:
             program.kill()
-    # half of them, for others may have the processor for seconds
-    assert sorted(took_s)[len(took_s) // 2] < 2.0, sorted(took_s)
+    assert sorted(took_s)[-1] < 2.0, sorted(took_s)[-5:]
     saved = [json.loads(line) for line in said[KINDS.index("save")][:-1]]
     mounted.sync()
     assert mounted.unmount() == 0
