@@ -74,8 +74,9 @@ def touch(directory: Path, text: bytes, *, sync: bool = False) -> dict[str, Any]
                 os.fsync(fd)
             else:
                 os.close(os.dup(fd))
-            # at most six bytes for each of the note, and little else
-            said: dict[str, Any] = json.loads(os.pread(fd, 8 * NOTE_LIMIT_BYTES, 0))
+            # at most six bytes for each of the note, and little else; for the longest note that may be the kernel
+            # would make 128 pages ready at every save, and the trainer's memory be laid out anew
+            said: dict[str, Any] = json.loads(os.pread(fd, 8 * len(text) + 4096, 0))
         except BaseException:
             try:
                 os.close(fd)
