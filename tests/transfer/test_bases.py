@@ -1,5 +1,7 @@
 """What a file's ranges are offered as bases: the same place of the file that it continues."""
 
+import time
+
 import pytest
 
 from ckptfs.cache.anchors import MIN_ANCHOR_BYTES
@@ -79,3 +81,13 @@ def test_numbers_of_any_length_are_compared() -> None:
     nines, more = b"s" + b"9" * 5000, b"s1" + b"0" * 5000
     before = tree(entry(nines, chunk(1, MIB)), entry(more, chunk(2, MIB)))
     assert Predecessors(before).of(b"s7", MIB) == before[more]
+
+
+def test_many_new_files_beside_many_alike_are_each_found_what_they_continue_without_looking_at_all_of_them() -> None:
+    count = 5_000
+    predecessors = Predecessors(tree(*(entry(b"image-%d" % number, chunk(1, MIB)) for number in range(count))))
+    began_s = time.process_time()
+    found = {predecessors.of(b"image-%d" % number, MIB) for number in range(count, 2 * count)}
+    took_s = time.process_time() - began_s
+    assert [last.path for last in found if last is not None] == [b"image-%d" % (count - 1)]
+    assert took_s < 3, "0.05 s; a look at every file for every file takes 17"
