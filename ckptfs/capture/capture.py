@@ -43,6 +43,8 @@ class Captured:
     """Files that may hold a mixture of moments."""
     looks: dict[int, os.stat_result]
     """What the inodes looked like that may have changed since; see Draft.looks."""
+    lost: set[bytes]
+    """Paths that it has not because what they were in went meanwhile; see Draft.lost."""
     before: tuple[int, str]
     """Number and commit id of the version before it."""
 
@@ -84,6 +86,7 @@ class Capturer:
         torn: Iterable[int] = (),
         unseen: Container[int] = frozenset(),
         mapped: Container[int] = frozenset(),
+        names_move: bool = False,
         replace: Captured | None = None,
     ) -> Captured:
         """Make the live tree of this moment a version.
@@ -93,6 +96,7 @@ class Capturer:
             torn: Inodes that may hold a mixture of moments; said in their entries.
             unseen: Inodes that may change although the gate is closed; they are copied.
             mapped: Those of them that stores into a mapping may change.
+            names_move: There is no gate: names may come and go, too.
             replace: The newest capture, whose touch still goes on: it is taken again, under the same number.
 
         Raises:
@@ -117,6 +121,7 @@ class Capturer:
             set(torn),
             self.changes.times,
             self.mtime_ns,
+            names_move,
         )
         try:
             pending, undo = self._write(draft, version, generation, note)
@@ -136,7 +141,15 @@ class Capturer:
             self.guards.add(ino, slot, index, size_bytes)
         linked_bytes = sum(size_bytes for _, _, size_bytes in draft.shared)
         return Captured(
-            pending, slot, changes, undo, linked_bytes + draft.copied_bytes, len(draft.torn), draft.looks, before
+            pending,
+            slot,
+            changes,
+            undo,
+            linked_bytes + draft.copied_bytes,
+            len(draft.torn),
+            draft.looks,
+            draft.lost,
+            before,
         )
 
     def _write(self, draft: Draft, version: int, generation: int, note: Note) -> tuple[PendingVersion, Undo]:

@@ -4,13 +4,14 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Callable, Container
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Container
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ckptfs.capture.change_times import ChangeTimes
 from ckptfs.capture.changes import ChangeSet, LinkGroups
 from ckptfs.capture.copying import copy_data
+from ckptfs.capture.fitting import fit
 from ckptfs.capture.reach import reach
 from ckptfs.capture.scan import make_entry
 from ckptfs.format.manifest import Entry, Extent, LocalData, ParentFile, Part
@@ -46,7 +47,7 @@ class Draft:
     root_fd: int
     directory: Path
     changes: ChangeSet
-    known: Container[bytes]
+    known: Collection[bytes]
     links: LinkGroups
     link_ids: dict[int, int]
     unseen: Container[int]
@@ -55,6 +56,10 @@ class Draft:
     times: ChangeTimes
     mtime_ns: Callable[[os.stat_result], int]
     """Of a file, given what it looks like: one that is being given its data looks newer than it is."""
+    names_move: bool = False
+    """Names may come and go meanwhile: nothing holds programs back."""
+    lost: set[bytes] = field(default_factory=set)
+    """Paths that are not in the draft because what they are in had gone; see `fit`."""
     shared: list[tuple[int, int, int]] = field(default_factory=list)
     """(inode, index, size) of every file that the draft shares with the live tree."""
     copied_bytes: int = 0
@@ -62,10 +67,8 @@ class Draft:
     """Of the unseen inodes, what those that are in the draft looked like when their bytes were taken."""
     _taken: int = 0
     """Files under `data/`."""
-    _data: dict[int, tuple[int, os.stat_result]] = field(default_factory=dict)
-    """Inode with several names to its index under `data/`, and what it looked like."""
-    _groups: dict[int, tuple[bytes, os.stat_result]] = field(default_factory=dict)
-    """Inode with several names to the name that was met first, and what it looked like."""
+    _groups: dict[int, Entry] = field(default_factory=dict)
+    """Inode with several names to the entry of the name that was met first."""
     _replaced: dict[bytes, int] = field(default_factory=dict)
     """Path to how often it was another file when it was opened."""
     _data_prefix: bytes = b""
@@ -105,16 +108,23 @@ class Draft:
                 continue
             # what one name of an inode shows, all do
             waiting.extend(name for name in self.links.names(status.st_ino) if name not in entries)
-        gone = sorted(tombstones - entries.keys())
-        return Part(tuple(entries[path] for path in sorted(entries)), tuple(gone))
+        tombstones -= entries.keys()
+        if self.names_move:
+            self.lost = fit(entries, tombstones, self.known)
+        return Part(tuple(entries[path] for path in sorted(entries)), tuple(sorted(tombstones)))
 
     def _entry(self, path: bytes, status: os.stat_result) -> Entry:
         ino = status.st_ino
-        link_id, first_name = 0, path
-        if self.links.names(ino):
+        if not self.links.names(ino):
+            return self._entry_of(path, status, link_id=0)
+        # what one name shows, all must, also of a file that changes meanwhile
+        if ino not in self._groups:
             link_id = self.link_ids.setdefault(ino, secrets.randbits(63) | 1)
-            # what one name shows, all must, also of a file that changes meanwhile
-            first_name, status = self._groups.setdefault(ino, (path, status))
+            self._groups[ino] = self._entry_of(path, status, link_id)
+        return replace(self._groups[ino], path=path)
+
+    def _entry_of(self, path: bytes, status: os.stat_result, link_id: int) -> Entry:
+        ino = status.st_ino
         extents: tuple[Extent, ...] = ()
         if ino in self.unseen and ino in self.changes.content:
             # of one whose content is the former version's it stays what it was: something may have come since the
@@ -125,7 +135,7 @@ class Draft:
                 index, status = self._take(path, status)
                 extents = (LocalData(status.st_size, index),) if status.st_size else ()
             else:
-                origin = self.changes.origins.get(ino, first_name)
+                origin = self.changes.origins.get(ino, path)
                 extents = (ParentFile(status.st_size, origin),) if isinstance(origin, bytes) else origin
         mtime_ns = self.mtime_ns(status)
         return make_entry(
@@ -133,10 +143,8 @@ class Draft:
         )
 
     def _take(self, path: bytes, status: os.stat_result) -> tuple[int, os.stat_result]:
-        """Put a file's bytes under `data/`, once for all names; return the index and the status that goes with them."""
+        """Put a file's bytes under `data/`; return the index and the status that goes with them."""
         ino, index = status.st_ino, self._taken
-        if ino in self._data:
-            return self._data[ino]
         target = b"%s%d" % (self._data_prefix, index)
         if ino in self.unseen:
             status = self.looks[ino] = self._copy(path, ino, target)
@@ -145,8 +153,6 @@ class Draft:
             os.link(reach(self.root_fd, path), target, src_dir_fd=self.root_fd, follow_symlinks=False)
             self.shared.append((ino, index, status.st_size))
         self._taken += 1
-        if self.links.names(ino):
-            self._data[ino] = index, status
         return index, status
 
     def _copy(self, path: bytes, ino: int, target: bytes) -> os.stat_result:

@@ -80,10 +80,10 @@ class DirectorySaver:
         changes = self.capturer.changes
         changes.current = ChangeSet(dict.fromkeys(changed, ALL_OF_IT), Everything())
         try:
-            captured = self.capturer.capture(parse_note(text), unseen=Everything())
+            captured = self.capturer.capture(parse_note(text), unseen=Everything(), names_move=True)
         finally:
             changes.take()
-        self.looks.captured(self.root_fd, changed, found, captured.looks, clock_ns)
+        self.looks.captured(self.root_fd, changed, found, captured.looks, captured.lost, clock_ns)
         self.uploads.captured(captured.pending, captured.slot, captured.kept_bytes)
         self.capturer.close(captured)
         # who waits for it reads an ordinary file, which cannot be seen

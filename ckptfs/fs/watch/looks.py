@@ -9,7 +9,7 @@ Invariants:
 
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from ckptfs.capture.changes import LinkGroups
 from ckptfs.capture.reach import reach
@@ -96,7 +96,13 @@ class Looks:
         self._remember(root_fd, {path: found[path] for path in same if path in found}, now_ns)
 
     def captured(
-        self, root_fd: int, changed: Iterable[bytes], found: Found, taken: Mapping[int, os.stat_result], now_ns: int
+        self,
+        root_fd: int,
+        changed: Iterable[bytes],
+        found: Found,
+        taken: Mapping[int, os.stat_result],
+        lost: Collection[bytes],
+        now_ns: int,
     ) -> None:
         """A version was made.
 
@@ -104,11 +110,16 @@ class Looks:
             changed: What was changed, as `changed` returned it.
             found: What had been found then.
             taken: Inode to what it looked like when its bytes were taken.
+            lost: Paths that it has not, whatever they look like; of these also such as had not changed.
             now_ns: The filesystem's clock before all this.
         """
         seen = {}
+        for path in lost:
+            self._known.pop(path, None)
         for path in changed:
             self._known.pop(path, None)
+            if path in lost:
+                continue
             # one that became another inode meanwhile is looked at again the next time
             if path in found and (status := taken.get(found[path].st_ino)) is not None:
                 seen[path] = status

@@ -71,3 +71,13 @@ def test_what_is_written_to_after_a_restore_is_not_taken_for_restored(root: Path
     assert untouched({b"file": entry}, look_around(root_fd)) == [b"file"]
     (root / "file").write_bytes(b"changed")
     assert untouched({b"file": entry}, look_around(root_fd)) == []
+
+
+def test_what_a_version_has_not_although_it_is_here_is_looked_at_again(root: Path, root_fd: int) -> None:
+    (root / "directory/inside").write_bytes(b"content")
+    time.sleep(0.03)
+    now_ns = clock_ns(root)
+    looks, found = known(root, root_fd, now_ns), look_around(root_fd)
+    taken = {found[b"directory"].st_ino: found[b"directory"]}
+    looks.captured(root_fd, [b"directory"], found, taken, {b"directory", b"directory/inside"}, now_ns)
+    assert looks.changed(look_around(root_fd), []) == [b"directory", b"directory/inside"]
