@@ -3,6 +3,10 @@
 Asked for are names that come and files that are closed after writing, not each write: a training run makes thousands of
 those a second. Setting a marker's times gives no such event; the watch looks at its own markers several times a second.
 
+watchdog's reader can die: where a directory was moved away, made anew and removed, or exchanged for another, it does
+not find what it has to forget. Then it hears nothing more, and says nothing. So it is taken for dead when files of ours
+are not noticed; another takes its place, and markers are looked for in all directories once.
+
 Invariant Q1: what a program did to a marker before a file was made was noticed before that file is (`reached`): the
 kernel keeps the order, and so do we.
 """
@@ -10,7 +14,10 @@ kernel keeps the order, and so do we.
 import logging
 import os
 import threading
+import time
 from collections import deque
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +29,7 @@ from watchdog.events import (
     FileSystemEventHandler,
 )
 from watchdog.observers import Observer
+from watchdog.observers.inotify_c import InotifyFD
 
 from ckptfs.fs.watch.names import RESTORE, SAVE
 
@@ -29,6 +37,8 @@ log = logging.getLogger(__name__)
 
 # one that the kernel dropped events of is not waited for
 _REACH_TIMEOUT_S = 2.0
+# the watch writes `.status` every 2 s
+_SILENCE_S = 10.0
 # more than are exchanged while a program closes what it has open
 _KEPT = 16
 _MOST_WATCHES = Path("/proc/sys/fs/inotify/max_user_watches")
@@ -66,6 +76,7 @@ class Notices(FileSystemEventHandler):
         self._closed_by_us: deque[bytes] = deque(maxlen=_KEPT)
         """Temporary files, made by us, that were closed once."""
         self._observer = Observer()
+        self._heard_s = time.monotonic()
         self.is_complete = True
         """False where the kernel gives no notices: only what is looked at is noticed."""
 
@@ -83,8 +94,40 @@ class Notices(FileSystemEventHandler):
     def stop(self) -> None:
         """End noticing."""
         if self.is_complete:
-            self._observer.stop()
-            self._observer.join(5.0)
+            try:
+                self._observer.stop()
+            except KeyError:
+                log.info("watchdog lost count of the directories directory=%r", self._root)
+            else:
+                self._observer.join(5.0)
+
+    def check(self, written_s: float) -> None:
+        """Begin anew if nothing is heard any more.
+
+        Args:
+            written_s: When a file in the directory was last made by us, on the monotonic clock.
+        """
+        if self.is_complete and written_s - self._heard_s > _SILENCE_S:
+            log.warning("noticed nothing for %.0f s: beginning anew", written_s - self._heard_s)
+            self.stop()
+            # one for the whole process, which watchdog never exchanges
+            with suppress(KeyError):
+                InotifyFD.get_instance().stop()
+            InotifyFD._instance = None
+            self._observer, self._heard_s = Observer(), time.monotonic()
+            self.start()
+            self.look_everywhere()
+
+    def look_everywhere(self, tried: Iterable[bytes] = ()) -> None:
+        """Look for markers in all directories below, but for those that were tried a moment ago."""
+        found = {
+            os.path.join(directory, SAVE)[len(self._root) + 1 :]
+            for directory, _, names in os.walk(self._root)
+            if SAVE in names and directory != self._root
+        }
+        with self._lock:
+            self._noticed.elsewhere |= found.difference(tried)
+        self._wake.set()
 
     def check_limit(self, directories: int) -> None:
         """Say it if the kernel does not watch as many directories as there are."""
@@ -126,6 +169,7 @@ class Notices(FileSystemEventHandler):
 
     def on_any_event(self, event: FileSystemEvent) -> None:
         """Called by watchdog's thread with each event, in their order."""
+        self._heard_s = time.monotonic()
         for path in (event.src_path, event.dest_path):
             if path:
                 self._notice(os.fsencode(path), is_close=isinstance(event, FileClosedEvent))

@@ -61,6 +61,11 @@ class Telling:
                 replace_text(self._root_fd, ANSWERS, answers)
             self._told, self._told_s = (answers, status), time.monotonic()
 
+    @property
+    def told_s(self) -> float:
+        """When `.status` was written last, on the monotonic clock."""
+        return self._told_s
+
     def stop(self, *, keep_answers: bool) -> None:
         """Tell how it stands at the end, and remove the files.
 

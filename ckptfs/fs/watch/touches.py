@@ -47,6 +47,9 @@ class Touches:
         noticed = self._notices.reached()
         taken = [self._marker.take(prepared)]
         below = [text for path in sorted(noticed.elsewhere) if (text := take_file(self._root_fd, path)) is not None]
+        if len(below) < len(noticed.elsewhere):
+            # removed since; or its directory was exchanged for another, and watchdog takes the one for the other
+            self._notices.look_everywhere(noticed.elsewhere)
         # so that a later touch has a later ctime than what is answered now
         time.sleep(CLOCK_TICK_S)
         return [*taken, *below] if touched or noticed.is_closed or below else []

@@ -205,6 +205,7 @@ class Watch:
             self._wake.wait(_LOOK_S)
             self._wake.clear()
             if not self._whereabouts.is_away():
+                self._notices.check(self._telling.told_s)
                 self._serve()
 
     def wake(self) -> None:
