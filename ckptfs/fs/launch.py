@@ -131,7 +131,7 @@ def serve(
     Raises:
         CkptfsError: What keeps it from mounting.
     """
-    os.umask(0)  # the kernel has applied the program's already
+    os.umask(0)  # the program's is applied by the kernel, or with each request (Requests.new_mode)
     # trees of 100,000 files are built now, and stay: looking for garbage in them takes as long as building them
     gc.disable()
     if connection is None or not connection.is_mounted:

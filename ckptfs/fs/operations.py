@@ -319,14 +319,32 @@ class Operations:
             path: None if it has no name.
             handle: Of it, if it has no name.
         """
+        self._leave_mode(_left_mode, path, caller, handle)
+
+    @through_door
+    def drop_setgid(self, path: bytes | None, caller: Caller, handle: Handle | None = None) -> None:
+        """Take setgid from a file of whose group the caller is not, as giving it an access control list must.
+
+        Args:
+            path, handle: See drop_privileges.
+        """
+        self._leave_mode(_left_mode_with_list, path, caller, handle)
+
+    def _leave_mode(
+        self,
+        left_mode: Callable[[os.stat_result, Caller], int],
+        path: bytes | None,
+        caller: Caller,
+        handle: Handle | None,
+    ) -> None:
         if path is None:
             if isinstance(handle, FileHandle):
-                left = _left_mode(os.fstat(handle.fd), caller)
+                left = left_mode(os.fstat(handle.fd), caller)
                 self._trees.writable().open_files.nameless.change(handle, left, (-1, -1), None)
         elif control_of(path) is None and below_versions(path) is None:
             live = self._trees.writable().live
             status = live.lstat(path)
-            left = _left_mode(status, caller)
+            left = left_mode(status, caller)
             if left != stat.S_IMODE(status.st_mode):
                 live.chmod(path, left)
 
@@ -382,5 +400,13 @@ def _left_mode(status: os.stat_result, caller: Caller) -> int:
         return mode
     left = mode & ~stat.S_ISUID
     # setgid without group execution means mandatory locking, and stays for who is in the group
-    in_group = caller.uid == 0 or caller.gid == status.st_gid or status.st_gid in groups_of(caller.pid)
-    return left if in_group and not mode & stat.S_IXGRP else left & ~stat.S_ISGID
+    return left if not mode & stat.S_IXGRP and _is_in_group(status, caller) else left & ~stat.S_ISGID
+
+
+def _left_mode_with_list(status: os.stat_result, caller: Caller) -> int:
+    mode = stat.S_IMODE(status.st_mode)
+    return mode if not mode & stat.S_ISGID or _is_in_group(status, caller) else mode & ~stat.S_ISGID
+
+
+def _is_in_group(status: os.stat_result, caller: Caller) -> bool:
+    return caller.uid == 0 or caller.gid == status.st_gid or status.st_gid in groups_of(caller.pid)

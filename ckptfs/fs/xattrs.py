@@ -10,6 +10,9 @@ from ckptfs.fs.handles import FileHandle, OpenFile, of_live_tree
 from ckptfs.fs.trees import Trees
 from ckptfs.fs.versions_directory import VersionsDirectory
 
+ACCESS_LIST, DEFAULT_LIST = b"system.posix_acl_access", b"system.posix_acl_default"
+"""Access control lists: of a file itself, and what a directory hands down to all that is made in it."""
+
 
 class ExtendedAttributes:
     """Those of one mount; its control files have none."""
@@ -63,6 +66,14 @@ class ExtendedAttributes:
             os.removexattr(of_live_tree(handle).fd, name)
             return
         self._trees.changeable(path, errno.ENODATA).removexattr(path, name)
+
+    def hands_down_list(self, path: bytes) -> bool:
+        """True of a directory of the live tree with a default access control list."""
+        live = self._trees.live
+        try:
+            return live is not None and bool(live.getxattr(path, DEFAULT_LIST))
+        except OSError:
+            return False
 
     def _fixed_xattrs(self, path: bytes, below: bytes | None) -> dict[bytes, bytes]:
         if below is not None:

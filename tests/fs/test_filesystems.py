@@ -27,6 +27,7 @@ from ckptfs.store.open import open_store
 from ckptfs.versions.history import open_history
 from tests.fs.changes import CHANGES, fill_for_each_change
 from tests.fs.holding import Held
+from tests.fs.local_filesystems import mounted_at
 from tests.mapping import Mapping
 from tests.mounting import Mounts
 from tests.snapshot import assert_same, snapshot
@@ -119,18 +120,6 @@ def overlay(disk: Path, directory: Path) -> Iterator[Path]:
     options = f"lowerdir={disk}/lower,upperdir={disk}/upper,workdir={disk}/work"
     with mounted_at(directory, "-t", "overlay", "-o", options, "overlay"):
         yield directory
-
-
-@contextlib.contextmanager
-def mounted_at(directory: Path, *arguments: str) -> Iterator[None]:
-    tried = subprocess.run(["mount", *arguments, directory], capture_output=True, text=True, timeout=60)
-    if tried.returncode != 0:
-        pytest.skip(f"cannot mount {arguments[1]}: {tried.stderr.strip()}")
-    try:
-        yield
-    finally:
-        # lazily: a process that still looks at it must not keep it; the loop device goes with the last of them
-        subprocess.run(["umount", "-l", directory], check=False, timeout=30)
 
 
 @pytest.fixture

@@ -142,28 +142,6 @@ def test_ranges_cannot_be_collapsed_or_inserted_and_a_file_has_no_inode_flags(pl
     os.close(fd)
 
 
-def test_an_access_control_list_is_kept_and_saved_and_only_the_mode_decides(shared: Mount, place: Path) -> None:
-    path = place / "f"
-    path.touch()
-    path.chmod(0o600)
-    nobody = 0xFFFFFFFF
-    # the owner, OWNER by name, the group, the mask, others (linux/posix_acl_xattr.h)
-    entries = ((1, 6, nobody), (2, 6, OWNER.uid), (4, 0, nobody), (16, 6, nobody), (32, 0, nobody))
-    acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
-    os.setxattr(path, _ACL, acl)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o660, "the group's bits are the mask"
-
-    def opened() -> Any:
-        with acting_as(OWNER):
-            return call(os.open, path, os.O_RDONLY)
-
-    assert in_child(opened) == "EACCES"
-    version = shared.save()
-    shared.sync()
-    assert os.getxattr(path, _ACL) == acl
-    assert os.getxattr(shared.root / ".versions" / str(version) / place.name / "f", _ACL) == acl
-
-
 def test_what_was_opened_for_its_path_alone_is_lost_with_its_last_name(place: Path, transport: str) -> None:
     (place / "f").touch()
     fd = os.open(place / "f", os.O_PATH)
@@ -241,3 +219,28 @@ def test_through_libfuse_nobody_knows_when_a_file_was_made(place: Path) -> None:
     here = os.open(place, os.O_RDONLY)
     assert birth_ns(here, b"f") is None
     os.close(here)
+
+
+@through_libfuse
+def test_through_libfuse_an_access_control_list_is_kept_and_saved_and_only_the_mode_decides(
+    shared: Mount, place: Path
+) -> None:
+    path = place / "f"
+    path.touch()
+    path.chmod(0o600)
+    nobody = 0xFFFFFFFF
+    # the owner, OWNER by name, the group, the mask, others (linux/posix_acl_xattr.h)
+    entries = ((1, 6, nobody), (2, 6, OWNER.uid), (4, 0, nobody), (16, 6, nobody), (32, 0, nobody))
+    acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+    os.setxattr(path, _ACL, acl)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o660, "the group's bits are the mask"
+
+    def opened() -> Any:
+        with acting_as(OWNER):
+            return call(os.open, path, os.O_RDONLY)
+
+    assert in_child(opened) == "EACCES"
+    version = shared.save()
+    shared.sync()
+    assert os.getxattr(path, _ACL) == acl
+    assert os.getxattr(shared.root / ".versions" / str(version) / place.name / "f", _ACL) == acl

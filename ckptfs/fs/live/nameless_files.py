@@ -25,11 +25,12 @@ class NamelessFiles:
         fd = os.open(live.at(directory), kept, mode, dir_fd=live.root_fd)
         gid = -1 if live.lstat(directory).st_mode & stat.S_ISGID else caller.gid
         if (caller.uid, caller.gid) != (os.geteuid(), os.getegid()):
+            made = os.fstat(fd).st_mode
             try:
                 os.fchown(fd, caller.uid, gid)
             except PermissionError:
                 pass  # see LiveNames.give_to
-            os.fchmod(fd, mode)
+            os.fchmod(fd, stat.S_IMODE(made))
         handle = self._inodes.take(fd, flags, b"")
         handle.inode.has_name = False
         self._inodes.keep_made(handle)

@@ -81,15 +81,17 @@ class LiveNames:
         """Make a new inode the caller's, with the group that a set-group-id directory hands down."""
         if caller.uid == os.geteuid() and caller.gid == os.getegid():
             return
+        sets_ids = mode is not None and bool(mode & (stat.S_ISUID | stat.S_ISGID))
+        made = self._live.lstat(path) if sets_ids else None
         above = self._live.lstat(parent_of(path))
         gid = -1 if above.st_mode & stat.S_ISGID else caller.gid
         try:
             os.chown(self._live.at(path), caller.uid, gid, dir_fd=self._root_fd, follow_symlinks=False)
         except PermissionError:
             return  # without CAP_CHOWN what we make stays ours
-        if mode is not None and mode & (stat.S_ISUID | stat.S_ISGID):
-            # chown takes these bits away
-            os.chmod(self._live.at(path), mode, dir_fd=self._root_fd)
+        if made is not None:
+            # chown takes these bits away; a default access control list may have taken others
+            os.chmod(self._live.at(path), stat.S_IMODE(made.st_mode), dir_fd=self._root_fd)
 
     # names that go or change
 

@@ -16,6 +16,11 @@ _WANTED = (
     | InitFlag.PARALLEL_DIROPS
     | InitFlag.MAX_PAGES
     | InitFlag.CACHE_SYMLINKS
+    # The kernel decides by access control lists, and remembers all but the root's, an inode that it has had from before
+    # INIT: who does not own that waits 30 us for each absolute path
+    | InitFlag.POSIX_ACL
+    # a default list takes the umask's place (Requests.new_mode)
+    | InitFlag.DONT_MASK
     # lets the kernel remember that a file has no capabilities, instead of asking before every write
     | InitFlag.HANDLE_KILLPRIV_V2
     | InitFlag.INIT_EXT

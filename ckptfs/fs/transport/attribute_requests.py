@@ -15,6 +15,7 @@ from ckptfs.fs.transport.nodes import Node
 from ckptfs.fs.transport.paths import valid_s
 from ckptfs.fs.transport.requests import Requests, steady
 from ckptfs.fs.transport.wire import Handler, Opcode, Reply, Request, SetAttr
+from ckptfs.fs.xattrs import ACCESS_LIST, DEFAULT_LIST
 
 # The kernel's question before the first write to each inode; no file here has capabilities (setxattr refuses)
 _ASKED_AT_FIRST_WRITE = b"security.capability"
@@ -163,6 +164,9 @@ class AttributeRequests(Requests):
         value = bytes(rest[len(name) + 1 :][:size])
         path, handle = self._path_or_handle(request.node)
         self.operations.xattrs.setxattr(path, name, value, flags, handle)
+        if name == ACCESS_LIST:
+            # the local filesystem leaves it to root, which we are
+            self.operations.drop_setgid(path if handle is None else None, request.caller, handle)
         return ()
 
     @steady
@@ -172,12 +176,21 @@ class AttributeRequests(Requests):
         if name == _ASKED_AT_FIRST_WRITE:
             raise os_error(errno.ENODATA)
         path, handle = self._path_or_handle(request.node)
-        return _sized(self.operations.xattrs.getxattr(path, name, handle), size)
+        try:
+            value = self.operations.xattrs.getxattr(path, name, handle)
+        except OSError as error:
+            if error.errno == errno.EOPNOTSUPP and name in (ACCESS_LIST, DEFAULT_LIST):
+                # what the kernel asks to decide who may, and would refuse everybody
+                raise os_error(errno.ENODATA) from error
+            raise
+        return _sized(value, size)
 
     @steady
     def _listxattr(self, request: Request) -> Reply:
         size, _ = wire.GETXATTR_IN.unpack_from(request.body)
         names = self.operations.xattrs.listxattr(*self._path_or_handle(request.node))
+        if request.uid:
+            names = [name for name in names if not name.startswith(b"trusted.")]
         return _sized(b"".join(name + b"\0" for name in names), size)
 
     @steady

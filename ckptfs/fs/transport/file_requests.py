@@ -74,11 +74,12 @@ class FileRequests(Requests):
 
     @steady
     def _create(self, request: Request) -> Reply:
-        flags, mode, _, _ = wire.CREATE_IN.unpack_from(request.body)
+        flags, mode, umask, _ = wire.CREATE_IN.unpack_from(request.body)
+        mode = self.new_mode(request.node, mode & 0o7777, umask)
         (name,) = wire.names(request.body[wire.CREATE_IN.size :], 1)
         directory = self.nodes.get(request.node)
         path = self.paths.below(directory, name)
-        handle = self.operations.create(path, flags, mode & 0o7777, request.caller)
+        handle = self.operations.create(path, flags, mode, request.caller)
         self._follow_truncation(handle)
         entry = self.paths.entry(directory, name, path, self.operations.attributes(path, request.caller, handle))
         node_id = wire.ENTRY_OUT.unpack_from(entry)[0]
@@ -86,8 +87,9 @@ class FileRequests(Requests):
 
     @steady
     def _tmpfile(self, request: Request) -> Reply:
-        flags, mode, _, _ = wire.CREATE_IN.unpack_from(request.body)
-        handle = self.operations.create_nameless(self.paths.path(request.node), flags, mode & 0o7777, request.caller)
+        flags, mode, umask, _ = wire.CREATE_IN.unpack_from(request.body)
+        mode = self.new_mode(request.node, mode & 0o7777, umask)
+        handle = self.operations.create_nameless(self.paths.path(request.node), flags, mode, request.caller)
         attributes = self.operations.attributes(b"", request.caller, handle)
         node = self.nodes.nameless(attributes.ino)
         entry = wire.ENTRY_OUT.pack(node.id, 0, 0, 0, 0, 0) + wire.encode_attributes(node.id, attributes)

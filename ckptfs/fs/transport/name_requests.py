@@ -57,15 +57,17 @@ class NameRequests(Requests):
 
     @steady
     def _mknod(self, request: Request) -> Reply:
-        mode, device, _, _ = wire.MKNOD_IN.unpack_from(request.body)
+        mode, device, umask, _ = wire.MKNOD_IN.unpack_from(request.body)
+        mode = self.new_mode(request.node, mode, umask)
         (name,) = wire.names(request.body[wire.MKNOD_IN.size :], 1)
         return self._made(request, name, lambda path: self.operations.mknod(path, mode, device, request.caller))
 
     @steady
     def _mkdir(self, request: Request) -> Reply:
-        mode, _ = wire.MKDIR_IN.unpack_from(request.body)
+        mode, umask = wire.MKDIR_IN.unpack_from(request.body)
+        mode = self.new_mode(request.node, mode & 0o7777, umask)
         (name,) = wire.names(request.body[wire.MKDIR_IN.size :], 1)
-        return self._made(request, name, lambda path: self.operations.mkdir(path, mode & 0o7777, request.caller))
+        return self._made(request, name, lambda path: self.operations.mkdir(path, mode, request.caller))
 
     @steady
     def _link(self, request: Request) -> Reply:

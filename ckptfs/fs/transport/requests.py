@@ -28,6 +28,13 @@ class Requests(ABC):
     def handlers(self) -> dict[int, Handler]:
         """Return what answers each opcode of theirs."""
 
+    def new_mode(self, directory_id: int, mode: int, umask: int) -> int:
+        """Return the mode of something new: a default access control list of its directory takes the umask's place."""
+        path = self.nodes.path(self.nodes.get(directory_id))
+        if path is None or not mode & umask or self.operations.xattrs.hands_down_list(path):
+            return mode
+        return mode & ~umask
+
 
 _Requests = TypeVar("_Requests", bound=Requests)
 
