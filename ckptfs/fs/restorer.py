@@ -6,13 +6,15 @@ History is not touched: the next save makes a new version of what the live tree 
 
 import errno
 import logging
+import stat
 import threading
 from collections.abc import Callable
 
 from ckptfs.capture.capture import Capturer
-from ckptfs.errors import FencedError, NoSuchVersionError, NotDurableError
+from ckptfs.errors import FencedError, NoSuchVersionError, NotDurableError, os_error
 from ckptfs.format.manifest import Entry, Kind, Tree
 from ckptfs.fs.align import Aligner, Alignment, Doubts, Target, is_same_node
+from ckptfs.fs.attributes import Attributes, Look
 from ckptfs.fs.live.names import LiveNames
 from ckptfs.fs.live.tree import LiveTree
 from ckptfs.fs.uploads import Uploads
@@ -29,7 +31,8 @@ class LiveRestorer:
         pin: Called with a version that is to be restored, and the one on top of which that is: from then on it must
             not be dropped before there is a version above that.
         sync_timeout_s: How long a version that is still being uploaded is waited for.
-        restored: Called, with the gate open again, when names and attributes are other than before.
+        restored: Called, with the gate open again, when names and attributes are other than before; given what tells
+            of a directory that was taken away what it looked like.
     """
 
     def __init__(
@@ -44,7 +47,7 @@ class LiveRestorer:
         adopt: Callable[[Target, Alignment], None],
         pin: Callable[[int, int], None],
         sync_timeout_s: float,
-        restored: Callable[[], None],
+        restored: Callable[[Look], None],
     ) -> None:
         self._history = history
         self._live = live
@@ -58,6 +61,8 @@ class LiveRestorer:
         self._restored = restored
         self._placed: dict[bytes, Entry] = {}
         """What the last restore made that is no file and no directory."""
+        self._taken: dict[bytes, Attributes] = {}
+        """What the directories looked like that the last restore took away, or made anew."""
         self._lock = threading.Lock()
 
     def check(self, spec: str) -> None:
@@ -80,7 +85,7 @@ class LiveRestorer:
             wanted = self._history.tree(record)
             while not self._replace_on(self._pinned(record.version), wanted, record.version):
                 pass  # a save came between
-            self._restored()
+            self._restored(self._look_of_taken)
             log.info("restored version=%d base_version=%d", record.version, self._capturer.version)
 
     def _is_pending(self, spec: str) -> bool:
@@ -139,6 +144,7 @@ class LiveRestorer:
         for path in sorted(doubtful | kept):
             live.changes.mark_name(path)
         live.changes.restoring(version)
+        self._taken = {}
         self._let_go(doubtful)
         aligner = self._make_aligner()
         target = Target(wanted)
@@ -190,8 +196,16 @@ class LiveRestorer:
                 status = self._live.lstat(path)
             except OSError:
                 continue  # it is not there, and so leaves nothing
+            if stat.S_ISDIR(status.st_mode):
+                self._taken[path] = self._live.shown(status)
             self._names.before_unlink(status.st_ino, path)
             self._names.lost_name(status, path)
+
+    def _look_of_taken(self, path: bytes) -> Attributes:
+        try:
+            return self._taken[path]
+        except KeyError:
+            raise os_error(errno.ENOENT) from None
 
 
 def _same_content(old: Entry | None, new: Entry | None) -> bool:

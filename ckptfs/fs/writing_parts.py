@@ -210,7 +210,7 @@ class WritingParts:
             adopt=self._know_restored,
             pin=self._tenure.pin,
             sync_timeout_s=self._options.sync_timeout_s,
-            restored=lambda: self.transport.tree_replaced() if self.transport is not None else None,
+            restored=lambda before: self.transport.tree_replaced(before) if self.transport is not None else None,
         )
         return Operations(
             versions=self._versions,

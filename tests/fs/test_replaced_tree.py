@@ -3,6 +3,9 @@
 import mmap
 import os
 import shutil
+import stat
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -212,3 +215,55 @@ def test_a_program_finds_out_where_it_is_after_a_restore(mount: Mounts, transpor
         assert os.listdir(fd) == ["1"]
     finally:
         os.close(fd)
+
+
+@pytest.mark.fuse
+def test_a_directory_that_a_restore_takes_away_is_an_empty_one_for_whoever_has_it_open(mount: Mounts) -> None:
+    mounted = mount(transport="passthrough")
+    save(mounted, b"1")
+    (mounted.root / "run" / "below").mkdir(parents=True)
+    (mounted.root / "run" / "1").touch()
+    (mounted.root / "anew").mkdir()
+    save(mounted, b"2")
+    goes, below, anew = (os.open(mounted.root / name, os.O_RDONLY) for name in ("run", "run/below", "anew"))
+    try:
+        mounted.restore(1)
+        for fd in (goes, below):
+            assert os.listdir(fd) == []
+            assert os.fstat(fd).st_nlink == 0
+            with pytest.raises(FileNotFoundError):
+                os.open("new", os.O_WRONLY | os.O_CREAT, dir_fd=fd)
+        mounted.restore(2)
+        assert sorted(os.listdir(mounted.root / "run")) == ["1", "below"]
+        (mounted.root / "anew").rmdir()
+        (mounted.root / "anew").mkdir()
+        there = os.open(mounted.root / "anew", os.O_RDONLY)
+        mounted.restore(2)
+        (mounted.root / "anew" / "2").touch()
+        assert os.listdir(there) == ["2"]
+        os.close(there)
+    finally:
+        for fd in (goes, below, anew):
+            os.close(fd)
+
+
+KINDS: list[Callable[[Path], object]] = [Path.touch, Path.mkdir, lambda path: path.symlink_to("x"), os.mkfifo]
+
+
+@pytest.mark.fuse
+def test_a_name_that_becomes_another_kind_of_file_by_a_restore_is_that_at_once(mount: Mounts, transport: str) -> None:
+    mounted = mount(transport=transport)
+    place = mounted.root / "place"
+    kinds: list[list[int]] = []
+    # the new files get the numbers of inodes that were just removed
+    for turn in range(len(KINDS)):
+        place.mkdir()
+        for number in range(12):
+            KINDS[(number + turn) % len(KINDS)](place / str(number))
+        kinds.append([stat.S_IFMT((place / str(number)).lstat().st_mode) for number in range(12)])
+        touch(mounted.root)
+        mounted.sync()
+        shutil.rmtree(place)
+    for turn in (0, 1, 3, 2, 0, 2, 1, 3):
+        mounted.restore(turn + 1)
+        assert [stat.S_IFMT((place / str(number)).lstat().st_mode) for number in range(12)] == kinds[turn]

@@ -33,6 +33,8 @@ class Node:
     lookups: int = 0
     """How often the kernel was told of it and has not forgotten it."""
     names: "tuple[Name, ...]" = ()
+    kind: int = 0
+    """File type bits of its mode, shifted right by 12, as the kernel was last told; 0 if that was by another server."""
     gone: Attributes | None = None
     """Of a directory that was removed: a program may have it open, or be in it."""
 

@@ -58,8 +58,10 @@ class Notices:
     def _stays(self, node: Node, path: bytes, before: Look | None) -> bool:
         """True if a path leads to what the kernel knows by it; a directory is made to."""
         now = _look(lambda path: self.operations.attributes(path, wire.KERNEL), path)
-        if now is None or now.ino == node.key:
-            return now is not None
+        if now is None or node.kind not in (0, stat.S_IFMT(now.mode) >> 12):
+            return False  # also if the number has come back: for the kernel, an inode that changes its kind is damage
+        if now.ino == node.key:
+            return True
         was = _look(before, path)
         if was is None or not (stat.S_ISDIR(was.mode) and stat.S_ISDIR(now.mode)) or self.nodes.by_key(now.ino):
             return False

@@ -1,6 +1,7 @@
 """Paths of nodes: what the operations call what the kernel knows by number, and how the kernel is told of a name."""
 
 import errno
+import stat
 
 from ckptfs.capture.gate import Gate
 from ckptfs.errors import os_error
@@ -59,6 +60,7 @@ class Paths:
         """Return ENTRY_OUT of a name that was found; its node counts that the kernel is told."""
         key: Key = attributes.ino if control_of(path) is None or b".versions" in path else (directory.id, name)
         node = self._nodes.found(directory, name, key)
+        node.kind = stat.S_IFMT(attributes.mode) >> 12
         remembered_s = valid_s(path)
         head = wire.ENTRY_OUT.pack(node.id, 0, remembered_s, remembered_s, 0, 0 if remembered_s else _MOMENT_NS)
         return head + wire.encode_attributes(node.id, attributes)
