@@ -29,6 +29,7 @@ from ckptfs.fs.trees import Trees, refuse_control
 from ckptfs.fs.versions_directory import VersionsDirectory
 from ckptfs.fs.writable import Writable
 from ckptfs.fs.xattrs import ExtendedAttributes
+from ckptfs.libc import RENAME_NOREPLACE
 
 
 @dataclass(slots=True, kw_only=True)
@@ -167,6 +168,8 @@ class Operations:
         """Rename, with the flags of renameat2(2); a file renamed to `.save` is a touch, its text the note."""
         live = self._trees.changeable(old, errno.EPERM)
         if control_of(new) is Control.SAVE:
+            if flags & ~RENAME_NOREPLACE:
+                raise os_error(errno.EINVAL)  # the marker cannot become another name's
             self._controls.touch_by_rename(live, old)
         else:
             self._trees.nameable(new, errno.EPERM).rename(old, new, flags)

@@ -1,6 +1,7 @@
 """The passthrough transport on a real mount: what is written past us is captured, and opening never gives EIO."""
 
 import ctypes
+import errno
 import os
 import signal
 import subprocess
@@ -218,6 +219,18 @@ def test_renameat2_flags_are_honoured(fast: Mount) -> None:
     assert a.read_text() == "b"
     number = fast.save()
     assert version(fast, number, "b/inside") == b"a"
+
+
+def test_the_marker_is_exchanged_with_nothing(fast: Mount) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    path = fast.root / "text"
+    path.write_text("note")
+    before = fast.marker()["version"]
+    for flags in (2, 4):
+        assert libc.renameat2(-100, bytes(path), -100, bytes(fast.root / ".save"), flags) == -1
+        assert ctypes.get_errno() == errno.EINVAL
+    assert path.read_text() == "note"
+    assert fast.marker()["version"] == before
 
 
 def test_a_file_without_a_name_can_be_given_one(fast: Mount) -> None:
