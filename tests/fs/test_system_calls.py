@@ -20,6 +20,7 @@ from ckptfs import libc
 from ckptfs.fs.times import birth_ns
 from tests.fs.system_call_cases import ALL_CALLS, TABLES
 from tests.fs.system_calls import OWNER, ROOT, Case, Seen, acting_as, call, differences, in_child, make, run_in_child
+from tests.fs.system_calls import libc as libc_calls
 from tests.mounting import Mount, Mounts, wait_until
 
 pytestmark = [pytest.mark.fuse, pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")]
@@ -27,6 +28,10 @@ pytestmark = [pytest.mark.fuse, pytest.mark.filterwarnings("ignore:.*fork.*:Depr
 # linux/falloc.h and linux/fs.h
 _COLLAPSE_RANGE, _INSERT_RANGE = 0x08, 0x20
 _GET_FLAGS = 0x80086601
+_CLONE = 0x40049409
+# linux/inotify.h; an event is watch, mask, cookie, length of the name
+_IN_ALL_EVENTS, _IN_OPEN = 0xFFF, 0x20
+_EVENT = struct.Struct("iIII")
 _ACL = "system.posix_acl_access"
 # what saving could get in the way of: contents, link counts, times
 WITH_SAVES = ["set_id_bits", "link", "removing", "rename", "sizes", "times"]
@@ -140,6 +145,33 @@ def test_ranges_cannot_be_collapsed_or_inserted_and_a_file_has_no_inode_flags(pl
         assert call(libc.fallocate, fd, mode, 0, 1 << 16) == "ENOTSUP"
     assert call(fcntl.ioctl, fd, _GET_FLAGS, bytes(8)) in ("ENOTSUP", "ENOTTY")
     os.close(fd)
+
+
+def test_extents_are_shared_by_copying_alone_and_no_read_says_that_it_would_wait(place: Path) -> None:
+    (place / "f").write_bytes(b"data" * 1024)
+    with open(place / "f", "rb") as source, open(place / "copy", "wb") as target:
+        assert call(fcntl.ioctl, target, _CLONE, source.fileno()) == "ENOTSUP"
+        assert os.copy_file_range(source.fileno(), target.fileno(), 4096) == 4096
+        assert call(os.preadv, source.fileno(), [bytearray(9)], 0, os.RWF_NOWAIT) == "ENOTSUP"
+    assert (place / "copy").read_bytes() == b"data" * 1024
+
+
+def test_notices_tell_what_programs_do_and_not_what_a_restore_does(shared: Mount, place: Path) -> None:
+    (place / "f").write_text("old")
+    version = shared.save()
+    shared.sync()
+    (place / "f").write_text("new")
+    shared.save()
+    shared.sync()
+    watch = libc_calls.inotify_init1(os.O_NONBLOCK)
+    try:
+        assert libc_calls.inotify_add_watch(watch, bytes(place), _IN_ALL_EVENTS) > 0
+        shared.restore(version)
+        assert call(os.read, watch, 4096) == "EAGAIN"
+        assert (place / "f").read_text() == "old"
+        assert _EVENT.unpack_from(os.read(watch, 4096))[1] == _IN_OPEN, "what came first"
+    finally:
+        os.close(watch)
 
 
 def test_what_was_opened_for_its_path_alone_is_lost_with_its_last_name(place: Path, transport: str) -> None:
