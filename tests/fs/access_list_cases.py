@@ -140,7 +140,6 @@ def changing() -> Iterator[Case]:
         "set only the mode": lambda: os.setxattr(
             "n", ACCESS, struct.pack("<IHHIHHIHHI", 2, 1, 7, _NO_ID, 4, 1, _NO_ID, 32, 0, _NO_ID)
         ),
-        "remove what is not there": lambda: os.removexattr("n", ACCESS),
         "chmod": lambda: [os.setxattr("n", ACCESS, LISTS["masked"]), os.chmod("n", 0o761), lists_of("n")],
         "chown": lambda: [os.setxattr("n", ACCESS, LISTS["masked"]), call(os.chown, "n", 65534, 65533), lists_of("n")],
         "remove": lambda: [os.setxattr("n", ACCESS, LISTS["masked"]), os.removexattr("n", ACCESS), lists_of("n")],
