@@ -13,6 +13,7 @@ from ckptfs.capture.changes import ChangeSet, LinkGroups
 from ckptfs.capture.copying import copy_data
 from ckptfs.capture.fitting import fit
 from ckptfs.capture.reach import reach
+from ckptfs.capture.real_paths import RealPaths
 from ckptfs.capture.scan import make_entry
 from ckptfs.format.manifest import Entry, Extent, LocalData, ParentFile, Part
 
@@ -87,12 +88,14 @@ class Draft:
         # a name of several may be looked at twice where nothing holds programs back, and be there once
         tombstones: set[bytes] = set()
         waiting = list(self.changes.paths)
+        real_paths = RealPaths(self.root_fd)
         while waiting:
             path = waiting.pop()
             if path in entries:
                 continue
             try:
-                status = os.stat(reach(self.root_fd, path), dir_fd=self.root_fd, follow_symlinks=False)
+                # a directory may have become a symlink to another, where the same names are
+                status = real_paths.lstat(path)
             except (FileNotFoundError, NotADirectoryError):
                 if path in self.known:
                     tombstones.add(path)

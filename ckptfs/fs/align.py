@@ -19,6 +19,7 @@ from ckptfs.cache.pending import PendingVersion
 from ckptfs.capture.copying import copy_data
 from ckptfs.capture.journal import JournalState
 from ckptfs.capture.reach import reach
+from ckptfs.capture.real_paths import RealPaths
 from ckptfs.capture.scan import descriptor_path, inode_of
 from ckptfs.format.manifest import Entry, Kind, LocalData, ParentFile, Tree
 from ckptfs.fs.hydration.hydrator import Stub
@@ -146,11 +147,12 @@ class Aligner:
     def _remove(self, tree: Tree, paths: set[bytes], precious: set[bytes]) -> None:
         """Take away what is in the way, deepest first."""
         destination: Path | None = None
+        real_paths = RealPaths(self._root_fd)
         for path in sorted(paths, reverse=True):
             if not path:
                 continue
             try:
-                status = os.stat(reach(self._root_fd, path), dir_fd=self._root_fd, follow_symlinks=False)
+                status = real_paths.lstat(path)
             except (FileNotFoundError, NotADirectoryError):
                 continue  # nothing is in the way
             if stat.S_ISDIR(status.st_mode):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from ckptfs.capture.changes import Origin
 from ckptfs.capture.journal import JournalState
-from ckptfs.capture.reach import reach
+from ckptfs.capture.real_paths import RealPaths
 from ckptfs.errors import CacheError
 from ckptfs.format.manifest import Entry, Tree
 from ckptfs.fs.hydration.hydrator import Stub
@@ -72,9 +72,10 @@ def know_again(taken: Taken, state: JournalState, restored: Tree | None, root_fd
 def _files(tree: Tree, dirty: set[bytes], has_stubs: bool, root_fd: int) -> Iterator[tuple[bytes, os.stat_result]]:
     """Yield every name that is not a directory's and of which there may be something to know."""
     clean = [path for path, entry in tree.items() if (entry.link_id or has_stubs) and path not in dirty]
+    real_paths = RealPaths(root_fd)
     for path in [*clean, *sorted(dirty)]:
         try:
-            status = os.stat(reach(root_fd, path), dir_fd=root_fd, follow_symlinks=False)
+            status = real_paths.lstat(path)
         except OSError:
             continue  # a name that has gone: the change set knows that
         if not stat.S_ISDIR(status.st_mode):

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 
 from ckptfs.capture.capture import Capturer
+from ckptfs.capture.real_paths import RealPaths
 from ckptfs.errors import FencedError, NoSuchVersionError, NotDurableError, os_error
 from ckptfs.format.manifest import Entry, Kind, Tree
 from ckptfs.fs.align import Aligner, Alignment, Doubts, Target, is_same_node
@@ -63,6 +64,8 @@ class LiveRestorer:
         """What the last restore made that is no file and no directory."""
         self._taken: dict[bytes, Attributes] = {}
         """What the directories looked like that the last restore took away, or made anew."""
+        self._real_paths = RealPaths(live.root_fd)
+        """As the tree was when the last restore began."""
         self._lock = threading.Lock()
 
     def check(self, spec: str) -> None:
@@ -133,6 +136,7 @@ class LiveRestorer:
 
     def _replace(self, base: Tree, wanted: Tree, version: int) -> None:
         live = self._live
+        self._real_paths = RealPaths(live.root_fd)
         changed = {path for path in base.keys() | wanted.keys() if base.get(path) != wanted.get(path)}
         touched = live.changes.current.paths.keys()
         dirty = {path for path in touched if self._is_dirty(path)}
@@ -163,7 +167,7 @@ class LiveRestorer:
             return True
         try:
             # written through another of its names
-            return self._live.lstat(path).st_ino in changes.content
+            return self._real_paths.lstat(path).st_ino in changes.content
         except OSError:
             return True
 
@@ -179,7 +183,7 @@ class LiveRestorer:
         """True if all that a path holds came from the store, by a restore since the last save."""
         live = self._live
         try:
-            ino = live.lstat(path).st_ino
+            ino = self._real_paths.lstat(path).st_ino
         except OSError:
             return False
         if ino in live.hydrator:
@@ -193,7 +197,7 @@ class LiveRestorer:
         """Forget the inodes that leave the tree; open handles keep them."""
         for path in paths:
             try:
-                status = self._live.lstat(path)
+                status = self._real_paths.lstat(path)
             except OSError:
                 continue  # it is not there, and so leaves nothing
             if stat.S_ISDIR(status.st_mode):

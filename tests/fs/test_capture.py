@@ -428,3 +428,71 @@ def test_restoring_what_is_not_there_changes_nothing(holder: Held, place: Path) 
             holder.mount.restore(spec)
         assert raised.value.errno in (errno.ENOENT, errno.EINVAL)
     assert_same(seen, snapshot(place), "the live tree")
+
+
+def _as_directory(root: Path) -> None:
+    if (root / "latest").is_symlink():
+        (root / "latest").unlink()
+    (root / "latest").mkdir(exist_ok=True)
+    (root / "latest" / "model").write_bytes(b"first")
+    (root / "latest" / "nested").mkdir(exist_ok=True)
+    (root / "latest" / "nested" / "more").write_bytes(b"more of the first")
+
+
+def _as_symlink(root: Path) -> None:
+    (root / "latest" / "model").write_bytes(b"never saved")
+    shutil.rmtree(root / "latest")
+    (root / "latest").symlink_to("step-2")
+
+
+def _with_symlink_target(mounted: Mount) -> None:
+    (mounted.root / "step-2" / "nested").mkdir(parents=True)
+    (mounted.root / "step-2" / "model").write_bytes(b"second")
+    (mounted.root / "step-2" / "nested" / "more").write_bytes(b"more of the second")
+
+
+def test_a_directory_that_becomes_a_symlink_to_another_with_the_same_names_is_saved_and_restored(mount: Mounts) -> None:
+    mounted = mount()
+    _with_symlink_target(mounted)
+    seen = {}
+    for make in (_as_directory, _as_symlink, _as_directory):
+        make(mounted.root)
+        before = snapshot(mounted.root)
+        seen[mounted.save()] = before
+        mounted.sync()
+    for number in (2, 1, 2, 3, 1):
+        (mounted.root / "latest" / "model").write_bytes(b"set aside")
+        mounted.restore(number)
+        assert_same(seen[number], snapshot(mounted.root), f"the live tree as version {number}")
+        again = mounted.save()
+        mounted.sync()
+        assert_same(seen[number], snapshot(mounted.root / ".versions" / str(again)), f"version {number} saved again")
+
+
+def test_a_directory_that_another_machine_made_a_symlink_is_one_here(mount: Mounts) -> None:
+    one = mount(cache="one")
+    _with_symlink_target(one)
+    _as_directory(one.root)
+    one.save()
+    one.unmount()
+    for make in (_as_symlink, _as_directory):
+        other = mount(cache="other")
+        make(other.root)
+        expected = snapshot(other.root)
+        other.save()
+        other.unmount()
+        one = mount(cache="one")
+        assert_same(expected, snapshot(one.root), "the live tree of the first machine")
+        one.unmount()
+
+
+def test_a_directory_that_became_a_symlink_before_a_crash_is_a_directory_again(mount: Mounts) -> None:
+    mounted = mount()
+    _with_symlink_target(mounted)
+    _as_directory(mounted.root)
+    expected = snapshot(mounted.root)
+    mounted.save()
+    mounted.sync()
+    _as_symlink(mounted.root)
+    mounted.unmount()
+    assert_same(expected, snapshot(mount().root), "the live tree of the next mount")
