@@ -34,6 +34,7 @@ from ckptfs.store.base import Store
 from ckptfs.versions import ranges
 from ckptfs.versions.acquire import Claim, acquire_epoch
 from ckptfs.versions.append import append, epoch_of, successor
+from ckptfs.versions.chain import check_successor
 from ckptfs.versions.condemned import Condemned
 from ckptfs.versions.create import ensure_format, ensure_safe
 from ckptfs.versions.history import History, history_of, open_history
@@ -66,6 +67,11 @@ class SaveDraft:
     revived: frozenset[str] = frozenset()
     """Keys of the packs that this version names, and neither its base does nor this writer has put for it: those of an
     older version (W4). Segments are in `parts`."""
+
+    @property
+    def before(self) -> int:
+        """The version that the changes were made against; 0 if none."""
+        return self.version - 1 if self.base is None else self.base
 
 
 def _unknown(_: LeaseRecord | CommitRecord) -> bool:
@@ -227,6 +233,9 @@ class Writer:
                 return known
             if self._is_put_back:
                 self._require_newest()
+            if draft.before > self._newest.version:
+                # whoever made it has read of a version that we know nothing of: an attempt's, whose reply was lost
+                self._catch_up()
 
             def build(newest: CommitRecord | None) -> tuple[CommitRecord, bytes]:
                 return self._build(draft, newest), draft.inline
@@ -299,7 +308,7 @@ class Writer:
         if newest is None:
             raise CorruptObjectError(f"history of {self.history.store.url} has no fence of epoch {self.epoch}")
         self._step_over(newest)
-        base = draft.version - 1 if draft.base is None else draft.base
+        base = draft.before
         if newest.version != base or draft.version <= base:
             raise self._diverged(draft, newest)
         named = draft.revived | {part.key for part in draft.parts if part.at == "segment"}
@@ -322,6 +331,12 @@ class Writer:
             revival=record.seq if draft.revived else record.revival,
             pins=tuple((pinned, base) for pinned, base in newest.pins if base >= draft.version),
         )
+
+    def _catch_up(self) -> None:
+        """Take note of all records that follow the newest that we know. A GET for each, and one."""
+        while (record := self._retry.call(lambda: self.history.probe(self._newest.seq + 1))) is not None:
+            check_successor(self._newest, record)
+            self._step_over(record)
 
     def _step_over(self, newest: CommitRecord) -> None:
         """Take note of a record that is now the newest we know; raise FencedError if it shuts us out (W1)."""

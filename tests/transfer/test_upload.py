@@ -342,6 +342,10 @@ def test_a_commit_of_unknown_outcome_is_finished_by_the_next_attempt(
     assert (record.version, record.commit_id) == (1, pending.header.commit_id)
     assert bench.history().numbers() == [1]
     assert len(bench.packs()) == 1
+    # the uploader has read of it, and the writer learns of it
+    monkeypatch.undo()
+    collect(bench.store)
+    assert bench.uploader.upload(capture(bench.source, bench.pending, 2)).version == 2
 
 
 def test_a_version_that_a_killed_process_had_committed_is_not_committed_again(bench: Bench) -> None:
