@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
@@ -59,8 +60,10 @@ class ConfigurationWatcher:
         if self._timer is not None:
             self._timer.cancel()
         if self._observer.is_alive():
-            self._observer.stop()
-            self._observer.join(5.0)
+            # watchdog loses count of directories that were exchanged or made anew; mounts are drained all the same
+            with suppress(KeyError):
+                self._observer.stop()
+                self._observer.join(5.0)
 
     def seen(self) -> None:
         """The configuration is being taken as it is now."""
