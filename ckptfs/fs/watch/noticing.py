@@ -86,6 +86,7 @@ class Notices(FileSystemEventHandler):
             wanted: list[type[FileSystemEvent]] = [FileClosedEvent, FileCreatedEvent, FileMovedEvent]
             self._observer.schedule(self, os.fsdecode(self._root), recursive=True, event_filter=wanted)
             self._observer.start()
+            self._heard_s = time.monotonic()
         except OSError as error:
             # the limit on inotify instances of a user, most of all
             self.is_complete = False
@@ -114,7 +115,7 @@ class Notices(FileSystemEventHandler):
             with suppress(KeyError):
                 InotifyFD.get_instance().stop()
             InotifyFD._instance = None
-            self._observer, self._heard_s = Observer(), time.monotonic()
+            self._observer = Observer()
             self.start()
             self.look_everywhere()
 
