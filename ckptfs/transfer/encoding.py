@@ -210,6 +210,8 @@ def _fork_encoder(slots: SlotPool, others: Sequence[Connection]) -> Connection:
             for other in others:
                 other.close()
             _be_encoder(slots, theirs, parent)
+        except (EOFError, ConnectionError):
+            os._exit(0)  # who asked has ended, or was killed before it had read the answer
         except BaseException:
             traceback.print_exc()
         finally:
@@ -227,10 +229,7 @@ def _be_encoder(slots: SlotPool, work: Connection, parent: int) -> None:
     os.dup2(null, 1)
     os.close(null)
     while True:
-        try:
-            number, request = work.recv()
-        except EOFError:
-            os._exit(0)
+        number, request = work.recv()
         try:
             work.send(encode(slots[number], request))
         except CorruptObjectError as error:

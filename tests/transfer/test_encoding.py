@@ -16,7 +16,7 @@ import pytest
 from ckptfs.cache.anchors import AnchorPlace
 from ckptfs.codec.frame import decode_frame, encode_frame
 from ckptfs.hashing import hash_bytes
-from ckptfs.transfer.encoding import Encoded, EncoderPool, Slot, Work
+from ckptfs.transfer.encoding import Encoded, EncoderPool, Slot, SlotPool, Work, _fork_encoder
 from tests.mounting import wait_until
 
 CHUNK = 1 << 20
@@ -147,3 +147,16 @@ def test_whoever_wants_one_slot_too_many_waits_for_it() -> None:
         slots.give(taken[2])
         given: Slot = one_more.result(5)
     assert given.number == taken[2].number
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_an_encoder_whose_process_is_killed_ends_without_a_word(reads: bool, capfd: pytest.CaptureFixture[str]) -> None:
+    encoder = _fork_encoder(SlotPool(1, CHUNK), ())
+    encoder.send((0, Work(CHUNK)))
+    assert encoder.poll(60), "it answers"
+    if reads:
+        encoder.recv()
+    # what was not read makes it a reset for who waits at the other end
+    encoder.close()
+    assert os.wait()[1] == 0
+    assert capfd.readouterr().err == ""
