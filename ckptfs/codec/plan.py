@@ -39,8 +39,9 @@ _WIDE_PENALTY = 1.005
 """Numbers of 4 bytes look as good in pairs, within what a sample tells, and take a third more time."""
 _NARROW_ENOUGH = 1.02
 """The same before a base is looked at, for all pairs: what is really wider differs by more."""
-_STRIDE_MARGIN = 1.1
-"""Planes that take more than those of another stride by this factor are not made smaller by a prediction."""
+_STRIDE_MARGIN = 1.05
+"""Planes that take more than those of another stride by this factor are not made smaller by a prediction: floats of 4
+bytes take 1.066 times as much as pairs of 2, and looking what a base would make of those took 4 % of encoding."""
 _NO_STRIDE = 0.97
 """Of random bytes, all strides have the same planes; their differences to a base may have not."""
 _MIN_MODE = 0.125
@@ -226,7 +227,7 @@ def _entropies(counts: NDArray[np.intp]) -> list[Entropy]:
     bits = math.log2(total) - (_INFORMATION.take(counts).sum(2) + _SEEN) / total
     coded = np.minimum(bits + _CODE_OVERHEAD_BITS, 8.0)
     coded[bits > RAW_BITS] = 8.0
-    ratios = coded.mean(1) / 8
+    ratios = coded.sum(1) / (8 * coded.shape[1])
     return [Entropy(tuple(planes[::-1]), ratio) for planes, ratio in zip(bits.tolist(), ratios.tolist(), strict=True)]
 
 
