@@ -36,8 +36,8 @@ entropy, take 2.6 bits, and 3.03 at level 1."""
 _PLANE_STEP = 32
 _SPARSE_STEP = 4
 # exponents of two matrices take 2.85 and 2.43 bits at 0.78 and 0.62 GB/s where each second place is looked at, 2.92 and
-# 2.37 at 1.3 with each 17th, 2.93 and 2.36 at 1.35 with each 33rd: a checkpoint takes 0.03 to 0.06 points more with each
-# 33rd, and a twentieth less time. What is mostly zeros takes 0.09 bits at 3.9 GB/s, 0.12 at 4.3, and 1.04 at 1.1
+# 2.37 at 1.3 with each 17th, 2.93 and 2.36 at 1.35 with each 33rd: with that a checkpoint takes 0.03 to 0.06 points
+# more, and a twentieth less time. What is mostly zeros takes 0.09 bits at 3.9 GB/s, 0.12 at 4.3, and 1.04 at 1.1
 _LITERALS_ARE_CODED = 1
 """ZSTD_ps_enable: zstd does not code the literals where it skips places, unless told to."""
 _PREFIX_PARAMETERS = {"search_log": 2, "min_match": 6}
