@@ -30,6 +30,7 @@ _SAVE, _VERSIONS = Control.SAVE.value, Control.VERSIONS.value
 _BELOW_VERSIONS = _VERSIONS + b"/"
 
 
+_RESTORE_TEXT = re.compile(rb"[0-9]+ \n")
 # `041` is no name of version 41
 _MARKER_OF_VERSION = re.compile(rb"\.versions/([1-9][0-9]{0,18})/\.save")
 
@@ -59,6 +60,19 @@ def below_versions(path: bytes) -> bytes | None:
 def save_text(state: VersionState | None) -> bytes:
     """Return what reading `.save` gives: one JSON object about the newest version of the mount."""
     return _line(version_object(state or VersionState(0, "none")))
+
+
+def restore_text(version: int) -> bytes:
+    """Return what reading `.restore` of a watched directory gives: the number of its newest version.
+
+    With a space that nobody writes: a program that writes this very number asks for something.
+    """
+    return b"%d \n" % version
+
+
+def asks_for_nothing(text: bytes) -> bool:
+    """True of a text of `.restore` that is what a watch shows there: it came with a directory that was copied."""
+    return _RESTORE_TEXT.fullmatch(text) is not None
 
 
 def version_object(state: VersionState) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from ckptfs.errors import ReadOnlyError, os_error
 from ckptfs.fs.attributes import Attributes, Caller, virtual_file
-from ckptfs.fs.control import Control, control_of, save_text, version_of_marker
+from ckptfs.fs.control import Control, asks_for_nothing, control_of, save_text, version_of_marker
 from ckptfs.fs.handles import ControlHandle
 from ckptfs.fs.live.tree import LiveTree
 from ckptfs.fs.marker import NOTE_LIMIT_BYTES, Touch
@@ -237,4 +237,6 @@ class ControlFiles:
 
 
 def _spec(handle: ControlHandle) -> str:
+    if asks_for_nothing(bytes(handle.written)):
+        return ""
     return bytes(handle.written).decode("utf-8", "replace").strip().strip("\0").strip()

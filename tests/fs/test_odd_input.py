@@ -121,6 +121,8 @@ def test_a_tag_is_there_as_soon_as_it_was_given(mount: Mounts) -> None:
         with pytest.raises(OSError) as caught:
             mounted.restore(text)
         assert caught.value.errno == number, text
+    # what a watched directory shows there comes with it when that is copied into a mount
+    mounted.restore("2 ")
     # `: > .restore` says nothing
     mounted.restore("")
     assert (mounted.root / "model.bin").read_bytes() == b"first"

@@ -84,6 +84,11 @@ class MarkerFile:
         """Let reading it give a text. Raises OSError."""
         self._exchange(self.prepare(), text)
 
+    def renew(self, text: bytes) -> None:
+        """Let reading it give a text, if it gives another or is missing. Raises OSError."""
+        if self.is_missing() or not self._kept or self._kept[-1].text != text:
+            self.put(text)
+
     def next_name(self) -> bytes:
         """Return the temporary name that `prepare` will use."""
         return b"%s%d.tmp" % (self.temporary_prefix, self._count + 1)

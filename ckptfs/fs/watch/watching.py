@@ -25,7 +25,7 @@ from ckptfs.crypto.secret import KeySource
 from ckptfs.errors import CkptfsError, NoteTooLargeError
 from ckptfs.format.commit import CommitRecord
 from ckptfs.format.manifest import Tree
-from ckptfs.fs.control import save_text, uploads_object
+from ckptfs.fs.control import asks_for_nothing, restore_text, save_text, uploads_object
 from ckptfs.fs.marker import NOTE_LIMIT_BYTES
 from ckptfs.fs.options import WatchOptions
 from ckptfs.fs.recovery import Taken, take_up
@@ -256,8 +256,8 @@ class Watch:
         let_end(self._restore_marker.is_being_written)
         taken = self._restore_marker.take(self._restore_marker.prepare())
         spec = taken.text.decode("utf-8", "backslashreplace").strip()
-        if not spec:
-            return  # the times of it were set, no more
+        if not spec or asks_for_nothing(taken.text):
+            return  # the times of it were set, no more; or a copy of it came back
         answer: dict[str, Any] = {"asked": spec, "touched_ns": taken.touched_ns, "version": None, "error": None}
         try:
             answer["version"] = self._restore(spec).version
@@ -295,8 +295,7 @@ class Watch:
     # saying
 
     def _restore_text(self) -> bytes:
-        # with a space that nobody writes: a program that writes this very number asks for something
-        return b"%d \n" % self._capturer.version
+        return restore_text(self._capturer.version)
 
     def _marker_text(self) -> bytes:
         return save_text(self._uploads.newest())
@@ -311,8 +310,8 @@ class Watch:
         if not self._marker.is_touched() and not self._marker.is_being_written():
             self._marker.put(self._marker_text())
             self._told = told
-        if self._restore_marker.is_missing():
-            self._restore_marker.put(self._restore_text())
+        if not self._restore_marker.is_touched() and not self._restore_marker.is_being_written():
+            self._restore_marker.renew(self._restore_text())
 
     def _set_blocked(self, since: float | None) -> None:
         self._blocked_since = since

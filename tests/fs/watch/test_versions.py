@@ -312,6 +312,25 @@ def test_the_newest_version_can_be_asked_for_by_the_number_that_is_there_already
     assert (watching.save(), watching.save(), model.read_bytes()) == (2, 3, b"to be kept")
 
 
+def test_a_copy_of_the_directory_that_is_put_back_asks_for_no_restore(watch: Watches) -> None:
+    watching = watch()
+    (watching.root / "model").write_bytes(b"old")
+    watching.save(sync=True)
+    wait_until(lambda: (watching.root / ".restore").read_text() == "1 \n", 30, "reading it gives the newest version")
+    shutil.copytree(watching.root, copy := watch.directory / "copy")
+    (watching.root / "model").write_bytes(b"new")
+    (watching.root / "more").write_bytes(b"saved")
+    watching.save(sync=True)
+    (watching.root / "unsaved").write_bytes(b"never saved")
+    (copy / "model").unlink()
+    shutil.copytree(copy, watching.root, dirs_exist_ok=True)
+    # the copy of the marker is a touch, and this is another
+    assert watching.save() >= 3
+    wait_until(lambda: (watching.root / ".restore").read_text() == f"{watching.version()} \n", 30, "it was taken")
+    assert watching.files() == {"model": b"new", "more": b"saved", "unsaved": b"never saved"}
+    assert watching.status()["restore"] is None
+
+
 def test_who_waits_for_a_watch_that_was_killed_is_told_and_knows_what_its_versions_were(
     watch: Watches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
