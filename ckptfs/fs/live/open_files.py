@@ -4,11 +4,14 @@ A writable handle marks its inode once per capture epoch and gives pending versi
 what they captured; after that a write costs one pwrite.
 """
 
+import errno
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from ckptfs.capture.scan import descriptor_path
-from ckptfs.errors import CkptfsError
+from ckptfs.errors import CkptfsError, os_error
 from ckptfs.fs.attributes import Attributes, Caller
 from ckptfs.fs.handles import FileHandle, backing_flags
 from ckptfs.fs.hydration.fetching import Reader
@@ -43,6 +46,9 @@ class OpenFiles:
         self.inodes = OpenInodes(live, names, keeps_nameless=keeps_nameless)
         self.unseen = UnseenChanges(live, self.inodes)
         self.nameless = NamelessFiles(live, self.inodes)
+        self._turns = threading.Lock()
+        self._truncated = 0
+        """The inode that whoever has the turn is opening."""
 
     # opening and closing
 
@@ -76,13 +82,15 @@ class OpenFiles:
             with live.gate:
                 if not live.is_still(path, ino, with_data=needs_data):
                     continue
-                is_alone = truncates and self.inodes.find(ino) is None
-                replaced_fd = give_fresh_inode(live, path, ino) if is_alone else None
-                try:
-                    handle = self._open_now(path, live.lstat(path).st_ino if replaced_fd is not None else ino, flags)
-                except BaseException:
-                    _close(replaced_fd)
-                    raise
+                with self._turn(ino, truncates=truncates):
+                    is_alone = truncates and self.inodes.find(ino) is None
+                    replaced_fd = give_fresh_inode(live, path, ino) if is_alone else None
+                    try:
+                        now = live.lstat(path).st_ino if replaced_fd is not None else ino
+                        handle = self._open_now(path, now, flags)
+                    except BaseException:
+                        _close(replaced_fd)
+                        raise
                 if handle is None:
                     _close(replaced_fd)
                     continue
@@ -97,6 +105,22 @@ class OpenFiles:
                 elif flags & os.O_ACCMODE != os.O_WRONLY:
                     self.on_read(path)
                 return handle
+
+    @contextmanager
+    def _turn(self, ino: int, *, truncates: bool) -> Iterator[None]:
+        """Let nobody open the inode of a name that is being given a fresh one: two programs would have two files open.
+
+        An inode that is not guarded now will not be before the gate has been closed, so it is given no fresh one then.
+        """
+        if not truncates and ino != self._truncated and not self._live.guards.is_guarded(ino):
+            yield
+            return
+        with self._turns:
+            self._truncated = ino
+            try:
+                yield
+            finally:
+                self._truncated = 0
 
     def _open_now(self, path: bytes, ino: int, flags: int) -> FileHandle | None:
         """Open a file inside the gate; return None if a path is not an inode's any more."""
@@ -149,7 +173,15 @@ class OpenFiles:
 
     def reopen(self, handle: FileHandle, flags: int) -> FileHandle:
         """Open an open file that has no name once more, through /proc/PID/fd."""
-        return self._opened_again(os.open(descriptor_path(handle.fd), backing_flags(flags)), flags)
+        try:
+            fd = os.open(descriptor_path(handle.fd), backing_flags(flags))
+        except FileNotFoundError as error:
+            raise os_error(errno.ESTALE) from error
+        if os.fstat(fd).st_ino != handle.ino:
+            # the handle was closed meanwhile, and its descriptor is another file's
+            os.close(fd)
+            raise os_error(errno.ESTALE)
+        return self._opened_again(fd, flags)
 
     def close(self, handle: FileHandle) -> None:
         """Close a handle."""

@@ -97,8 +97,24 @@ class FileRequests(Requests):
 
     def _release(self, request: Request) -> Reply:
         number, _, _, _ = wire.RELEASE_IN.unpack_from(request.body)
-        self.handles.let_go(number, request.node)
+        if isinstance(self.handles.find(number), ControlHandle):
+            # may be a touch, and take as long as that
+            self.handles.let_go(number, request.node)
+            return ()
+        with self.paths.names:
+            if self._has_name(request.node):
+                self.handles.let_go(number, request.node)
+                return ()
+        # who asks for a file without a name is answered by any of its handles: not by one that is just being closed
+        with self.paths.names.exclusive():
+            self.handles.let_go(number, request.node)
         return ()
+
+    def _has_name(self, node_id: int) -> bool:
+        try:
+            return self.nodes.path(self.nodes.get(node_id)) is not None
+        except KeyError:
+            return False  # the kernel has forgotten it, which another thread was told first
 
     def _read(self, request: Request) -> Reply:
         number, offset, size, _, _, _, _ = wire.READ_IN.unpack_from(request.body)
