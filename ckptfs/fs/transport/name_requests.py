@@ -12,6 +12,9 @@ from ckptfs.fs.transport.requests import Requests, steady
 from ckptfs.fs.transport.wire import Handler, Opcode, Reply, Request
 from ckptfs.libc import RENAME_EXCHANGE
 
+# a symlink is not opened
+_HAVE_HANDLES = (stat.S_IFREG >> 12, stat.S_IFLNK >> 12)
+
 _Name = tuple[Node, bytes]
 """In a directory."""
 
@@ -88,7 +91,7 @@ class NameRequests(Requests):
     def _unlink(self, request: Request) -> Reply:
         (name,) = wire.names(request.body, 1)
         directory = self.nodes.get(request.node)
-        with self.paths.names.exclusive():
+        with self.paths.names.exclusive(), self._going((directory, name), request):
             self.operations.unlink(self.paths.below(directory, name))
             self.nodes.unlinked(directory, name)
         return ()
@@ -103,12 +106,17 @@ class NameRequests(Requests):
 
     @contextmanager
     def _going(self, name: _Name, request: Request) -> Iterator[None]:
-        """Remember what a directory looks like that is about to lose its name."""
+        """Remember what is about to lose its name looks like, if it may be open without our having a handle of it: a
+        directory, a fifo.
+        """
         node = self.nodes.named(*name)
-        last = self.operations.attributes(self.paths.below(*name), request.caller) if node is not None else None
+        if node is None or node.kind in _HAVE_HANDLES:
+            yield
+            return
+        last = self.operations.attributes(self.paths.below(*name), request.caller)
         yield
-        if node is not None and last is not None and stat.S_ISDIR(last.mode) and not node.names:
-            node.gone = last._replace(nlink=0, size_bytes=0)
+        if not node.names and stat.S_IFMT(last.mode) >> 12 not in _HAVE_HANDLES:
+            node.gone = last._replace(nlink=0 if stat.S_ISDIR(last.mode) else last.nlink - 1, size_bytes=0)
 
     def _rename(self, request: Request) -> Reply:
         (new_directory,) = wire.RENAME_IN.unpack_from(request.body)

@@ -36,7 +36,7 @@ class Node:
     kind: int = 0
     """File type bits of its mode, shifted right by 12, as the kernel was last told; 0 if that was by another server."""
     gone: Attributes | None = None
-    """Of a directory that was removed: a program may have it open, or be in it."""
+    """Of a directory that was removed, or a fifo: a program may have it open, or be in it."""
 
 
 Name = tuple[Node, bytes]

@@ -4,6 +4,7 @@ import ctypes
 import errno
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -219,6 +220,26 @@ def test_renameat2_flags_are_honoured(fast: Mount) -> None:
     assert a.read_text() == "b"
     number = fast.save()
     assert version(fast, number, "b/inside") == b"a"
+
+
+def test_a_fifo_that_is_open_stays_usable_when_its_name_goes(fast: Mount) -> None:
+    for end in (os.unlink, lambda path: os.replace(fast.root / "other", path)):
+        path = fast.root / "fifo"
+        (fast.root / "other").touch()
+        os.mkfifo(path, 0o600)
+        fd = os.open(path, os.O_RDWR)
+        end(path)
+        status = os.fstat(fd)
+        assert (stat.S_ISFIFO(status.st_mode), status.st_nlink) == (True, 0)
+        os.fchmod(fd, 0o640)
+        assert stat.S_IMODE(os.fstat(fd).st_mode) == 0o640
+        # cat looks at what it is to read
+        with subprocess.Popen(["cat"], stdin=fd, stdout=subprocess.PIPE) as cat:
+            os.write(fd, b"text")
+            assert cat.stdout is not None
+            assert cat.stdout.read(4) == b"text"
+            cat.kill()
+        os.close(fd)
 
 
 def test_the_marker_is_exchanged_with_nothing(fast: Mount) -> None:
