@@ -5,7 +5,7 @@ change is made. Paths are relative to the mount's root, without a leading slash;
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from ckptfs.capture.change_times import ChangeTimes
@@ -173,11 +173,17 @@ class LinkGroups:
                 del self._names[ino]
             return next(iter(names))
 
-    def rename(self, ino: int, old: bytes, new: bytes) -> None:
-        """A name changes."""
+    def rename(self, renamed: Iterable[tuple[int, bytes, bytes]]) -> None:
+        """Names change, all at once: in an exchange, one may become what another of the same inode was.
+
+        Args:
+            renamed: Inodes, with the old and the new path of a name.
+        """
         with self._lock:
-            if ino in self._names:
+            grouped = [each for each in renamed if each[0] in self._names]
+            for ino, old, _ in grouped:
                 self._names[ino].discard(old)
+            for ino, _, new in grouped:
                 self._names[ino].add(new)
 
     def clear(self) -> None:

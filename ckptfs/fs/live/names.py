@@ -132,7 +132,7 @@ class LiveNames:
             os.rename(self._live.at(old), self._live.at(new), src_dir_fd=self._root_fd, dst_dir_fd=self._root_fd)
             if replaced is not None:
                 self.lost_name(replaced, new)
-            self._follow_rename(moved, old, new)
+            self._follow_rename([(ino, path, new + path[len(old) :]) for path, ino in moved])
             self._live.changed(new)
 
     @contextmanager
@@ -162,8 +162,8 @@ class LiveNames:
         moved_back = self._mark_rename(new, old, other) if other is not None and flags == RENAME_EXCHANGE else []
         at_old, at_new = self._live.at(old), self._live.at(new)
         renameat2(self._root_fd, os.fspath(at_old), self._root_fd, os.fspath(at_new), flags)
-        self._follow_rename(moved, old, new)
-        self._follow_rename(moved_back, new, old)
+        renamed = [(ino, path, new + path[len(old) :]) for path, ino in moved]
+        self._follow_rename(renamed + [(ino, path, old + path[len(new) :]) for path, ino in moved_back])
 
     def move_out(self, path: bytes, name: bytes, *, keep_name: bool) -> None:
         """Keep an open file that loses this name reachable in the spare directory.
@@ -239,11 +239,10 @@ class LiveNames:
                     self._changes.moved(ino, below)
         return moved
 
-    def _follow_rename(self, moved: list[tuple[bytes, int]], old: bytes, new: bytes) -> None:
-        for path, ino in moved:
-            path_now = new + path[len(old) :]
-            self._links.rename(ino, path, path_now)
-            self._known_as(ino, path_now)
+    def _follow_rename(self, renamed: list[tuple[int, bytes, bytes]]) -> None:
+        self._links.rename(renamed)
+        for ino, _, path in renamed:
+            self._known_as(ino, path)
 
     def _known_as(self, ino: int, path: bytes) -> None:
         self.on_renamed(ino, path)

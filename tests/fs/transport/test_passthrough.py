@@ -222,6 +222,26 @@ def test_renameat2_flags_are_honoured(fast: Mount) -> None:
     assert version(fast, number, "b/inside") == b"a"
 
 
+def test_directories_with_names_of_the_same_files_are_exchanged(fast: Mount) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    a, b = fast.root / "snapshot-1", fast.root / "snapshot-2"
+    a.mkdir()
+    b.mkdir()
+    for number in range(3):
+        (a / str(number)).write_text(str(number))
+        (b / str(number)).hardlink_to(a / str(number))
+    fast.save()
+    assert libc.renameat2(-100, bytes(a), -100, bytes(b), 2) == 0
+    saved = fast.save()
+    assert version(fast, saved, "snapshot-1/1") == version(fast, saved, "snapshot-2/1") == b"1"
+    for number in range(3):
+        assert (a / str(number)).stat().st_nlink == 2
+        (a / str(number)).unlink()
+        assert (b / str(number)).stat().st_nlink == 1
+        assert (b / str(number)).read_text() == str(number)
+        (b / str(number)).unlink()
+
+
 def test_a_fifo_that_is_open_stays_usable_when_its_name_goes(fast: Mount) -> None:
     for end in (os.unlink, lambda path: os.replace(fast.root / "other", path)):
         path = fast.root / "fifo"
