@@ -23,6 +23,9 @@ from ckptfs.fs.live.tree import LiveTree
 from ckptfs.fs.live.unseen import UnseenChanges
 from ckptfs.libc import FALLOC_FL_KEEP_SIZE, fallocate
 
+# a name may have become a fifo's meanwhile, whose other end nobody would ever open
+_FOUND_BY_NAME = os.O_NOFOLLOW | os.O_NONBLOCK
+
 
 class OpenFiles:
     """All open files of a live tree.
@@ -124,7 +127,7 @@ class OpenFiles:
 
     def _open_now(self, path: bytes, ino: int, flags: int) -> FileHandle | None:
         """Open a file inside the gate; return None if a path is not an inode's any more."""
-        live, kept = self._live, backing_flags(flags) | os.O_NOFOLLOW
+        live, kept = self._live, backing_flags(flags) | _FOUND_BY_NAME
         try:
             # before the file itself, for with its name it would lose what it is to be filled with
             reader = live.hydrator.reader(path, ino) if not flags & os.O_TRUNC else None
@@ -199,7 +202,7 @@ class OpenFiles:
     def go_on(self, path: bytes | None, ino: int, flags: int) -> FileHandle:
         """Open a file that a program has had open since before this process began. Raises OSError."""
         live = self._live
-        kept = backing_flags(flags) & ~os.O_TMPFILE | os.O_NOFOLLOW
+        kept = backing_flags(flags) & ~os.O_TMPFILE | _FOUND_BY_NAME
         with live.gate:
             if path is not None:
                 fd = os.open(live.at(path), kept, dir_fd=live.root_fd)

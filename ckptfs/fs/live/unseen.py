@@ -112,7 +112,9 @@ class UnseenChanges:
 
     def _write_back(self, inode: Inode) -> None:
         """Write dirty pages to disk: the next store into a mapping then faults, and sets the times."""
-        fd = os.open(self._live.at(inode.path), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._live.root_fd)
+        # by now the name may be a fifo's, whose other end nobody would ever open
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(self._live.at(inode.path), flags, dir_fd=self._live.root_fd)
         try:
             os.fdatasync(fd)
         finally:
