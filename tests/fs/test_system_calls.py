@@ -223,12 +223,15 @@ def test_through_libfuse_setgid_without_group_execution_stays_when_a_stranger_wr
 
 
 @through_libfuse
-def test_through_libfuse_an_open_directory_that_was_removed_is_not_there(place: Path) -> None:
+def test_through_libfuse_an_open_directory_or_fifo_that_was_removed_is_not_there(place: Path) -> None:
     (place / "d").mkdir()
-    fd = os.open(place / "d", os.O_RDONLY)
+    os.mkfifo(place / "p")
+    fds = os.open(place / "d", os.O_RDONLY), os.open(place / "p", os.O_RDWR)
     (place / "d").rmdir()
-    assert call(os.fstat, fd) == "ENOENT"
-    os.close(fd)
+    (place / "p").unlink()
+    for fd in fds:
+        assert call(os.fstat, fd) == "ENOENT"
+        os.close(fd)
 
 
 @through_libfuse
