@@ -15,6 +15,7 @@ import logging
 import os
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
@@ -83,6 +84,8 @@ class Notices(FileSystemEventHandler):
     def start(self) -> None:
         """Begin to notice."""
         try:
+            # a directory that is made in a new one is met twice, and each time would be 1 KB in the log
+            warnings.filterwarnings("ignore", "Callback with id .* already exists", RuntimeWarning, r"watchdog\.")
             wanted: list[type[FileSystemEvent]] = [FileClosedEvent, FileCreatedEvent, FileMovedEvent]
             self._observer.schedule(self, os.fsdecode(self._root), recursive=True, event_filter=wanted)
             self._observer.start()

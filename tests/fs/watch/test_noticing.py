@@ -78,3 +78,11 @@ def test_a_marker_is_found_in_a_directory_that_was_exchanged_for_another(place: 
     place.save("step=2")
     assert place.terminate() == 0, "what watchdog lost count of does not keep it from draining"
     assert not (place.root / ".save.status").exists()
+
+
+def test_directories_that_are_made_at_once_leave_no_warning_in_the_log(place: Watching) -> None:
+    for number in range(50):
+        (place.root / f"made{number}/with/others/in/it").mkdir(parents=True)
+    (place.root / "made0/with/.save").touch()
+    place.wait_version(1)
+    assert "Warning" not in place.log
