@@ -21,6 +21,7 @@ from ckptfs.cache.directory import CacheDirectory
 from ckptfs.cache.pending import PendingVersion, commit_ids
 from ckptfs.capture.copying import copy_data
 from ckptfs.capture.journal import read_journal
+from ckptfs.capture.real_paths import RealPaths
 from ckptfs.errors import CacheError, CkptfsError, InvalidInputError
 from ckptfs.format.manifest import Entry, Kind, LocalData
 from ckptfs.format.note import Note
@@ -170,11 +171,16 @@ def _unsaved_in_tree(cache: CacheDirectory) -> Iterator[Kept]:
     if state.intended is not None and state.intended[1] in commit_ids(cache.pending) | commit_ids(cache.aside):
         state.adopt_intended()
     found: dict[bytes, int] = {}
-    for path in state.content | state.names:
-        for name, status in _files_at(os.fsencode(cache.live), path):
-            # those without data are in a version; a name that is new may be all that is
-            if status.st_ino not in state.stubs:
-                found[name] = status.st_size
+    root_fd = os.open(cache.live, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        real_paths = RealPaths(root_fd)
+        for path in state.content | state.names:
+            for name, status in _files_at(real_paths, cache.live, path):
+                # those without data are in a version; a name that is new may be all that is
+                if status.st_ino not in state.stubs:
+                    found[name] = status.st_size
+    finally:
+        os.close(root_fd)
     if found:
         yield Kept(
             kind="unsaved",
@@ -186,17 +192,17 @@ def _unsaved_in_tree(cache: CacheDirectory) -> Iterator[Kept]:
         )
 
 
-def _files_at(root: bytes, path: bytes) -> Iterator[tuple[bytes, os.stat_result]]:
-    """Yield the path, or what is below it, but for directories."""
+def _files_at(real_paths: RealPaths, root: Path, path: bytes) -> Iterator[tuple[bytes, os.stat_result]]:
+    """Yield the path, or what is below it, but for directories, and for what lies behind a symlink."""
     try:
-        status = os.lstat(os.path.join(root, path))
+        status = real_paths.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
         return
     if not stat.S_ISDIR(status.st_mode):
         yield path, status
     # the root is named when only its attributes changed
-    for name in os.listdir(os.path.join(root, path)) if stat.S_ISDIR(status.st_mode) and path else ():
-        yield from _files_at(root, os.path.join(path, name))
+    for name in os.listdir(os.path.join(os.fsencode(root), path)) if stat.S_ISDIR(status.st_mode) and path else ():
+        yield from _files_at(real_paths, root, os.path.join(path, name))
 
 
 def _set_aside_ns(directory: Path) -> int:

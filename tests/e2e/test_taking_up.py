@@ -311,3 +311,20 @@ def test_recover_lists_and_copies_what_was_never_saved_before_and_after_the_next
     for place in ("before", "after"):
         (top,) = (tmp_path / place).iterdir()
         assert {str(path.relative_to(top)): path.read_bytes() for path in top.rglob("*.bin")} == expected, place
+
+
+def test_recover_copies_a_symlink_that_took_a_directorys_place(mount: Mounts, tmp_path: Path) -> None:
+    mounted = mount()
+    for name in ("latest", "step-2"):
+        (mounted.root / name).mkdir()
+        (mounted.root / name / "model.bin").write_bytes(name.encode())
+    touch(mounted.root)
+    mounted.sync()
+    shutil.rmtree(mounted.root / "latest")
+    (mounted.root / "latest").symlink_to("step-2")
+    mounted.kill()
+    (left,) = ckptfs("recover", mounted.cache_dir, "--json").json
+    assert left["paths"] == ["latest"]
+    assert ckptfs("recover", mounted.cache_dir, "--copy-to", tmp_path / "out").code == 0
+    (top,) = (tmp_path / "out").iterdir()
+    assert [(path.name, os.readlink(path)) for path in top.iterdir()] == [("latest", "step-2")]
