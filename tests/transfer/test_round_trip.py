@@ -112,6 +112,8 @@ def write(path: bytes, pieces: Sequence[tuple[bool, int, int]]) -> None:
         file.truncate(max(file.tell(), os.fstat(file.fileno()).st_size))
 
 
+# 2 s, and a minute and more where others keep the disk busy: each version is fsynced
+@pytest.mark.timeout(300)
 @given(versions=st.lists(st.lists(nodes, min_size=6, max_size=20), min_size=1, max_size=3))
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 def test_every_version_is_restored_as_it_was_captured(versions: list[list[Node]]) -> None:
