@@ -112,8 +112,6 @@ def write(path: bytes, pieces: Sequence[tuple[bool, int, int]]) -> None:
         file.truncate(max(file.tell(), os.fstat(file.fileno()).st_size))
 
 
-# 2 s, and a minute and more where others keep the disk busy: each version is fsynced
-@pytest.mark.timeout(300)
 @given(versions=st.lists(st.lists(nodes, min_size=6, max_size=20), min_size=1, max_size=3))
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 def test_every_version_is_restored_as_it_was_captured(versions: list[list[Node]]) -> None:
@@ -157,8 +155,8 @@ def check_restore_over(root: Path, captured: list[dict[bytes, tuple[Any, ...]]])
         restore(history, store, history.resolve("latest"), root / "target-1")
         over = snapshot(root / "target-1")
         assert {path: over[path] for path in newest} == newest
-    names = [name for _, directories, files in os.walk(root / "target-1") for name in directories + files]
-    assert not any(name.startswith(".ckptfs") for name in names)
+    # what is called as temporary files are may be the version's own
+    assert not snapshot(root / "target-1").keys() - oldest.keys() - newest.keys()
 
 
 def test_a_bound_socket_is_restored_as_a_socket(tmp_path: Path) -> None:
