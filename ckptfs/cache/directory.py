@@ -8,6 +8,7 @@
     aside/              captured versions that can never enter history
     unsaved/<time>/     what a crash or a restore left unsaved
     orphans/            files that are open but have no name any more
+    spares/             files and directories that are made before they are needed (cache/spares.py)
     objects/            immutable objects of the store, kept (store/caching.py)
     contents/           files of old versions that were read
     read-order          the order in which files were first read (fs/hydration/read_order.py)
@@ -23,6 +24,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import signal
 import stat
 import time
@@ -34,7 +36,7 @@ from ckptfs.errors import CacheError
 from ckptfs.hashing import hash_bytes
 from ckptfs.private import exchangeable_part, make_private, write_private
 
-_SUBDIRECTORIES = ("pending", "aside", "unsaved", "orphans", "objects", "contents", "anchors")
+_SUBDIRECTORIES = ("pending", "aside", "unsaved", "orphans", "spares", "objects", "contents", "anchors")
 
 
 def boot_id() -> str:
@@ -46,6 +48,15 @@ def store_directory_name(url: str) -> str:
     """Return the name of a store's directory inside a cache directory: readable, and unique by hash."""
     readable = re.sub(r"[^A-Za-z0-9.]+", "-", url.split("://", 1)[-1]).strip("-.")[-40:]
     return f"{readable or 'store'}-{hash_bytes(url.encode()).hex()[:12]}"
+
+
+def empty_directory(directory: Path) -> None:
+    """Remove all that is in a directory. Raises OSError."""
+    for entry in os.scandir(directory):
+        if entry.is_dir(follow_symlinks=False):
+            shutil.rmtree(entry.path)
+        else:
+            os.unlink(entry.path)
 
 
 def high_water_directory(cache_dir: Path) -> Path:
@@ -85,6 +96,7 @@ class CacheDirectory:
         self.aside = root / "aside"
         self.unsaved = root / "unsaved"
         self.orphans = root / "orphans"
+        self.spares = root / "spares"
         self.objects = root / "objects"
         self.contents = root / "contents"
         self.anchors = root / "anchors"

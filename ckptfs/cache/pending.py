@@ -60,10 +60,18 @@ class PendingVersion:
         return self.directory / "data" / str(index)
 
 
+def make_draft(draft: Path) -> None:
+    """Make a directory for write_pending, with all that a version has. Raises OSError."""
+    draft.mkdir(0o700)
+    (draft / "data").mkdir(0o700)
+    for name in ("manifest", "version.json", "seal"):
+        write_private(draft / name, b"")
+
+
 def write_pending(
     draft: Path, pending_root: Path, generation: int, header: PendingHeader, part: Part
 ) -> PendingVersion:
-    """Complete a draft directory (its `data/` is there already) and make it a pending, open version.
+    """Complete a draft directory (make_draft, its `data/` filled) and make it a pending, open version.
 
     Nothing is fsynced: captured outlives processes, not the machine (docs/adr/0003).
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ckptfs.cache.pending import PendingVersion, close_pending, discard_pending, write_pending
+from ckptfs.cache.spares import Spares
 from ckptfs.capture.changes import Changes, ChangeSet, LinkGroups
 from ckptfs.capture.draft import Draft
 from ckptfs.capture.guards import Guards, Slot
@@ -56,6 +57,7 @@ class Capturer:
     Args:
         root_fd: The live tree's root directory.
         pending_root: Where pending versions go.
+        spares: Where they are begun.
         changes: The change set, shared with the operations.
         links: The names of inodes with several.
         guards: Told about every inode that a pending version shares.
@@ -68,6 +70,7 @@ class Capturer:
 
     root_fd: int
     pending_root: Path
+    spares: Spares
     changes: Changes
     links: LinkGroups
     guards: Guards
@@ -108,7 +111,7 @@ class Capturer:
             replace.undo = self._swap(replace.undo)
         version = self.version if replace is not None else self.version + 1
         generation = replace.pending.generation + 1 if replace is not None else 1
-        directory = self.pending_root / f"draft-{secrets.token_hex(8)}"
+        directory = self.spares.take_draft()
         draft = Draft(
             self.root_fd,
             directory,
@@ -157,8 +160,6 @@ class Capturer:
 
         If it raises, `sizes` are as before, and what is left of the draft is the caller's to remove.
         """
-        draft.directory.mkdir(0o700)
-        (draft.directory / "data").mkdir(0o700)
         part = draft.describe()
         undo = self._resize(part)
         try:

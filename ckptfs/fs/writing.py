@@ -77,6 +77,7 @@ class WritingMount:
         threading.Thread(target=self._parts.evictor.run, name="evictor", daemon=True).start()
         if self._options.prefetch:
             threading.Thread(target=self._parts.prefetch.run, name="prefetch", daemon=True).start()
+        threading.Thread(target=self._parts.spares.run, name="spares", daemon=True).start()
         threading.Thread(target=self._tick, name="tick", daemon=True).start()
 
     def _tick(self) -> None:
@@ -126,7 +127,7 @@ class WritingMount:
         """The kernel has let go of the mount: drain, and give the store back."""
         self.before_detach()
         reason = self._parts.uploads.drain(self._options.drain_timeout_s, stop_draining)
-        for part in (self._parts.prefetch, self._parts.evictor, self._parts.queue):
+        for part in (self._parts.prefetch, self._parts.evictor, self._parts.queue, self._parts.spares):
             part.stop()
         self._parts.order.save()
         self._parts.uploads.stop(_LINGER_S if self._options.keeps_some else 0.0)

@@ -6,13 +6,13 @@ shows, fetches, keeps and captures it.
 
 import logging
 import os
-import shutil
 import stat
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
+from ckptfs.cache.directory import empty_directory
+from ckptfs.cache.spares import Spares
 from ckptfs.capture.capture import Capturer
 from ckptfs.capture.changes import Changes, LinkGroups
 from ckptfs.capture.gate import Gate
@@ -86,13 +86,14 @@ class WritingParts:
     def _put_together(self, taken: Taken) -> None:
         cache, options = self._cache, self._options
         if not self._goes_on:
-            _empty(cache.orphans)
+            empty_directory(cache.orphans)
         self._root_fd = os.open(cache.live, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         self._spare_fd = spare_fd = os.open(cache.orphans, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         state = read_journal(cache.journal)
         if self._goes_on and (state is None or state.boot != self._boot):
             raise CacheError(f"{cache.journal} is missing or not whole")
         self.journal = Journal(cache.journal)
+        self.spares = Spares(cache.spares)
         self._gate, self._links, self._guards = Gate(), LinkGroups(), Guards()
         self.queue = FetchQueue(
             Fetcher(self._store, workers=1), DamageList(self._store).note, Missing(self._history).explain
@@ -140,6 +141,7 @@ class WritingParts:
         return LiveTree(
             self._root_fd,
             spare_fd,
+            spares=self.spares,
             gate=self._gate,
             changes=changes,
             links=self._links,
@@ -153,6 +155,7 @@ class WritingParts:
         return Capturer(
             root_fd=self._root_fd,
             pending_root=self._cache.pending,
+            spares=self.spares,
             changes=self.live.changes,
             links=self._links,
             guards=self._guards,
@@ -281,11 +284,3 @@ class WritingParts:
         os.fchmod(self._root_fd, stat.S_IMODE(status.st_mode))
         if os.geteuid() == 0:
             os.fchown(self._root_fd, status.st_uid, status.st_gid)
-
-
-def _empty(directory: Path) -> None:
-    for entry in os.scandir(directory):
-        if entry.is_dir(follow_symlinks=False):
-            shutil.rmtree(entry.path)
-        else:
-            os.unlink(entry.path)

@@ -5,7 +5,6 @@ Otherwise the pending version would get a copy of what is about to be thrown awa
 
 import errno
 import os
-import threading
 
 from ckptfs.capture.scan import read_xattrs
 from ckptfs.fs.live.names import parent_of
@@ -23,9 +22,9 @@ def give_fresh_inode(live: LiveTree, path: bytes, ino: int) -> int | None:
         return None
     status, above = live.lstat(path), parent_of(path)
     above_status = live.lstat(above)
-    fresh = b"fresh-%d-%d" % (ino, threading.get_ident())
     held_fd: int | None = None
-    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=live.spare_fd)
+    fresh = live.spares.take_file()
+    fd = os.open(fresh, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.chown(fd, status.st_uid, status.st_gid)
         for name, value in read_xattrs(live.root_fd, path):
@@ -35,13 +34,13 @@ def give_fresh_inode(live: LiveTree, path: bytes, ino: int) -> int | None:
         live.changes.mark_content(path, os.fstat(fd).st_ino)
         live.changes.times.keep(above_status)
         held_fd = os.open(live.at(path), os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=live.root_fd)
-        os.rename(fresh, live.at(path), src_dir_fd=live.spare_fd, dst_dir_fd=live.root_fd)
+        os.rename(fresh, live.at(path), dst_dir_fd=live.root_fd)
         live.changes.forget_inode(ino)
         live.hydrator.lost_name(ino)
     except OSError as error:
         if held_fd is not None:
             os.close(held_fd)
-        os.unlink(fresh, dir_fd=live.spare_fd)
+        os.unlink(fresh)
         if error.errno == errno.ENOSPC:
             raise
         return None  # copying does it as well

@@ -14,6 +14,7 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from ckptfs.cache.spares import Spares
 from ckptfs.capture.changes import Changes, LinkGroups
 from ckptfs.capture.gate import Gate
 from ckptfs.capture.guards import Guards
@@ -39,6 +40,7 @@ class LiveTree:
     Args:
         root_fd: Its root directory.
         spare_fd: A directory outside the tree on the same filesystem, for files that are open but have no name.
+        spares: Files for those that are written anew.
         gate, changes, links, guards, hydrator: Shared with capture and open files.
     """
 
@@ -47,6 +49,7 @@ class LiveTree:
         root_fd: int,
         spare_fd: int,
         *,
+        spares: Spares,
         gate: Gate,
         changes: Changes,
         links: LinkGroups,
@@ -55,6 +58,7 @@ class LiveTree:
     ) -> None:
         self.root_fd = root_fd
         self.spare_fd = spare_fd
+        self.spares = spares
         self.gate = gate
         self.changes = changes
         self.links = links

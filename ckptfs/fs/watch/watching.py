@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ckptfs.cache.directory import CacheDirectory
+from ckptfs.cache.spares import Spares
 from ckptfs.capture.capture import Capturer
 from ckptfs.capture.changes import Changes, LinkGroups
 from ckptfs.capture.guards import Guards, Slot
@@ -136,6 +137,7 @@ class Watch:
         self._capturer = Capturer(
             root_fd=self._root_fd,
             pending_root=self._cache.pending,
+            spares=Spares(self._cache.spares),
             changes=Changes(self._journal),
             links=LinkGroups(),
             guards=Guards(),
