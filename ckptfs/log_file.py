@@ -58,11 +58,17 @@ class _LogFile(logging.handlers.RotatingFileHandler):
         super().__init__(path, maxBytes=max_file_bytes, backupCount=OLDER_FILES)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Append a line to the file that has the name now."""
-        if self.stream is not None and not self._is_current():
-            self.stream.close()
-            self.stream = self._open()
-        super().emit(record)
+        """Append a line to the file that has the name now, or to a new one if that has no room for it."""
+        # the library's makes the line twice, and looks at the name four times: a twentieth of a save
+        try:
+            line, stream = self.format(record) + self.terminator, self._current()
+            if os.fstat(stream.fileno()).st_size + len(line) >= self.maxBytes:
+                self.doRollover()
+                stream = self._current()
+            stream.write(line)
+            self.flush()
+        except Exception:
+            self.handleError(record)
 
     def doRollover(self) -> None:  # noqa: N802, the standard library's name
         """Begin a new file, unless another process is about to, or has."""
@@ -78,6 +84,14 @@ class _LogFile(logging.handlers.RotatingFileHandler):
             pass  # another process is about to
         finally:
             os.close(lock_fd)
+
+    def _current(self) -> io.TextIOWrapper:
+        """Return the file that has the name now, opened."""
+        if self.stream is None or not self._is_current():
+            if self.stream is not None:
+                self.stream.close()
+            self.stream = self._open()
+        return self.stream
 
     def _is_current(self) -> bool:
         try:

@@ -41,7 +41,12 @@ def is_chown(thread: int) -> bool:
 
 def process_of(thread: int) -> int:
     """Return the process id of a thread, 0 if it cannot be known."""
-    return next(iter(_status_numbers(thread, "Tgid:")), 0)
+    try:
+        # a tenth of the time that reading its status takes; no thread has one but a process's first, of its number
+        os.close(os.pidfd_open(thread))
+    except OSError:
+        return next(iter(_status_numbers(thread, "Tgid:")), 0)
+    return thread
 
 
 def groups_of(thread: int) -> list[int]:
