@@ -111,6 +111,11 @@ class Aligner:
         self._unsaved = unsaved
         self._result = Alignment()
 
+    @property
+    def done(self) -> Alignment:
+        """What it has done so far: also when it failed."""
+        return self._result
+
     def align(self, target: Target, doubts: Doubts) -> Alignment:
         """Make the live tree the target. Directories get the target's attributes; kept files stay as they are."""
         suspect, doubtful = doubts.suspect, doubts.doubtful

@@ -59,6 +59,11 @@ class Operations:
         self.xattrs = ExtendedAttributes(trees, self.versions)
         self.old_handles = OldHandles(trees, self.versions, self._controls)
 
+    @property
+    def era(self) -> int:
+        """How often the live tree became another version as a whole."""
+        return self.writable.live.era if self.writable is not None else 0
+
     # attributes and names
 
     @through_door
@@ -175,8 +180,12 @@ class Operations:
             self._trees.nameable(new, errno.EPERM).rename(old, new, flags)
 
     @through_door
-    def truncate(self, path: bytes, size_bytes: int, handle: Handle | None = None) -> None:
-        """Set a file's size."""
+    def truncate(self, path: bytes, size_bytes: int, handle: Handle | None = None, era: int | None = None) -> None:
+        """Set a file's size.
+
+        Args:
+            era: When the path was taken; see LiveTree.require_era.
+        """
         control = control_of(path)
         if isinstance(handle, FileHandle):
             self._trees.writable().open_files.truncate(handle, size_bytes)
@@ -187,7 +196,7 @@ class Operations:
         elif control is Control.SAVE:
             self._controls.touch()
         elif control is None:
-            self._trees.changeable(path).truncate(path, size_bytes)
+            self._trees.changeable(path).truncate(path, size_bytes, era)
 
     # open files
 
@@ -200,8 +209,12 @@ class Operations:
         return self._trees.writable().open_files.create(path, flags, mode, caller)
 
     @through_door
-    def open(self, path: bytes, flags: int, caller: Caller) -> Handle:
-        """Open a file."""
+    def open(self, path: bytes, flags: int, caller: Caller, era: int | None = None) -> Handle:
+        """Open a file.
+
+        Args:
+            era: When the path was taken; see LiveTree.require_era.
+        """
         below = below_versions(path)
         if below is not None:
             number = version_of_marker(path)
@@ -212,7 +225,7 @@ class Operations:
         if control is not None:
             return self._controls.open(path, control, flags, caller)
         if self.writable is not None:
-            return self.writable.open_files.open(path, flags)
+            return self.writable.open_files.open(path, flags, era)
         return self._trees.version_shown().open(path, flags)
 
     @through_door

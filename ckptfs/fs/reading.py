@@ -20,6 +20,7 @@ from ckptfs.fs.hydration.prefetch import Prefetch
 from ckptfs.fs.hydration.read_order import ReadOrder
 from ckptfs.fs.operations import Operations
 from ckptfs.fs.options import MountOptions, access_of
+from ckptfs.fs.replacement import unserved
 from ckptfs.fs.transport.choice import Transport
 from ckptfs.fs.transport.handover import Connection
 from ckptfs.fs.tree_view import TreeView
@@ -82,6 +83,7 @@ class ReadingMount:
         else:
             self._record = self._wanted()
             self._view = self._make_view(self._record)
+        self._say_shown()
         self.operations = Operations(
             versions=self._versions,
             texts={
@@ -173,10 +175,20 @@ class ReadingMount:
 
     def _make_view(self, record: CommitRecord | None) -> TreeView:
         # the root of an empty store is an empty directory
-        if self._connection is not None:
-            self._connection.shows(record.version if record else 0)
         tree, version = (self._history.tree(record), record.version) if record else ({}, 0)
         return TreeView(tree, version, self._contents, on_read=self._order.read, is_shown=True)
+
+    def _say_shown(self) -> None:
+        """Tell whoever takes over."""
+        if self._connection is not None:
+            self._connection.shows(self._view.version)
+
+    def _show(self, view: TreeView) -> None:
+        """Show another version."""
+        with self._transport.replacing() if self._transport is not None else unserved() as follow:
+            before, self._view = self._view, view
+            self._say_shown()
+            follow(before.tree.keys() | view.tree.keys(), before.attributes)
 
     def _state(self) -> VersionState | None:
         record = self._record
@@ -231,11 +243,9 @@ class ReadingMount:
                     log.warning("could not follow error=%r", error.fact)
                 self._follow_error = error.fact
                 continue
-            before, self._view = self._view, view
+            self._show(view)
             self._record, self._error = record, None
             self._versions.changed()
-            if self._transport is not None:
-                self._transport.tree_replaced(before.attributes)
             log.info("followed version=%d", view.version)
             if self._options.prefetch:
                 self._prefetch()

@@ -15,9 +15,10 @@ from ckptfs.capture.real_paths import RealPaths
 from ckptfs.errors import FencedError, NoSuchVersionError, NotDurableError, os_error
 from ckptfs.format.manifest import Entry, Kind, Tree
 from ckptfs.fs.align import Aligner, Alignment, Doubts, Target, is_same_node
-from ckptfs.fs.attributes import Attributes, Look
+from ckptfs.fs.attributes import Attributes
 from ckptfs.fs.live.names import LiveNames
 from ckptfs.fs.live.tree import LiveTree
+from ckptfs.fs.replacement import Replacing
 from ckptfs.fs.uploads import Uploads
 from ckptfs.versions.history import LATEST, History
 
@@ -32,8 +33,9 @@ class LiveRestorer:
         pin: Called with a version that is to be restored, and the one on top of which that is: from then on it must
             not be dropped before there is a version above that.
         sync_timeout_s: How long a version that is still being uploaded is waited for.
-        restored: Called, with the gate open again, when names and attributes are other than before; given what tells
-            of a directory that was taken away what it looked like.
+        bring_in: Has what programs changed in mappings brought into the live files.
+        mark_unseen: Marks what changed past us; called inside the gate.
+        replacing: How requests by names are held back while the tree changes.
     """
 
     def __init__(
@@ -48,7 +50,9 @@ class LiveRestorer:
         adopt: Callable[[Target, Alignment], None],
         pin: Callable[[int, int], None],
         sync_timeout_s: float,
-        restored: Callable[[Look], None],
+        bring_in: Callable[[], object],
+        mark_unseen: Callable[[], None],
+        replacing: Replacing,
     ) -> None:
         self._history = history
         self._live = live
@@ -59,11 +63,15 @@ class LiveRestorer:
         self._adopt = adopt
         self._pin = pin
         self._sync_timeout_s = sync_timeout_s
-        self._restored = restored
+        self._bring_in = bring_in
+        self._mark_unseen = mark_unseen
+        self._replacing = replacing
         self._placed: dict[bytes, Entry] = {}
         """What the last restore made that is no file and no directory."""
         self._taken: dict[bytes, Attributes] = {}
-        """What the directories looked like that the last restore took away, or made anew."""
+        """What all but files looked like that the last restore took away or made anew."""
+        self._anew: set[bytes] = set()
+        """Paths whose inodes the last restore took away or made; a directory may have stayed."""
         self._real_paths = RealPaths(live.root_fd)
         """As the tree was when the last restore began."""
         self._lock = threading.Lock()
@@ -88,7 +96,6 @@ class LiveRestorer:
             wanted = self._history.tree(record)
             while not self._replace_on(self._pinned(record.version), wanted, record.version):
                 pass  # a save came between
-            self._restored(self._look_of_taken)
             log.info("restored version=%d base_version=%d", record.version, self._capturer.version)
 
     def _is_pending(self, spec: str) -> bool:
@@ -128,10 +135,17 @@ class LiveRestorer:
     def _replace_on(self, newest: int, wanted: Tree, version: int) -> bool:
         """Replace the live tree, unless it is the next version's by now."""
         base = self._base(newest)
-        with self._live.gate.exclusive():
+        self._bring_in()
+        with self._replacing() as follow, self._live.gate.exclusive():
             if base is None or self._capturer.version != newest:
                 return False
-            self._replace(base, wanted, version)
+            self._anew, self._taken = set(), {}
+            self._live.era += 1
+            try:
+                self._mark_unseen()
+                self._replace(base, wanted, version)
+            finally:
+                follow(self._anew, self._look_of_taken)
             return True
 
     def _replace(self, base: Tree, wanted: Tree, version: int) -> None:
@@ -148,17 +162,25 @@ class LiveRestorer:
         for path in sorted(doubtful | kept):
             live.changes.mark_name(path)
         live.changes.restoring(version)
-        self._taken = {}
+        self._anew = doubtful
         self._let_go(doubtful)
         aligner = self._make_aligner()
         target = Target(wanted)
-        result = aligner.align(target, Doubts(doubtful, precious))
-        self._refresh(aligner, target, kept)
-        self._adopt(target, result)
+        try:
+            aligner.align(target, Doubts(doubtful, precious))
+            self._refresh(aligner, target, kept)
+        finally:
+            # of a disk that became full, too: what has been made is without data, and must not pass for zeros
+            self._adopted(target, aligner.done, doubtful)
+
+    def _adopted(self, target: Target, done: Alignment, doubtful: set[bytes]) -> None:
+        """Know what has been made; all of it, or as much as could be."""
+        wanted = target.tree
+        self._adopt(target, done)
         made = {path: wanted[path] for path in doubtful if path in wanted}
         self._placed = {path: entry for path, entry in made.items() if entry.kind not in (Kind.FILE, Kind.DIRECTORY)}
-        for path, ino in result.made.items():
-            live.changes.restored(ino, wanted[path].extents)
+        for path, ino in done.made.items():
+            self._live.changes.restored(ino, wanted[path].extents)
 
     def _is_dirty(self, path: bytes) -> bool:
         """True if more of a path than its attributes may differ from the newest captured version."""
@@ -200,7 +222,7 @@ class LiveRestorer:
                 status = self._real_paths.lstat(path)
             except OSError:
                 continue  # it is not there, and so leaves nothing
-            if stat.S_ISDIR(status.st_mode):
+            if not stat.S_ISREG(status.st_mode):
                 self._taken[path] = self._live.shown(status)
             self._names.before_unlink(status.st_ino, path)
             self._names.lost_name(status, path)

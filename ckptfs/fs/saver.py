@@ -74,7 +74,7 @@ class LiveSaver:
     def has_changes(self) -> bool:
         """True if the live tree may differ from the newest capture; dirty mapped pages are brought here to know."""
         if not self._capturer.changes.current.paths:
-            self._flush_mapped()
+            self.flush_mapped()
             with self._gate:
                 self._unseen.mark()
         return bool(self._capturer.changes.current.paths)
@@ -84,7 +84,7 @@ class LiveSaver:
         with self._lock:
             self.check_allowed()
             started_s = time.monotonic()
-            torn = self._flush_mapped()
+            torn = self.flush_mapped()
             with self._gate.exclusive():
                 closed_s = time.monotonic()
                 self._unseen.mark()
@@ -160,7 +160,7 @@ class LiveSaver:
         self._is_ending = True
         self._uploads.poke()
 
-    def _flush_mapped(self) -> set[int]:
+    def flush_mapped(self) -> set[int]:
         """Bring dirty mapped pages into the live files; return the inodes for which that failed."""
         flusher = self._flusher()
         inodes = self._unseen.mappable()

@@ -38,6 +38,7 @@ from ckptfs.fs.marker import SaveMarker
 from ckptfs.fs.operations import Operations
 from ckptfs.fs.options import MountOptions
 from ckptfs.fs.recovery import Taken, align_live_tree, is_kept, take_up
+from ckptfs.fs.replacement import unserved
 from ckptfs.fs.restorer import LiveRestorer
 from ckptfs.fs.saver import LiveSaver
 from ckptfs.fs.tenure import Tenure
@@ -213,7 +214,9 @@ class WritingParts:
             adopt=self._know_restored,
             pin=self._tenure.pin,
             sync_timeout_s=self._options.sync_timeout_s,
-            restored=lambda before: self.transport.tree_replaced(before) if self.transport is not None else None,
+            bring_in=self.saver.flush_mapped,
+            mark_unseen=self._open_files.unseen.mark,
+            replacing=lambda: self.transport.replacing() if self.transport is not None else unserved(),
         )
         return Operations(
             versions=self._versions,

@@ -286,6 +286,9 @@ class TreeWriter:
             try:
                 os.ftruncate(fd, entry.size_bytes)
                 self._lost.update(apply_attributes(fd, entry))
+            except BaseException:
+                os.unlink(name, dir_fd=parent)
+                raise
             finally:
                 os.close(fd)
             return True

@@ -94,6 +94,77 @@ def test_a_file_open_while_a_mount_follows_keeps_its_bytes_and_the_next_open_has
         os.close(fd)
 
 
+@pytest.mark.fuse
+def test_a_file_whose_content_both_versions_have_stays_the_same_file_for_whoever_has_it_open(
+    mount: Mounts, transport: str
+) -> None:
+    mounted = mount(transport=transport)
+    same = mounted.root / "same.bin"
+    same.write_bytes(b"s" * SIZE)
+    same.chmod(0o600)
+    save(mounted, b"1")
+    same.chmod(0o640)
+    save(mounted, b"2")
+    fd = os.open(same, os.O_RDWR)
+    try:
+        mounted.restore(1)
+        assert os.fstat(fd).st_mode & 0o7777 == 0o600
+        os.pwrite(fd, b"new", 0)
+        assert same.read_bytes() == b"new" + b"s" * (SIZE - 3)
+    finally:
+        os.close(fd)
+    touch(mounted.root)
+    mounted.sync()
+    assert (mounted.root / ".versions" / "3" / "same.bin").read_bytes() == b"new" + b"s" * (SIZE - 3)
+
+
+@pytest.mark.fuse
+@pytest.mark.parametrize("how", ["write-only", "read-write", "mapped"])
+def test_what_was_written_to_an_open_file_since_the_last_save_is_not_there_after_a_restore(
+    mount: Mounts, transport: str, how: str
+) -> None:
+    mounted = mount(transport=transport)
+    fd = os.open(mounted.root / "model.bin", os.O_CREAT | (os.O_WRONLY if how == "write-only" else os.O_RDWR))
+    try:
+        os.pwrite(fd, b"1" * SIZE, 0)
+        touch(mounted.root)
+        mounted.sync()
+        if how == "mapped":
+            mapping = mmap.mmap(fd, SIZE)
+            mapping[:5000] = b"x" * 5000
+        else:
+            os.pwrite(fd, b"x" * 5000, 0)
+        mounted.restore("latest")
+        assert (mounted.root / "model.bin").read_bytes() == b"1" * SIZE
+    finally:
+        os.close(fd)
+    (kept,) = mounted.cache.glob("unsaved/*/model.bin")
+    assert kept.read_bytes() == b"x" * 5000 + b"1" * (SIZE - 5000)
+
+
+@pytest.mark.fuse
+def test_what_is_set_through_a_descriptor_after_a_restore_is_set_of_the_file_that_is_open(
+    mount: Mounts, transport: str
+) -> None:
+    """Through libfuse, of the one that has its name: it asks by names."""
+    mounted = mount(transport=transport)
+    save(mounted, b"1")
+    save(mounted, b"2")
+    (mounted.root / "model.bin").chmod(0o640)
+    fd = os.open(mounted.root / "model.bin", os.O_RDONLY)
+    try:
+        mounted.restore(1)
+        mode = (mounted.root / "model.bin").stat().st_mode
+        os.fchmod(fd, 0o751)
+        if asks_by_name(mounted):
+            assert (mounted.root / "model.bin").stat().st_mode & 0o7777 == 0o751
+        else:
+            assert os.fstat(fd).st_mode & 0o7777 == 0o751
+            assert (mounted.root / "model.bin").stat().st_mode == mode
+    finally:
+        os.close(fd)
+
+
 def asks_by_name(mounted: Mount) -> bool:
     """True if libfuse asks for what a name leads to when a program asks for an open file's attributes."""
     return bool(mounted.status()["transport"] == "fusepy")

@@ -73,8 +73,12 @@ class OpenFiles:
                 return self.inodes.take(fd, flags, path)
         return self.open(path, flags)
 
-    def open(self, path: bytes, flags: int) -> FileHandle:
-        """Open a file; one that is to be changed and is not whole gets its data first."""
+    def open(self, path: bytes, flags: int, era: int | None = None) -> FileHandle:
+        """Open a file; one that is to be changed and is not whole gets its data first.
+
+        Args:
+            era: See LiveTree.require_era.
+        """
         live = self._live
         truncates = bool(flags & os.O_TRUNC)
         needs_data = not truncates and flags & os.O_ACCMODE != os.O_RDONLY
@@ -83,6 +87,7 @@ class OpenFiles:
             if needs_data:
                 live.hydrator.ensure(ino, path)
             with live.gate:
+                live.require_era(era)
                 if not live.is_still(path, ino, with_data=needs_data):
                     continue
                 with self._turn(ino, truncates=truncates):

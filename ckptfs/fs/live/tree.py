@@ -20,6 +20,7 @@ from ckptfs.capture.gate import Gate
 from ckptfs.capture.guards import Guards
 from ckptfs.capture.reach import Reachable, reach
 from ckptfs.capture.scan import descriptor_path
+from ckptfs.errors import os_error
 from ckptfs.fs.attributes import Attributes, Listed, from_status
 from ckptfs.fs.hydration.hydrator import Hydrator
 from ckptfs.fs.times import set_times
@@ -64,6 +65,8 @@ class LiveTree:
         self.links = links
         self.guards = guards
         self.hydrator = hydrator
+        self.era = 0
+        """How often all of it became another version; grows with the gate closed."""
 
     def at(self, path: bytes) -> Reachable:
         """Return what to give to a system call that takes the root's descriptor, to be used at once."""
@@ -186,8 +189,17 @@ class LiveTree:
         if self.changes.times:
             self.changes.times.renew(self.lstat(path))
 
-    def truncate(self, path: bytes, size_bytes: int) -> None:
-        """Set a file's size by its name."""
+    def require_era(self, era: int | None) -> None:
+        """Raise OSError (ESTALE) if a path that was taken in an era leads to another file now. Called inside the gate.
+
+        Args:
+            era: None for a path that must not be an older one's.
+        """
+        if era is not None and era != self.era:
+            raise os_error(errno.ESTALE)
+
+    def truncate(self, path: bytes, size_bytes: int, era: int | None = None) -> None:
+        """Set a file's size by its name. Raises OSError (ESTALE) if it is of another era."""
         while True:
             status = self.lstat(path)
             if stat.S_ISDIR(status.st_mode):
@@ -196,6 +208,7 @@ class LiveTree:
             if size_bytes:
                 self.hydrator.ensure(ino, path)
             with self.gate:
+                self.require_era(era)
                 if not self.is_still(path, ino, with_data=size_bytes > 0):
                     continue
                 with self.truncating(path, ino, size_bytes):

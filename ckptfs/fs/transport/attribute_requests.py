@@ -12,7 +12,7 @@ from ckptfs.fs.syscalls import is_chown
 from ckptfs.fs.times import NOW_NS
 from ckptfs.fs.transport import wire
 from ckptfs.fs.transport.nodes import Node
-from ckptfs.fs.transport.paths import valid_s
+from ckptfs.fs.transport.paths import MAY_HAVE_MOVED, valid_s
 from ckptfs.fs.transport.requests import Requests, steady
 from ckptfs.fs.transport.wire import Handler, Opcode, Reply, Request, SetAttr
 from ckptfs.fs.xattrs import ACCESS_LIST, DEFAULT_LIST
@@ -80,27 +80,30 @@ class AttributeRequests(Requests):
             node.gone = wire.with_attributes(node.gone, request.body, time.time_ns())
             return self.attributes_of(request, node)
         path = self.nodes.path(node)
-        handle = self.handles.find(number) if valid & SetAttr.FH else None
-        if path is None and handle is None:
-            handle = self.handles.of_node(node)
         if path is not None and control_of(path) is Control.SAVE:
             self.handles.intend_version(request)
         if valid & SetAttr.SIZE:
             # may have to wait for the file's data
-            try:
-                self.operations.truncate(path or b"", size, handle)
-                if isinstance(handle, ControlHandle):
-                    self.book.resized(number, size)
-            except FileNotFoundError as error:
-                if path is None or not self.paths.has_moved(node, path):
-                    raise
-                # the kernel looks the name up again
-                raise os_error(errno.ESTALE) from error
+            handle = self.handles.find(number) if valid & SetAttr.FH else None
+            self._truncate(node, size, handle)
+            if isinstance(handle, ControlHandle):
+                self.book.resized(number, size)
         if path is not None and control_of(path) is not None:
             # may be a touch, and take as long as that
             return self._set_attributes(request)
         with self.paths.names:
             return self._set_attributes(request)
+
+    def _truncate(self, node: Node, size_bytes: int, handle: Handle | None) -> None:
+        while True:
+            path, era = self.paths.now(node)
+            if path is None and handle is None:
+                handle = self.handles.of_node(node)
+            try:
+                return self.operations.truncate(path or b"", size_bytes, handle, era)
+            except OSError as error:
+                if error.errno not in MAY_HAVE_MOVED or path is None or not self.paths.has_moved(node, path, era):
+                    raise
 
     def _set_attributes(self, request: Request) -> Reply:
         (

@@ -5,16 +5,17 @@ import re
 import shutil
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from ckptfs.errors import MountError
-from ckptfs.fs.attributes import Look
 from ckptfs.fs.launder import Launderer
 from ckptfs.fs.mountpoint import OwnMount
 from ckptfs.fs.operations import Operations
+from ckptfs.fs.replacement import Follow, unserved
 from ckptfs.fs.transport.handover import Connection
 from ckptfs.fs.transport.lent import LentMount
 from ckptfs.mount_table import rows
@@ -53,8 +54,8 @@ class Transport(Protocol):
     def flush(self, path: bytes, ino: int) -> bool:
         """See saver.MappedFlusher."""
 
-    def tree_replaced(self, before: Look | None = None) -> None:
-        """What the kernel remembers of names and attributes is old. See Notices.tree_replaced."""
+    def replacing(self) -> AbstractContextManager[Follow]:
+        """See Replacing."""
 
     def close(self) -> None:
         """The mount is gone."""
@@ -99,9 +100,10 @@ class FusepyTransport:
         done = [self._launderer.flush(name, ino) for name in self._names_of(path, ino)]
         return all(done)
 
-    def tree_replaced(self, before: Look | None = None) -> None:
+    @contextmanager
+    def replacing(self) -> Iterator[Follow]:
         """Return when the kernel remembers no name: one that was a fifo is not to be taken for one now."""
-        self._replaced()
+        yield lambda paths, before: self._replaced()
         time.sleep(_NAMES_REMEMBERED_S)
 
     def close(self) -> None:
@@ -152,10 +154,9 @@ class DeviceTransport:
             self._server.flush_mapped(ino)
         return True
 
-    def tree_replaced(self, before: Look | None = None) -> None:
-        """Make the kernel forget."""
-        if self._server is not None:
-            self._server.tree_replaced(before)
+    def replacing(self) -> AbstractContextManager[Follow]:
+        """See Replacing."""
+        return self._server.replacing() if self._server is not None else unserved()
 
     def close(self) -> None:
         """Answer nothing any more that comes through a mount which we could not take away."""

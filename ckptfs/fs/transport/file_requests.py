@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from ckptfs.fs.handles import ControlHandle, FileHandle, Handle
+from ckptfs.fs.handles import ControlHandle, FileHandle, Handle, OpenFile
 from ckptfs.fs.transport import wire
 from ckptfs.fs.transport.notices import Notices
+from ckptfs.fs.transport.paths import MAY_HAVE_MOVED
 from ckptfs.fs.transport.requests import Requests, steady
 from ckptfs.fs.transport.wire import Handler, Opcode, Reply, Request
 
@@ -41,7 +42,7 @@ class FileRequests(Requests):
         flags, open_flags = wire.OPEN_IN.unpack_from(request.body)
         node = self.nodes.get(request.node)
         while True:
-            path = self.nodes.path(node)
+            path, era = self.paths.now(node)
             if path is None:
                 # through /proc/PID/fd
                 nameless = self.handles.of_node(node)
@@ -51,17 +52,28 @@ class FileRequests(Requests):
                 return (self.handles.opened(request, node.id, handle, flags),)
             try:
                 if open_flags & wire.OPEN_KILL_SUIDGID:
-                    self.operations.drop_privileges(path, request.caller)
-                handle = self.operations.open(path, flags, request.caller)
-            except (FileNotFoundError, NotADirectoryError):
-                if not self.paths.has_moved(node, path):
+                    self._drop_privileges(request, None)
+                handle = self.operations.open(path, flags, request.caller, era)
+            except OSError as error:
+                if error.errno not in MAY_HAVE_MOVED or not self.paths.has_moved(node, path, era):
                     raise
                 continue
             self._follow_truncation(handle)
-            if isinstance(handle, FileHandle) and handle.ino != node.key and self.paths.has_moved(node, path):
+            if isinstance(handle, OpenFile) and handle.ino != node.key and self.paths.has_moved(node, path, era):
                 self.operations.release(handle)
                 continue
             return (self.handles.opened(request, node.id, handle, flags),)
+
+    def _drop_privileges(self, request: Request, handle: Handle | None) -> None:
+        """Take setuid and setgid from the file of a request.
+
+        Args:
+            handle: Of it, if it may have no name.
+        """
+        with self.paths.names:
+            path = self.nodes.path(self.nodes.get(request.node))
+            if path is not None or handle is not None:
+                self.operations.drop_privileges(path, request.caller, handle)
 
     def _follow_truncation(self, handle: Handle) -> None:
         """Truncating may have given a name a fresh inode, to leave the old one to a pending version. The handle holds
@@ -124,9 +136,8 @@ class FileRequests(Requests):
     def _write(self, request: Request) -> Reply:
         number, offset, size, write_flags, _, _, _ = wire.WRITE_IN.unpack_from(request.body)
         handle = self.handles.get(number)
-        path = self.nodes.path(self.nodes.get(request.node))
         if write_flags & wire.WRITE_KILL_SUIDGID:
-            self.operations.drop_privileges(path, request.caller, handle)
+            self._drop_privileges(request, handle)
         data = request.body[wire.WRITE_IN.size :][:size]
         written = self.operations.write(handle, data, offset)
         if isinstance(handle, ControlHandle):
@@ -164,11 +175,10 @@ class FileRequests(Requests):
 
     def _fallocate(self, request: Request) -> Reply:
         number, offset, length, mode, _ = wire.FALLOCATE_IN.unpack_from(request.body)
-        path = self.nodes.path(self.nodes.get(request.node))
         handle = self.handles.get(number)
         if request.uid:
             # the kernel leaves it to us, and does not say whether the program has CAP_FSETID
-            self.operations.drop_privileges(path, request.caller, handle)
+            self._drop_privileges(request, handle)
         if mode & _SHIFTS and isinstance(handle, FileHandle):
             self.book.intends(request.id, os.fstat(handle.fd).st_size)
         self.operations.allocate(handle, mode, offset, length)

@@ -95,6 +95,8 @@ class FusepyServer(fuse.FUSE):  # type: ignore[misc]  # fusepy has no types
         self._opened_as: dict[int, bytes] = {}
         self._stale: dict[bytes, set[int]] = {}
         """Path to the handles of files that had it before the tree was replaced."""
+        self._replaced = 0
+        """How often that was."""
         self._numbers = itertools.count(1)
         super().__init__(_Implemented(_NAMES), mountpoint, raw_fi=True, encoding=_ENCODING, **options)
 
@@ -103,10 +105,14 @@ class FusepyServer(fuse.FUSE):  # type: ignore[misc]  # fusepy has no types
 
     def tree_replaced(self) -> None:
         """Names may be other files now. libfuse knows a file by its name, so the kernel has one page cache for both."""
+        self._replaced += 1
         for number, path in list(self._opened_as.items()):
-            handle = self._handles.get(number)
-            if isinstance(handle, FileHandle | ViewHandle) and handle.ino != self._ino_of(path):
-                self._stale.setdefault(path, set()).add(number)
+            self._note_if_stale(number, path)
+
+    def _note_if_stale(self, number: int, path: bytes) -> None:
+        handle = self._handles.get(number)
+        if isinstance(handle, FileHandle | ViewHandle) and handle.ino != self._ino_of(path):
+            self._stale.setdefault(path, set()).add(number)
 
     def names_of(self, path: bytes, ino: int) -> set[bytes]:
         """Return all paths of an inode: each is an inode of its own to the kernel, with a page cache of its own."""
@@ -257,28 +263,37 @@ class FusepyServer(fuse.FUSE):  # type: ignore[misc]  # fusepy has no types
     # open files
 
     def create(self, path: bytes, mode: int, info: Any) -> int:
+        replaced = self._replaced
         handle = self._fs.create(_relative(path), info.contents.flags, mode & 0o7777, _caller())
-        return self._put_handle(handle, info, path)
+        return self._put_handle(handle, info, path, replaced)
 
     def open(self, path: bytes, info: Any) -> int:
         # the kernel leaves it to us, and does not say whether the program has CAP_FSETID
         drops = bool(info.contents.flags & os.O_TRUNC and _caller().uid)
+        replaced = self._replaced
         if self._hidden.has(path):
             handle = self._open_hidden(path, info.contents.flags)
             if drops:
                 self._fs.drop_privileges(None, _caller(), handle)
-            return self._put_handle(handle, info, path)
+            return self._put_handle(handle, info, path, replaced)
         if drops:
             self._fs.drop_privileges(_relative(path), _caller())
-        return self._put_handle(self._fs.open(_relative(path), info.contents.flags, _caller()), info, path)
+        return self._put_handle(self._fs.open(_relative(path), info.contents.flags, _caller()), info, path, replaced)
 
     @through_door
     def _open_hidden(self, path: bytes, flags: int) -> Handle:
         return self._hidden.open(path, flags)
 
-    def _put_handle(self, handle: Handle, info: Any, path: bytes) -> int:
+    def _put_handle(self, handle: Handle, info: Any, path: bytes, replaced: int) -> int:
+        """Number what has been opened.
+
+        Args:
+            replaced: How often the tree had been replaced before that.
+        """
         number = next(self._numbers)
         self._handles[number], self._opened_as[number] = handle, _relative(path)
+        if replaced != self._replaced:
+            self._note_if_stale(number, _relative(path))
         info.contents.fh = number
         # what a control file says has no size beforehand, and must not come from the page cache; nor must the bytes of
         # a file while another, which had its name, is open

@@ -58,6 +58,10 @@ class Nodes:
         self._by_name: dict[Name, Node] = {}
         self._next = ROOT_NODE + 1
         self._replays = self._make_replays()
+        self.untold: list[tuple[int, bytes]] | None = None
+        """Names that went or came since the tree began to be replaced, each with the id of its directory: the kernel
+        may know others by them. None when it was told of all.
+        """
         self.lock = threading.RLock()
         """Held while nodes change; whoever rewrites the ledger holds it too."""
 
@@ -138,6 +142,7 @@ class Nodes:
     def unlinked(self, directory: Node, name: bytes) -> None:
         """A name has gone."""
         with self.lock:
+            self._doubt(directory, name)
             if directory.id in self._by_id:
                 self.note(("unlinked", directory.id, name))
             else:
@@ -151,6 +156,8 @@ class Nodes:
         """A name has become another, replacing what had that."""
         with self.lock:
             self.note(("renamed", directory.id, name, new_directory.id, new_name))
+            # the kernel moves what it knows by the name: while it has not been told of all, that may be another
+            self._doubt(new_directory, new_name)
             self._take_name(new_directory, new_name)
             node = self._take_name(directory, name, keep_key=True)
             if node is not None:
@@ -170,12 +177,54 @@ class Nodes:
         """Two names have changed places."""
         with self.lock:
             self.note(("exchanged", directory.id, name, other_directory.id, other_name))
+            self._doubt(directory, name)
+            self._doubt(other_directory, other_name)
             first = self._take_name(directory, name, keep_key=True)
             second = self._take_name(other_directory, other_name, keep_key=True)
             if first is not None:
                 self._put_name(first, other_directory, other_name)
             if second is not None:
                 self._put_name(second, directory, name)
+
+    # another tree
+
+    def ids(self) -> list[int]:
+        """Return the ids of all nodes."""
+        with self.lock:
+            return list(self._by_id)
+
+    def replacing(self) -> None:
+        """The tree is about to be replaced, without the kernel's knowing."""
+        with self.lock:
+            self.note(("replacing",))
+            self.untold = self.untold or []
+
+    def untold_after(self, count: int) -> list[tuple[int, bytes]]:
+        """Return of which names the kernel is still to be told, having been told of so many."""
+        with self.lock:
+            return (self.untold or [])[count:]
+
+    def told(self, count: int) -> bool:
+        """The kernel has been told of so many names; return False if there are more by now."""
+        with self.lock:
+            if self.untold_after(count):
+                return False
+            self.note(("told",))
+            self.untold = None
+            return True
+
+    def doubt(self, directory: Node, name: bytes) -> None:
+        """The kernel is to look a name up again that leads where it led."""
+        with self.lock:
+            self.note(("untold", directory.id, name))
+            self._doubt(directory, name)
+
+    def _doubt(self, directory: Node, name: bytes) -> None:
+        self._doubt_again(directory.id, name)
+
+    def _doubt_again(self, directory_id: int, name: bytes) -> None:
+        if self.untold is not None:
+            self.untold.append((directory_id, name))
 
     # the ledger
 
@@ -197,6 +246,8 @@ class Nodes:
                 rows += [("name", directory.id, name, node.id) for directory, name in node.names]
             # last, for replaying makes the directories anew that the kernel has forgotten
             rows += [("gone", node_id) for node_id in nodes.keys() - self._by_id.keys()]
+            if self.untold is not None:
+                rows += [("replacing",), *(("untold", *name) for name in self.untold)]
             return [*rows, ("next", self._next)]
 
     def replay(self, record: Record) -> bool:
@@ -220,6 +271,9 @@ class Nodes:
             "renamed": lambda old, name, new, new_name: self.renamed(node[old], name, node[new], new_name),
             "exchanged": lambda one, name, other, new_name: self.exchanged(node[one], name, node[other], new_name),
             "rekey": lambda number, key: self.rekey(node[number], key),
+            "replacing": self.replacing,
+            "untold": self._doubt_again,
+            "told": self._told_again,
             "node": self._made_again,
             "name": lambda directory, name, number: self._put_name(node[number], node[directory], name),
             "gone": lambda number: self.forget(number, node[number].lookups),
@@ -230,6 +284,9 @@ class Nodes:
         for pair in node.names:
             if pair[0].id == directory_id and pair[1] == name:
                 self._take_name(*pair)
+
+    def _told_again(self) -> None:
+        self.untold = None
 
     def _number_from(self, number: int) -> None:
         self._next = number

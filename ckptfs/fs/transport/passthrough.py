@@ -13,13 +13,15 @@ import functools
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ckptfs.errors import MountError
 from ckptfs.fs.attributes import Look
 from ckptfs.fs.interrupts import Interrupts
 from ckptfs.fs.operations import Operations
+from ckptfs.fs.replacement import Follow
 from ckptfs.fs.transport import wire
 from ckptfs.fs.transport.agreement import agree
 from ckptfs.fs.transport.attribute_requests import AttributeRequests
@@ -86,7 +88,10 @@ class PassthroughServer:
         openings = Openings(device.register_backing if passes else None, device.release_backing)
         self._open_handles = OpenHandles(operations, self._nodes, self._book, openings, passes=passes)
         self._notices = Notices(operations=operations, nodes=self._nodes, device=device)
-        self._handlers, self._resent = self._make_handlers(Paths(operations, self._nodes))
+        self._paths = Paths(operations, self._nodes)
+        self._handlers, self._resent = self._make_handlers(self._paths)
+        self._telling = threading.Lock()
+        """Held from when the tree begins to become another until the kernel knows."""
         self._threads: list[threading.Thread] = []
         self._again: list[Request] = []
         """Read by take_over, to be served by run."""
@@ -123,6 +128,8 @@ class PassthroughServer:
 
     def run(self) -> None:
         """Serve until the mount is gone."""
+        if self._nodes.untold is not None:
+            self._start_thread(self._tell)
         for request in self._again:
             self._start_thread(functools.partial(self._serve_once, request))
         for _ in range(_FIRST_THREADS):
@@ -148,6 +155,7 @@ class PassthroughServer:
             handles=self._open_handles,
             resent=self._resent,
             serve=self._serve_once,
+            follow=lambda: self._notices.follow(None, None),
         )
         self._again = taking_over.take_over()
         self._rewrite_ledger()
@@ -158,9 +166,28 @@ class PassthroughServer:
         """Have the kernel write back what programs changed in mappings of a mediated file; returns when it is done."""
         self._notices.flush_mapped(ino)
 
-    def tree_replaced(self, before: Look | None) -> None:
-        """See Notices.tree_replaced."""
-        self._notices.tree_replaced(before)
+    @contextmanager
+    def replacing(self) -> Iterator[Follow]:
+        """See Replacing."""
+        is_replaced = False
+
+        def follow(paths: Container[bytes], before: Look) -> None:
+            nonlocal is_replaced
+            is_replaced = True
+            self._notices.follow(paths, before)
+
+        with self._telling:
+            try:
+                with self._paths.names.exclusive():
+                    self._nodes.replacing()
+                    yield follow
+            finally:
+                if is_replaced or not self._nodes.told(0):
+                    self._notices.tell()
+
+    def _tell(self) -> None:
+        with self._telling:
+            self._notices.tell()
 
     def refuse(self) -> None:
         """Answer nothing any more, as if the mount were gone."""

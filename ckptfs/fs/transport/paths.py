@@ -12,6 +12,8 @@ from ckptfs.fs.transport import wire
 from ckptfs.fs.transport.nodes import Key, Node, Nodes
 from ckptfs.fs.transport.wire import Reply, Request
 
+MAY_HAVE_MOVED = {errno.ENOENT, errno.ENOTDIR, errno.ESTALE}
+"""What a path gives that is not a node's any more."""
 # Only we change the tree, so what the kernel knows stays true; an hour rather than for ever, to be forgiving
 _LONG_S = 3600
 # 10 ms: open(2) of a control file looks it up and then asks for its attributes, which it has just been told
@@ -46,10 +48,15 @@ class Paths:
         path = self._nodes.path(self._nodes.get(node_id))
         return path is not None and below_versions(path) is not None
 
-    def has_moved(self, node: Node, path: bytes) -> bool:
-        """True if a path is not a node's any more. An open waits for data, so names may change meanwhile."""
+    def now(self, node: Node) -> tuple[bytes | None, int]:
+        """Return a node's path, and the era in which it is: for what may wait, while names change."""
         with self.names:
-            return self._nodes.path(node) != path
+            return self._nodes.path(node), self._operations.era
+
+    def has_moved(self, node: Node, path: bytes, era: int) -> bool:
+        """True if a path of an era is not a node's any more, or the error that it gave was that of another era."""
+        with self.names:
+            return self._nodes.path(node) != path or self._operations.era != era
 
     def look_up(self, request: Request, directory: Node, name: bytes) -> Reply:
         """Answer with what a name in a directory leads to."""

@@ -33,6 +33,7 @@ class TakingOver:
         ledger: Of the server that was killed.
         nodes, book: Empty.
         serve: Serves a request and answers it.
+        follow: Takes from nodes the names that lead to other inodes.
     """
 
     operations: Operations
@@ -43,6 +44,7 @@ class TakingOver:
     handles: OpenHandles
     resent: Resent
     serve: Callable[[Request], None]
+    follow: Callable[[], None]
 
     def take_over(self) -> list[Request]:
         """Know what the other server knew; return the requests that are still to be served.
@@ -55,6 +57,9 @@ class TakingOver:
         self.device.notify(wire.Notification.RESEND, b"")
         # before names change, for an open file may lose its last; and after, for what has changed already
         self._open_all_again(is_last=False)
+        if self.nodes.untold is not None:
+            # killed while the tree became another version; a `.restore` is asked for again, but so is all else
+            self.follow()
         left = self._serve_names_again()
         self._open_all_again(is_last=True)
         self._go_on_with_mapped()
