@@ -126,9 +126,11 @@ def test_the_upload_process_gives_way_to_other_sessions(mount: Mounts) -> None:
     upload = mounted.upload_pid()
     assert upload is not None
     assert os.getsid(upload) == upload
-    assert os.getpriority(os.PRIO_PROCESS, upload) == 7
+    # the tests may give way themselves
+    expected = min(19, os.nice(0) + 7)
+    assert os.getpriority(os.PRIO_PROCESS, upload) == expected
     # "/autogroup-<number> nice <niceness of the session>", where Linux divides processor time among sessions
-    for pid, niceness in ((upload, "7"), (mounted.pid, "0")):
+    for pid, niceness in ((upload, str(expected)), (mounted.pid, "0")):
         group = Path(f"/proc/{pid}/autogroup")
         assert not group.exists() or group.read_text().split()[-1:] in ([], [niceness])
 

@@ -447,4 +447,5 @@ def test_it_lets_others_first_as_far_as_it_may(case: str, policy: int) -> None:
     answer = subprocess.run(
         [sys.executable, "-c", _POLICY, case], check=True, capture_output=True, text=True, timeout=60
     )
-    assert answer.stdout.split() == [str(int(policy)), "7"]
+    # the tests may give way themselves
+    assert answer.stdout.split() == [str(int(policy)), str(min(19, os.nice(0) + 7))]
