@@ -1,35 +1,49 @@
 """Change times as programs are to see them.
 
 Linking a file to a pending version, taking that link away when the version is durable, and giving a file its data are
-no changes of the file, but they move its ctime: `tar` then says "file changed as we read it", and backups read it
-again. So the ctime of a file to which this happens is kept here, and renewed by what does change it. Writes need no
-renewing: they move mtime as well.
+no changes of the file, but they move its ctime: `tar` then says "file changed as we read it", backups read it again,
+and git takes it for changed. So the ctime of a file to which this happens is kept here, and renewed by what does change
+it. Writes need no renewing: they move mtime as well.
 """
 
 import os
+import threading
+from collections.abc import Callable
+
+Record = tuple[str, int, int | None]
+"""An inode's ctime, None if none is kept: for a process that takes over from this one."""
 
 
 class ChangeTimes:
-    """The kept ctimes of a live tree."""
+    """The kept ctimes of a live tree. Thread-safe."""
 
     def __init__(self) -> None:
         self._kept: dict[int, int] = {}
+        self.note: Callable[[Record], None] = lambda record: None
+        """Told of every change of them, before it is made."""
+        self.lock = threading.RLock()
+        """Held while they change; whoever writes all of them down holds it too."""
 
     def __bool__(self) -> bool:
         return bool(self._kept)
 
     def keep(self, status: os.stat_result) -> None:
         """A file's ctime, as it is now, is about to be moved by us."""
-        self._kept.setdefault(status.st_ino, status.st_ctime_ns)
+        with self.lock:
+            if status.st_ino not in self._kept:
+                self._set(status.st_ino, status.st_ctime_ns)
 
     def renew(self, status: os.stat_result) -> None:
         """A program has changed a file's attributes or names."""
-        if status.st_ino in self._kept:
-            self._kept[status.st_ino] = status.st_ctime_ns
+        with self.lock:
+            if status.st_ino in self._kept:
+                self._set(status.st_ino, status.st_ctime_ns)
 
     def forget(self, ino: int) -> None:
         """A file has lost its last name."""
-        self._kept.pop(ino, None)
+        with self.lock:
+            if ino in self._kept:
+                self._set(ino, None)
 
     def shown(self, status: os.stat_result, mtime_ns: int) -> int:
         """Return the ctime to show.
@@ -42,3 +56,26 @@ class ChangeTimes:
             return status.st_ctime_ns
         # a time set in the future is no change in the future
         return max(kept_ns, min(mtime_ns, status.st_ctime_ns))
+
+    def records(self) -> list[Record]:
+        """Return records that make these."""
+        with self.lock:
+            return [("ctime", ino, ctime_ns) for ino, ctime_ns in self._kept.items()]
+
+    def replay(self, record: tuple[object, ...]) -> bool:
+        """Do again what a record says; return False if it is not about ctimes."""
+        match record:
+            case ("ctime", int(ino), int(ctime_ns)):
+                self._kept[ino] = ctime_ns
+            case ("ctime", int(ino), None):
+                self._kept.pop(ino, None)
+            case _:
+                return False
+        return True
+
+    def _set(self, ino: int, ctime_ns: int | None) -> None:
+        self.note(("ctime", ino, ctime_ns))
+        if ctime_ns is None:
+            del self._kept[ino]
+        else:
+            self._kept[ino] = ctime_ns

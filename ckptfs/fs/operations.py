@@ -15,6 +15,7 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from ckptfs.capture.change_times import ChangeTimes
 from ckptfs.errors import os_error
 from ckptfs.fs.attributes import Attributes, Caller, Listed
 from ckptfs.fs.control import Control, below_versions, control_of, version_of_marker
@@ -397,7 +398,12 @@ class Operations:
             source.reader.require(source_bytes, source_bytes + size_bytes)
         return self._trees.writable().open_files.copy_range(source.fd, target, source_bytes, target_bytes, size_bytes)
 
-    # what only a server that takes over from another can ask for, besides old handles
+    # what a server must hand over, and what only one that takes over can ask for, besides old handles
+
+    @property
+    def change_times(self) -> ChangeTimes:
+        """The ctimes that files are shown with; a read-only mount keeps none."""
+        return self.writable.live.changes.times if self.writable is not None else ChangeTimes()
 
     def newest_version(self) -> int:
         """Return the number of the newest captured version."""

@@ -46,6 +46,11 @@ def saved(mounted: Mount) -> int:
     return version
 
 
+def change_times(directory: Path) -> dict[str, int]:
+    """The ctimes of a directory and of what is in it."""
+    return {".": directory.stat().st_ctime_ns} | {path.name: path.stat().st_ctime_ns for path in directory.iterdir()}
+
+
 @pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_WRONLY, os.O_RDWR, os.O_RDWR | os.O_APPEND])
 def test_open_files_go_on(mount: Mounts, flags: int) -> None:
     mounted = mount()
@@ -261,6 +266,35 @@ def test_reading_goes_on_of_files_that_are_partly_here(mount: Mounts) -> None:
     assert (mounted.root / "restored").read_bytes() == b"two"
     wait_until(lambda: not list((mounted.cache / "orphans").iterdir()), 10, "the spare directory is empty")
     saved(mounted)
+
+
+def test_change_times_stay_what_they_were_shown_as(mount: Mounts) -> None:
+    """Ours move when a version is made, is durable, or a file gets its data; `git diff-files` looks at them."""
+    mounted = mount()
+    root = mounted.root
+    for name in ("durable", "changed", "linked", "pending", "fetched", "truncated"):
+        (root / name).write_bytes(name.encode() * 1000)
+    touch(root)
+    mounted.sync()
+    mounted.restore(1)
+    (root / "fetched").write_bytes(b"other")
+    touch(root)
+    mounted.sync()
+    mounted.restore(1)
+    assert (root / "fetched").read_bytes() == b"fetched" * 1000
+    (root / "changed").chmod(0o600)
+    os.link(root / "linked", root / "further")
+    os.kill(mounted.upload_pid() or 0, signal.SIGSTOP)
+    (root / "pending").write_bytes(b"pending")
+    touch(root)
+    (root / "truncated").write_bytes(b"after the save")
+    shown, real = change_times(root), change_times(mounted.cache / "live")
+    assert {"durable", "pending", "fetched"} <= {name for name in shown if shown[name] != real[name]}
+    for _ in range(2):
+        take_over(mounted)
+        assert change_times(root) == shown
+    (root / "durable").chmod(0o600)
+    assert (root / "durable").stat().st_ctime_ns > shown["durable"]
 
 
 def test_a_restored_tree_stays_restored(mount: Mounts) -> None:

@@ -84,6 +84,7 @@ class PassthroughServer:
         note = ledger.append if ledger is not None else lambda record: None
         self._nodes = Nodes(note)
         self._book = HandleBook(note)
+        self._times = operations.change_times
         self._interrupts = Interrupts()
         openings = Openings(device.register_backing if passes else None, device.release_backing)
         self._open_handles = OpenHandles(operations, self._nodes, self._book, openings, passes=passes)
@@ -152,6 +153,7 @@ class PassthroughServer:
             ledger=self._ledger,
             nodes=self._nodes,
             book=self._book,
+            times=self._times,
             handles=self._open_handles,
             resent=self._resent,
             serve=self._serve_once,
@@ -222,8 +224,10 @@ class PassthroughServer:
 
     def _rewrite_ledger(self) -> None:
         if self._ledger is not None:
-            with self._nodes.lock, self._book.lock:
-                self._ledger.rewrite([*self._nodes.records(), *self._book.records()])
+            with self._nodes.lock, self._book.lock, self._times.lock:
+                self._times.note = self._ledger.append
+                records = [*self._nodes.records(), *self._book.records(), *self._times.records()]
+                self._ledger.rewrite(records)
 
     def _serve_once(self, request: Request) -> None:
         if not self._knows_programs:
@@ -266,6 +270,8 @@ class PassthroughServer:
         agreed, reply = agree(request, passes=self._passes, stack_depth=self._stack_depth)
         if self._ledger is not None and not agreed & InitFlag.HAS_RESEND:
             self._ledger.give_up("the kernel sends no request twice")
+        # with what was kept before there was anybody to show it to
+        self._rewrite_ledger()
         self._ready()
         return reply
 

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ckptfs.capture.change_times import ChangeTimes
 from ckptfs.fs.operations import Operations
 from ckptfs.fs.transport import wire
 from ckptfs.fs.transport.device import REQUEST_BYTES, Device
@@ -32,6 +33,7 @@ class TakingOver:
     Args:
         ledger: Of the server that was killed.
         nodes, book: Empty.
+        times: As they are on disk, for all that is not known.
         serve: Serves a request and answers it.
         follow: Takes from nodes the names that lead to other inodes.
     """
@@ -41,6 +43,7 @@ class TakingOver:
     ledger: Ledger
     nodes: Nodes
     book: HandleBook
+    times: ChangeTimes
     handles: OpenHandles
     resent: Resent
     serve: Callable[[Request], None]
@@ -68,7 +71,7 @@ class TakingOver:
     def _replay(self) -> None:
         self.nodes.note = self.book.note = lambda record: None
         for record in self.ledger.records():
-            if not self.nodes.replay(record) and not self.book.replay(record):
+            if not any(known.replay(record) for known in (self.nodes, self.book, self.times)):
                 raise KeyError(record[0])
         self.nodes.note = self.book.note = self.ledger.append
 
