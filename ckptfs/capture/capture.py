@@ -111,10 +111,9 @@ class Capturer:
             replace.undo = self._swap(replace.undo)
         version = self.version if replace is not None else self.version + 1
         generation = replace.pending.generation + 1 if replace is not None else 1
-        directory = self.spares.take_draft()
         draft = Draft(
             self.root_fd,
-            directory,
+            self.spares.take_draft(),
             changes,
             self.sizes.by_path,
             self.links,
@@ -131,11 +130,15 @@ class Capturer:
         except BaseException:
             if replace is not None:
                 replace.undo = self._swap(replace.undo)
-            shutil.rmtree(directory, ignore_errors=True)
+            shutil.rmtree(draft.directory, ignore_errors=True)
             raise
+        return self._captured(draft, pending, undo, replace)
+
+    def _captured(self, draft: Draft, pending: PendingVersion, undo: Undo, replace: Captured | None) -> Captured:
+        """The draft is the newest version now, in the place of another if it replaces one."""
         before = replace.before if replace is not None else (self.version, self.commit_id)
         self.changes.take()
-        self.version, self.commit_id = version, pending.header.commit_id
+        self.version, self.commit_id = pending.version, pending.header.commit_id
         slot = Slot(pending.directory)
         if replace is not None:
             self.guards.release(replace.slot)
@@ -146,7 +149,7 @@ class Capturer:
         return Captured(
             pending,
             slot,
-            changes,
+            draft.changes,
             undo,
             linked_bytes + draft.copied_bytes,
             len(draft.torn),

@@ -2,8 +2,8 @@
 
 Each path belongs to one of three: a control name (control_files.py), `.versions/` (versions_directory.py), or the tree,
 which is the live tree of a read-write mount or a version's tree of a read-only one. Here the paths are told apart
-(trees.py); what is done is in the modules of the three. Extended attributes are in xattrs.py, and handles of a server
-that was killed in old_handles.py.
+(trees.py); what is done is in the modules of the three. Extended attributes are in xattrs.py, what a file loses of its
+mode in privileges.py, and handles of a server that was killed in old_handles.py.
 
 Paths are bytes, relative to the mount's root, without a leading slash. Every method may raise OSError with an errno,
 and nothing else (door.py).
@@ -11,7 +11,6 @@ and nothing else (door.py).
 
 import errno
 import os
-import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -23,7 +22,7 @@ from ckptfs.fs.control_files import ControlFiles
 from ckptfs.fs.door import through_door
 from ckptfs.fs.handles import ControlHandle, FileHandle, Handle, OpenFile, ViewHandle, of_live_tree
 from ckptfs.fs.old_handles import OldHandles
-from ckptfs.fs.syscalls import groups_of
+from ckptfs.fs.privileges import Privileges
 from ckptfs.fs.times import birth_ns
 from ckptfs.fs.tree_view import TreeView
 from ckptfs.fs.trees import Trees, refuse_control
@@ -48,6 +47,7 @@ class Operations:
     view: Callable[[], TreeView] | None = None
     cache_root_status: Callable[[], os.statvfs_result]
     xattrs: ExtendedAttributes = field(init=False)
+    privileges: Privileges = field(init=False)
     old_handles: OldHandles = field(init=False)
     _trees: Trees = field(init=False)
     _controls: ControlFiles = field(init=False)
@@ -58,6 +58,7 @@ class Operations:
             texts=self.texts, versions=self.versions, writable=self.writable, tree=trees.shown
         )
         self.xattrs = ExtendedAttributes(trees, self.versions)
+        self.privileges = Privileges(trees)
         self.old_handles = OldHandles(trees, self.versions, self._controls)
 
     @property
@@ -329,54 +330,6 @@ class Operations:
         return birth_ns(live.root_fd, live.at(path))
 
     @through_door
-    def drop_privileges(self, path: bytes | None, caller: Caller, handle: Handle | None = None) -> None:
-        """Take setuid and setgid from a file, as writing to it must.
-
-        Args:
-            path: None if it has no name.
-            handle: Of it, if it has no name.
-        """
-        self._leave_mode(_left_mode, path, caller, handle)
-
-    @through_door
-    def drop_setgid(self, path: bytes | None, caller: Caller, handle: Handle | None = None) -> None:
-        """Take setgid from a file of whose group the caller is not, as giving it an access control list must.
-
-        Args:
-            path, handle: See drop_privileges.
-        """
-        self._leave_mode(_left_mode_with_list, path, caller, handle)
-
-    def _leave_mode(
-        self,
-        left_mode: Callable[[os.stat_result, Caller], int],
-        path: bytes | None,
-        caller: Caller,
-        handle: Handle | None,
-    ) -> None:
-        if path is None:
-            if isinstance(handle, FileHandle):
-                left = left_mode(os.fstat(handle.fd), caller)
-                self._trees.writable().open_files.nameless.change(handle, left, (-1, -1), None)
-        elif control_of(path) is None and below_versions(path) is None:
-            live = self._trees.writable().live
-            status = live.lstat(path)
-            left = left_mode(status, caller)
-            if left != stat.S_IMODE(status.st_mode):
-                live.chmod(path, left)
-
-    @through_door
-    def chown_to_nobody(self, path: bytes, caller: Caller) -> None:
-        """chown(2) that leaves owner and group: anybody may, but only the owner takes setuid and setgid away by it."""
-        if control_of(path) is None:
-            live = self._trees.changeable(path)
-            status = live.lstat(path)
-            if caller.uid not in (0, status.st_uid) and _left_mode(status, caller) != stat.S_IMODE(status.st_mode):
-                raise os_error(errno.EPERM)
-            self.drop_privileges(path, caller)
-            live.chown(path, -1, -1)
-
-    @through_door
     def seek(self, handle: Handle, offset_bytes: int, whence: int) -> int:
         """lseek(2) with SEEK_DATA or SEEK_HOLE."""
         if isinstance(handle, ControlHandle):
@@ -413,22 +366,3 @@ class Operations:
     def finish_touch_by_rename(self) -> None:
         """Go on with a file that was being renamed to `.save`."""
         self._controls.finish_touch_by_rename()
-
-
-def _left_mode(status: os.stat_result, caller: Caller) -> int:
-    """Return the permission bits that a file keeps when someone without CAP_FSETID changes it."""
-    mode = stat.S_IMODE(status.st_mode)
-    if stat.S_ISDIR(status.st_mode) or not mode & (stat.S_ISUID | stat.S_ISGID):
-        return mode
-    left = mode & ~stat.S_ISUID
-    # setgid without group execution means mandatory locking, and stays for who is in the group
-    return left if not mode & stat.S_IXGRP and _is_in_group(status, caller) else left & ~stat.S_ISGID
-
-
-def _left_mode_with_list(status: os.stat_result, caller: Caller) -> int:
-    mode = stat.S_IMODE(status.st_mode)
-    return mode if not mode & stat.S_ISGID or _is_in_group(status, caller) else mode & ~stat.S_ISGID
-
-
-def _is_in_group(status: os.stat_result, caller: Caller) -> bool:
-    return caller.uid == 0 or caller.gid == status.st_gid or status.st_gid in groups_of(caller.pid)

@@ -122,15 +122,15 @@ class AttributeRequests(Requests):
         sets_times = bool(valid & (SetAttr.ATIME | SetAttr.MTIME))
         if path is None:
             if valid & SetAttr.KILL_SUIDGID or (not valid & _SETS_SOMETHING and not is_chown(request.pid)):
-                self.operations.drop_privileges(None, request.caller, handle)
+                self.operations.privileges.drop(None, request.caller, handle)
             new_mode = mode & 0o7777 if valid & SetAttr.MODE else None
             self.operations.change_nameless(handle, new_mode, owner, times if sets_times else None)
         else:
             # nothing is set: that is a write, or chown(2) to nobody
             if not valid & _SETS_SOMETHING and is_chown(request.pid):
-                self.operations.chown_to_nobody(path, request.caller)
+                self.operations.privileges.chown_to_nobody(path, request.caller)
             elif valid & SetAttr.KILL_SUIDGID or not valid & _SETS_SOMETHING:
-                self.operations.drop_privileges(path, request.caller)
+                self.operations.privileges.drop(path, request.caller)
             if owner != (-1, -1):
                 self.operations.chown(path, *owner)
             if valid & SetAttr.MODE:
@@ -169,7 +169,7 @@ class AttributeRequests(Requests):
         self.operations.xattrs.setxattr(path, name, value, flags, handle)
         if name == ACCESS_LIST:
             # the local filesystem leaves it to root, which we are
-            self.operations.drop_setgid(path if handle is None else None, request.caller, handle)
+            self.operations.privileges.drop_setgid(path if handle is None else None, request.caller, handle)
         return ()
 
     @steady

@@ -47,7 +47,7 @@ class FileRequests(Requests):
                 # through /proc/PID/fd
                 nameless = self.handles.of_node(node)
                 if open_flags & wire.OPEN_KILL_SUIDGID:
-                    self.operations.drop_privileges(None, request.caller, nameless)
+                    self.operations.privileges.drop(None, request.caller, nameless)
                 handle: Handle = self.operations.reopen(nameless, flags)
                 return (self.handles.opened(request, node.id, handle, flags),)
             try:
@@ -73,7 +73,7 @@ class FileRequests(Requests):
         with self.paths.names:
             path = self.nodes.path(self.nodes.get(request.node))
             if path is not None or handle is not None:
-                self.operations.drop_privileges(path, request.caller, handle)
+                self.operations.privileges.drop(path, request.caller, handle)
 
     def _follow_truncation(self, handle: Handle) -> None:
         """Truncating may have given a name a fresh inode, to leave the old one to a pending version. The handle holds

@@ -6,7 +6,6 @@ every buffer; so each is replaced here by one that hands bytes to the operations
 """
 
 import ctypes
-import itertools
 import os
 import stat
 import threading
@@ -19,11 +18,12 @@ import fuse
 from ckptfs.errors import MountError
 from ckptfs.fs.attributes import Attributes, Caller
 from ckptfs.fs.door import through_door
-from ckptfs.fs.handles import ControlHandle, FileHandle, Handle, ViewHandle
+from ckptfs.fs.handles import ControlHandle, Handle
 from ckptfs.fs.operations import Operations
 from ckptfs.fs.times import NOW_NS
 from ckptfs.fs.transport.heard import Heard
 from ckptfs.fs.transport.hidden import HiddenFiles
+from ckptfs.fs.transport.opened_by_name import OpenedByName
 
 _UTIME_NOW, _UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
 
@@ -91,28 +91,15 @@ class FusepyServer(fuse.FUSE):  # type: ignore[misc]  # fusepy has no types
         self._ready = ready
         self._flusher_pid = flusher_pid
         self._hidden = HiddenFiles(operations.writable)
-        self._handles: dict[int, Handle] = {}
-        self._opened_as: dict[int, bytes] = {}
-        self._stale: dict[bytes, set[int]] = {}
-        """Path to the handles of files that had it before the tree was replaced."""
-        self._replaced = 0
-        """How often that was."""
-        self._numbers = itertools.count(1)
+        self._handles = OpenedByName(self._ino_of)
         super().__init__(_Implemented(_NAMES), mountpoint, raw_fi=True, encoding=_ENCODING, **options)
 
     def init(self, _: object) -> None:
         self._ready(self)
 
     def tree_replaced(self) -> None:
-        """Names may be other files now. libfuse knows a file by its name, so the kernel has one page cache for both."""
-        self._replaced += 1
-        for number, path in list(self._opened_as.items()):
-            self._note_if_stale(number, path)
-
-    def _note_if_stale(self, number: int, path: bytes) -> None:
-        handle = self._handles.get(number)
-        if isinstance(handle, FileHandle | ViewHandle) and handle.ino != self._ino_of(path):
-            self._stale.setdefault(path, set()).add(number)
+        """Names may be other files now."""
+        self._handles.tree_replaced()
 
     def names_of(self, path: bytes, ino: int) -> set[bytes]:
         """Return all paths of an inode: each is an inode of its own to the kernel, with a page cache of its own."""
@@ -136,7 +123,7 @@ class FusepyServer(fuse.FUSE):  # type: ignore[misc]  # fusepy has no types
         return self._put_attributes(_relative(path), buffer, None)
 
     def fgetattr(self, path: bytes | None, buffer: Any, info: Any) -> int:
-        handle = self._handles.get(info.contents.fh) if info else None
+        handle = self._handles.find(info.contents.fh) if info else None
         return self._put_attributes(_relative(path or b"/"), buffer, handle)
 
     def _put_attributes(self, path: bytes, buffer: Any, handle: Handle | None) -> int:
@@ -263,21 +250,21 @@ class FusepyServer(fuse.FUSE):  # type: ignore[misc]  # fusepy has no types
     # open files
 
     def create(self, path: bytes, mode: int, info: Any) -> int:
-        replaced = self._replaced
+        replaced = self._handles.replaced
         handle = self._fs.create(_relative(path), info.contents.flags, mode & 0o7777, _caller())
         return self._put_handle(handle, info, path, replaced)
 
     def open(self, path: bytes, info: Any) -> int:
         # the kernel leaves it to us, and does not say whether the program has CAP_FSETID
         drops = bool(info.contents.flags & os.O_TRUNC and _caller().uid)
-        replaced = self._replaced
+        replaced = self._handles.replaced
         if self._hidden.has(path):
             handle = self._open_hidden(path, info.contents.flags)
             if drops:
-                self._fs.drop_privileges(None, _caller(), handle)
+                self._fs.privileges.drop(None, _caller(), handle)
             return self._put_handle(handle, info, path, replaced)
         if drops:
-            self._fs.drop_privileges(_relative(path), _caller())
+            self._fs.privileges.drop(_relative(path), _caller())
         return self._put_handle(self._fs.open(_relative(path), info.contents.flags, _caller()), info, path, replaced)
 
     @through_door
@@ -285,19 +272,10 @@ class FusepyServer(fuse.FUSE):  # type: ignore[misc]  # fusepy has no types
         return self._hidden.open(path, flags)
 
     def _put_handle(self, handle: Handle, info: Any, path: bytes, replaced: int) -> int:
-        """Number what has been opened.
-
-        Args:
-            replaced: How often the tree had been replaced before that.
-        """
-        number = next(self._numbers)
-        self._handles[number], self._opened_as[number] = handle, _relative(path)
-        if replaced != self._replaced:
-            self._note_if_stale(number, _relative(path))
-        info.contents.fh = number
+        info.contents.fh = self._handles.put(handle, _relative(path), replaced)
         # what a control file says has no size beforehand, and must not come from the page cache; nor must the bytes of
         # a file while another, which had its name, is open
-        info.contents.direct_io = isinstance(handle, ControlHandle) or bool(self._stale.get(_relative(path)))
+        info.contents.direct_io = isinstance(handle, ControlHandle) or self._handles.has_stale(_relative(path))
         return 0
 
     def read(self, path: bytes | None, buffer: Any, size: int, offset: int, info: Any) -> int:
@@ -320,9 +298,7 @@ class FusepyServer(fuse.FUSE):  # type: ignore[misc]  # fusepy has no types
         self._fs.flush(self._handles[info.contents.fh])
 
     def release(self, path: bytes | None, info: Any) -> None:
-        number = info.contents.fh
-        self._stale.get(self._opened_as.pop(number), set()).discard(number)
-        self._fs.release(self._handles.pop(number))
+        self._fs.release(self._handles.pop(info.contents.fh))
 
     def fsync(self, path: bytes | None, data_only: int, info: Any) -> None:
         # the kernel has written the pages already
