@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from ckptfs.watch_table import is_alive
 
 # what `ckptfs log` says of a place in which no task has saved; its exit code is the same for every failure
 _NO_STORE = ("is not a ckptfs store", "cannot be used: No such file or directory")
+
+_ERROR = "ckptfs: error: "
 
 
 class CommandError(CkptfsError):
@@ -34,19 +37,25 @@ def run(*arguments: str | Path) -> str:
     )
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        # before it there may be warnings of the packages that it imports
+        fact = next((line for line in lines if line.startswith(_ERROR)), lines[0])
         hint = lines[-1].partition("hint: ")[2] if len(lines) > 1 else ""
-        raise CommandError(lines[0].removeprefix("ckptfs: error: "), hint=hint or None)
+        raise CommandError(fact.removeprefix(_ERROR), hint=hint or None)
     return done.stdout
 
 
 def mount(scope: Scope) -> None:
-    """Show a task's store at its mount point, unless an earlier attempt's mount is there still.
+    """Show a task's store at its mount point, unless an earlier attempt's mount is there still, and can save.
 
     Where there is no FUSE the directory is watched instead. A writer of the same store can only be an earlier attempt
     that Metaflow has given up, on whatever machine: it is not waited for, and can commit nothing any more.
     """
     if is_mounted(scope.mountpoint):
-        return
+        if not is_fenced(scope.mountpoint):
+            return
+        # what it had captured and not uploaded goes aside
+        with suppress(CommandError):
+            run("umount", scope.mountpoint)
     scope.cache.mkdir(parents=True, exist_ok=True, mode=0o700)
     scope.mountpoint.mkdir(exist_ok=True)
     has_fuse = os.access("/dev/fuse", os.R_OK | os.W_OK) and not os.environ.get("CKPTFS_METAFLOW_WATCH")
@@ -62,11 +71,20 @@ def umount(scope: Scope) -> None:
 
 def is_mounted(mountpoint: Path) -> bool:
     """True if there is a mount that answers, or a watch that lives."""
+    status = _status(mountpoint)
+    return bool(status.get("store")) and (status.get("kind") != "watch" or is_alive(mountpoint))
+
+
+def is_fenced(mountpoint: Path) -> bool:
+    """True if another writer took the store over from what is mounted there."""
+    return bool(_status(mountpoint).get("fenced"))
+
+
+def _status(mountpoint: Path) -> dict[str, Any]:
     try:
-        status = json.loads((mountpoint / ".status").read_bytes())
-        return bool(status["store"]) and (status.get("kind") != "watch" or is_alive(mountpoint))
-    except (OSError, ValueError, KeyError):
-        return False
+        return dict(json.loads((mountpoint / ".status").read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def versions(store: str) -> list[dict[str, Any]]:
@@ -97,6 +115,14 @@ def replace(source: Path, target: Path) -> None:
     if target.is_dir() and not target.is_symlink():
         shutil.rmtree(target)
     os.replace(source, target)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a directory with what is in it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _environment(own: Mapping[str, str]) -> dict[str, str]:

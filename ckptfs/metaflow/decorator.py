@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from metaflow.decorators import StepDecorator
@@ -30,9 +31,9 @@ class CheckpointDecorator(StepDecorator):
     """Gives a step `current.checkpoint`: a directory whose versions are saved, and found again by the next attempt.
 
     Args:
-        load_policy: What the step begins with. `fresh`: the newest version of the task's earlier attempts, or of the
-            task that a resumed run has in its place. `eager`: if there is none, the newest of an earlier run of the
-            same user, too. `none`: nothing, ever.
+        load_policy: What the step begins with. `fresh` (None is the same): the newest version of the task's earlier
+            attempts, or of the task that a resumed run has in its place. `eager`: if there is none, the newest of an
+            earlier run of the same user, too. `none`: nothing, ever.
         store: Where the stores of the tasks are: s3://BUCKET/PREFIX or file:///DIRECTORY. None takes
             $CKPTFS_METAFLOW_STORE, else beside Metaflow's own data.
         temp_dir_root: Where it is mounted. None takes $CKPTFS_METAFLOW_DIR, else a directory in /tmp.
@@ -60,10 +61,7 @@ class CheckpointDecorator(StepDecorator):
         logger: Callable[..., None],
     ) -> None:
         """Check the attributes, and attach the card."""
-        if self.attributes["load_policy"] not in POLICIES:
-            raise CheckpointError(
-                f"load_policy is {self.attributes['load_policy']!r}, expected one of {', '.join(POLICIES)}"
-            )
+        self._check_attributes()
         self._datastore, self._logger = flow_datastore, logger
         self._task: TaskCheckpoint | None = None
         if self._shows_card:
@@ -91,16 +89,17 @@ class CheckpointDecorator(StepDecorator):
         pathspec = f"{current.flow_name}/{run_id}/{step_name}/{task_id}"
         place = _place(flow, current)
         try:
+            self._cwd = os.getcwd()
             root = store_root(self.attributes["store"], self._datastore)
             scope = scope_of_task(root, current.username, pathspec, retry_count, self.attributes["temp_dir_root"])
             _register(metadata, run_id, step_name, task_id, retry_count, scope, place)
             self._lock = leftover.take(scope)
             leftover.send_for(scope)
-            command.mount(scope)
-            self._task = TaskCheckpoint(scope, ranks="all")
-            self._begin(current, place)
+            self._begin(scope, current, place)
         except CkptfsError as error:
             raise CheckpointError(f"{error.fact}{f' ({error.hint})' if error.hint else ''}") from error
+        except OSError as error:
+            raise CheckpointError(f"{error.filename or 'its directory'} cannot be used: {error.strerror}") from error
         os.environ.update(scope.export(os.environ))
         current._update_env({"checkpoint": self._task})
 
@@ -127,15 +126,39 @@ class CheckpointDecorator(StepDecorator):
         # from the command line, --with checkpoint:show_card=False, it is text
         return str(self.attributes["show_card"]).lower() != "false"
 
-    def _begin(self, current: Any, place: str) -> None:
-        task = self._task
-        if task is None:
-            return
+    def _check_attributes(self) -> None:
+        # None, as metaflow-checkpoint takes it
+        self._policy = self.attributes["load_policy"] or POLICIES[0]
+        if self._policy not in POLICIES:
+            raise CheckpointError(f"load_policy is {self._policy!r}, expected one of {', '.join(POLICIES)}")
+        for name in ("store", "temp_dir_root"):
+            if not isinstance(self.attributes[name], str | os.PathLike | None):
+                raise CheckpointError(f"{name} is {self.attributes[name]!r}, expected a text")
+        try:
+            self._drain_timeout_s = float(self.attributes["drain_timeout"])
+        except (TypeError, ValueError):
+            self._drain_timeout_s = -1.0
+        if not self._drain_timeout_s >= 0:
+            raise CheckpointError(f"drain_timeout is {self.attributes['drain_timeout']!r}, expected seconds")
+
+    def _begin(self, scope: Scope, current: Any, place: str) -> None:
+        try:
+            self._begin_once(scope, current, place)
+        except CkptfsError:
+            # only now it may have noticed that another attempt, elsewhere, has taken the store over since
+            if not command.is_fenced(scope.mountpoint):
+                raise
+            self._begin_once(scope, current, place)
+
+    def _begin_once(self, scope: Scope, current: Any, place: str) -> None:
+        command.mount(scope)
+        self._task = task = TaskCheckpoint(scope, ranks="all")
         task.refresh_directory()
-        found = self._found(task, current, place) if self.attributes["load_policy"] != "none" else None
+        found = self._found(task, current, place) if self._policy != "none" else None
         if found is not None:
             task.begin_with(found)
-            self._say(f"began with {found['key']}, saved at {found['created_on']} by attempt {found['attempt']}")
+            by = "" if found["attempt"] is None else f" by attempt {found['attempt']}"
+            self._say(f"began with {found['key']}, saved at {found['created_on']}{by}")
 
     def _found(self, task: TaskCheckpoint, current: Any, place: str) -> Reference | None:
         """Return what the task is to begin with (F2).
@@ -150,7 +173,7 @@ class CheckpointDecorator(StepDecorator):
             found = found or lineage.of_task(flow, run, step, control, before_attempt=task.scope.attempt)
         for where in places:
             found = found or lineage.resumed(flow, current.origin_run_id, step, where)
-        if self.attributes["load_policy"] == "eager":
+        if self._policy == "eager":
             for where in places:
                 found = found or lineage.earlier(flow, run, step, where)
         return found
@@ -164,12 +187,22 @@ class CheckpointDecorator(StepDecorator):
         if task is None:
             return
         try:
-            task.wait(float(self.attributes["drain_timeout"]))
+            task.wait(self._drain_timeout_s)
             if self._shows_card:
                 self._fill_card(task)
-            command.umount(task.scope)
         except Exception as error:
             self._say(f"{error}; what is not durable is kept in {task.scope.directory}")
+            return
+        try:
+            self._leave(task.scope)
+            command.umount(task.scope)
+        except Exception as error:
+            self._say(f"all versions are durable, but {task.scope.directory} stays: {error}")
+
+    def _leave(self, scope: Scope) -> None:
+        """Go back from within the mount, which would be in use."""
+        if Path.cwd().is_relative_to(os.path.realpath(scope.mountpoint)):
+            os.chdir(self._cwd)
 
     def _fill_card(self, task: TaskCheckpoint) -> None:
         from metaflow import current
