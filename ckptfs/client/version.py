@@ -21,13 +21,14 @@ class Version:
 
     Attributes:
         number: From 1; 0 of one that was skipped.
+        said: What the marker said of it when this program saved it; None if it did not.
     """
 
     def __init__(self, place: Place, number: int, said: Mapping[str, Any] | None = None) -> None:
         self._place = place
         self.number = number
         # by its note it is told from one of another writer that has the same number
-        self._said = said
+        self.said = said
 
     @property
     def state(self) -> str:
@@ -58,10 +59,10 @@ class Version:
             return {"version": 0, "state": SKIPPED, "note": None, "error": None, **sizes}
         info = self._info(self._place.status())
         if info is None and self._place.is_watched:
-            if self._said is None:
+            if self.said is None:
                 raise without_versions(self._place.root)
             # neither pending nor the newest any more
-            return {**self._said, "state": "durable", "error": None, "bytes_uploaded": None}
+            return {**self.said, "state": "durable", "error": None, "bytes_uploaded": None}
         if info is None:
             raise NoSuchVersionError(f"{self._place.root} has no version {self.number}")
         return info
@@ -117,7 +118,7 @@ class Version:
                 found = self._place.read(f".versions/{self.number}/.save")
             except FileNotFoundError:
                 return None
-        note = None if self._said is None else self._said["note"]
+        note = None if self.said is None else self.said["note"]
         if found is not None and note is not None and found["note"] != note:
             raise FencedError(f"{self!r} did not enter history: another writer saved one of this number")
         return dict(found) if found is not None else None

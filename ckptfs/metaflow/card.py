@@ -40,12 +40,16 @@ def fill(card: Any, loaded: Reference | None, references: Iterable[Reference]) -
     card.append(VegaChart(_timeline(shown)))
     card.append(
         Table(
-            [[each["version_id"], each["attempt"], each["created_on"], each["name"], _words(each)] for each in shown],
+            [[each["version_id"], _attempt(each), each["created_on"], each["name"], _words(each)] for each in shown],
             headers=["version", "attempt", "saved (UTC)", "name", "metadata"],
         )
     )
     if len(shown) == _MOST_ROWS:
         card.append(Markdown(f"Older ones: `ckptfs log {shown[0]['url']}`"))
+
+
+def _attempt(each: Reference) -> int | str:
+    return "" if each["attempt"] is None else int(each["attempt"])
 
 
 def _words(each: Reference) -> str:
@@ -57,7 +61,7 @@ def _timeline(references: Sequence[Reference]) -> dict[str, Any]:
     rows = [
         {
             "version": each["version_id"],
-            "attempt": str(each["attempt"]),
+            "attempt": str(_attempt(each)),
             "saved": datetime.fromisoformat(each["created_on"]).isoformat(),
             "metadata": _words(each),
         }

@@ -5,10 +5,12 @@ another id, but the same place in the foreach, or the same rank.
 """
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
+from ckptfs.errors import InvalidInputError
 from ckptfs.metaflow import command
-from ckptfs.metaflow.reference import Reference, reference
+from ckptfs.metaflow.reference import Reference, of_version
 
 STORE, PLACE = "ckptfs-store", "ckptfs-place"
 
@@ -17,20 +19,28 @@ STORE, PLACE = "ckptfs-store", "ckptfs-place"
 _MOST_RUNS = 50
 
 
+def store_of(task: Any) -> str:
+    """Return the store of a task: a Task, or a pathspec. Raises InvalidInputError if it has none."""
+    store = _said_by(task).get(STORE)
+    if not store:
+        raise InvalidInputError(f"the task {getattr(task, 'pathspec', task)} has no checkpoints")
+    return str(store)
+
+
+def of_store(store: str) -> Iterator[Reference]:
+    """Yield the references of a store's versions, newest first."""
+    return (of_version(store, each) for each in command.versions(store))
+
+
 def newest_of(store: str, before_attempt: int | None = None) -> Reference | None:
     """Return the reference of a store's newest version that is to be loaded; of attempts before one, if it is given."""
-    for each in command.versions(store):
-        note = each["note"]
-        if isinstance(note, dict) and note.get("latest") and not _is_later(note, before_attempt):
-            return reference(store, each["version"], note, each["bytes"])
-    return None
+    found = (each for each in of_store(store) if each["latest"] and not _is_later(each, before_attempt))
+    return next(found, None)
 
 
 def of_task(flow: str, run: str, step: str, task: str, before_attempt: int) -> Reference | None:
     """Return the newest version of one task that it had before an attempt."""
-    from metaflow import Task
-
-    store = Task(f"{flow}/{run}/{step}/{task}", _namespace_check=False).metadata_dict.get(STORE)
+    store = _said_by(f"{flow}/{run}/{step}/{task}").get(STORE)
     return newest_of(store, before_attempt) if store else None
 
 
@@ -51,15 +61,29 @@ def resumed(flow: str, origin: str | None, step: str, place: str) -> Reference |
 
 def earlier(flow: str, run: str, step: str, place: str) -> Reference | None:
     """Return the newest version of the task in the newest other run, of the same user, that has one."""
+    return next((found for other in _others(flow, run) if (found := _in_run(other, step, place)) is not None), None)
+
+
+def elsewhere(task: Any) -> Iterator[Reference]:
+    """Yield the versions that a task has in other runs of the same user: of each run the newest first."""
+    flow, run, step, _ = str(getattr(task, "pathspec", task)).split("/")
+    place = _said_by(task).get(PLACE, "")
+    for other in _others(flow, run):
+        for _, store in sorted(_stores(other, step, place), reverse=True):
+            yield from of_store(store)
+
+
+def _others(flow: str, run: str) -> Iterator[Any]:
     from metaflow import Flow
 
-    for number, other in enumerate(Flow(flow).runs()):
-        if number > _MOST_RUNS:
-            return None
-        found = _in_run(other, step, place) if other.id != run else None
-        if found is not None:
-            return found
-    return None
+    return (other for other in islice(Flow(flow).runs(), _MOST_RUNS) if other.id != run)
+
+
+def _said_by(task: Any) -> dict[str, str]:
+    from metaflow import Task
+
+    found = Task(task, _namespace_check=False) if isinstance(task, str) else task
+    return dict(found.metadata_dict)
 
 
 def _in_run(run: Any, step: str, place: str) -> Reference | None:
@@ -78,8 +102,8 @@ def _stores(run: Any, step: str, place: str) -> Iterator[tuple[Any, str]]:
             yield task.created_at, metadata[STORE]
 
 
-def _is_later(note: dict[str, Any], before_attempt: int | None) -> bool:
-    return before_attempt is not None and note.get("attempt", 0) >= before_attempt
+def _is_later(found: Reference, before_attempt: int | None) -> bool:
+    return before_attempt is not None and found["attempt"] is not None and found["attempt"] >= before_attempt
 
 
 def _origin(run: Any) -> str | None:

@@ -1,17 +1,18 @@
 """`Checkpoint`: for programs that a step starts, and for notebooks and scripts outside flows."""
 
+import os
 import tempfile
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from ckptfs.errors import InvalidInputError
-from ckptfs.metaflow import command
-from ckptfs.metaflow.lineage import STORE
-from ckptfs.metaflow.reference import Reference, parse, reference
+from ckptfs.metaflow import command, lineage
+from ckptfs.metaflow.reference import DEFAULT_NAME, DIRECTORY, Reference, chosen, parse
 from ckptfs.metaflow.scope import scope_of_environment
-from ckptfs.metaflow.task import DIRECTORY, TaskCheckpoint
+from ckptfs.metaflow.task import TaskCheckpoint
 
 
 class Checkpoint:
@@ -42,7 +43,14 @@ class Checkpoint:
             return self._temporary.name
         return self._task.directory if self._task is not None else None
 
-    def save(self, path: Any = None, metadata: Mapping[str, Any] | None = None, **options: Any) -> Reference:
+    def save(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        latest: bool = True,
+        name: str = DEFAULT_NAME,
+        storage_format: str = "files",
+    ) -> Reference:
         """Save as `current.checkpoint.save` does.
 
         Raises:
@@ -54,32 +62,32 @@ class Checkpoint:
             )
         if path is None and self._temporary is not None:
             path = self._temporary.name
-        return self._task.save(path, metadata=metadata, **options)
+        return self._task.save(path, name, metadata, latest, storage_format)
 
-    def list(self, name: str | None = None, task: Any = None, attempt: int | str | None = None) -> list[Reference]:
+    def list(
+        self,
+        name: str | None = None,
+        task: Any = None,
+        attempt: int | str | None = None,
+        full_namespace: bool = False,
+    ) -> list[Reference]:
         """Return the references of a task's versions, newest first; without a task, of the one that this is part of.
 
         Args:
             name: Those of a name alone.
             task: A Task or a pathspec, flow/run/step/task.
             attempt: Those of an attempt alone.
+            full_namespace: After them those of the task that has its place in other runs of the namespace.
 
         Raises:
             InvalidInputError: No task was given, and this is part of none.
         """
+        if self._task is not None:
+            return self._task.list(name, task, attempt, full_namespace)
         if task is None:
-            if self._task is None:
-                raise InvalidInputError("no task was given, and no step has started this program")
-            return self._task.list(name, attempt)
-        notes = ((each["version"], each["note"], each["bytes"]) for each in command.versions(_store_of(task)))
-        found = [
-            reference(_store_of(task), number, note, size) for number, note, size in notes if isinstance(note, dict)
-        ]
-        return [
-            each
-            for each in found
-            if (name is None or each["name"] == name) and (attempt is None or each["attempt"] == int(attempt))
-        ]
+            raise InvalidInputError("no task was given, and no step has started this program")
+        found = lineage.of_store(lineage.store_of(task))
+        return chosen(chain(found, lineage.elsewhere(task)) if full_namespace else found, name, attempt)
 
     def load(self, reference: Mapping[str, Any] | str, path: str | None = None) -> None:
         """Write what a version has into a directory.
@@ -110,13 +118,3 @@ class Checkpoint:
     def _make_directory(self) -> None:
         if self._temporary is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="ckptfs-", dir=self._root)
-
-
-def _store_of(task: Any) -> str:
-    from metaflow import Task
-
-    found = Task(task, _namespace_check=False) if isinstance(task, str) else task
-    store = found.metadata_dict.get(STORE)
-    if not store:
-        raise InvalidInputError(f"the task {found.pathspec} has no checkpoints")
-    return str(store)

@@ -4,22 +4,33 @@ A mount holds two directories: `checkpoint` is the one that the step writes, `sa
 `save(path=...)` was given from elsewhere. A version's note says which of them is meant.
 """
 
+import json
 import os
-import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import ckptfs
-from ckptfs.client import Version, incoming
+from ckptfs.client import Version, marker
 from ckptfs.errors import InvalidInputError
-from ckptfs.metaflow import command
-from ckptfs.metaflow.reference import DEFAULT_NAME, Reference, parse, reference
+from ckptfs.metaflow import command, lineage
+from ckptfs.metaflow.elsewhere import brought
+from ckptfs.metaflow.reference import (
+    DEFAULT_NAME,
+    DIRECTORY,
+    SAVED,
+    Loaded,
+    Reference,
+    chosen,
+    now,
+    of_version,
+    parse,
+    reference,
+)
 from ckptfs.metaflow.scope import Scope
-
-DIRECTORY, SAVED = "checkpoint", "saved"
 
 # as long as the end of a step waits, if it is not told otherwise
 _LOAD_TIMEOUT_S = 300.0
@@ -38,7 +49,7 @@ class TaskCheckpoint:
         self._mount = ckptfs.checkpoint(scope.mountpoint, ranks=ranks)
         self._directory = scope.mountpoint / DIRECTORY
         self._directory.mkdir(exist_ok=True)
-        self._loaded: Reference | None = None
+        self._loaded: Loaded | None = None
         self._known: dict[int, Reference] = {}
         """Versions whose notes need not be read any more."""
 
@@ -53,7 +64,7 @@ class TaskCheckpoint:
         return self._loaded is not None
 
     @property
-    def info(self) -> Reference | None:
+    def info(self) -> Loaded | None:
         """The reference of the version that the directory began with."""
         return self._loaded
 
@@ -76,41 +87,53 @@ class TaskCheckpoint:
         """
         if storage_format not in ("files", "tar"):
             raise InvalidInputError(f"storage_format is {storage_format!r}, expected files or tar")
+        if metadata is not None and not isinstance(metadata, Mapping):
+            raise InvalidInputError(f"metadata is {metadata!r:.200}, expected a dict")
+        is_own = path is None or self._is_own(path)
         note = {
             "name": name,
             "metadata": dict(metadata or {}),
             "latest": latest,
-            "directory": DIRECTORY if path is None else SAVED,
+            "directory": DIRECTORY if is_own else SAVED,
             "pathspec": self.scope.pathspec,
             "attempt": self.scope.attempt,
-            "created_on": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime()),
+            "created_on": now(),
         }
-        if path is not None and not self._is_own(path):
-            self._take(path)
-        elif path is not None:
-            note["directory"] = DIRECTORY
-        version = self._mount.save(note)
-        saved = reference(self.scope.store, version.number, note)
-        if version.number:
-            self._known[version.number] = saved
-        return saved
+        note = json.loads(marker.encode_note(note))  # as others will read it
+        with nullcontext() if path is None or is_own else brought(path, self.scope):
+            version = self._mount.save(note)
+        if version.said is None:
+            return reference(self.scope.store, version.number, note)  # of a rank that does not save
+        # a watch says no more of a version that another has followed
+        self._known[version.number] = of_version(self.scope.store, {**version.said, "note": note})
+        return self._known[version.number]
 
-    def list(self, name: str | None = None, attempt: int | str | None = None) -> list[Reference]:
-        """Return the references of this task's versions, newest first, those of all attempts unless one is given."""
-        return [
-            each
-            for each in self.references()
-            if (name is None or each["name"] == name) and (attempt is None or each["attempt"] == int(attempt))
-        ]
+    def list(
+        self,
+        name: str | None = None,
+        task: Any = None,
+        attempt: int | str | None = None,
+        full_namespace: bool = False,
+    ) -> list[Reference]:
+        """Return the references of a task's versions, newest first, those of all attempts unless one is given.
+
+        Args:
+            name: Those of a name alone.
+            task: A Task or a pathspec, flow/run/step/task; None is this one.
+            attempt: Those of an attempt alone.
+            full_namespace: After them those of the task that has its place in other runs of the namespace.
+        """
+        is_own = task is None or getattr(task, "pathspec", task) == self.scope.pathspec
+        found = self.references() if is_own else lineage.of_store(lineage.store_of(task))
+        if full_namespace:
+            found = chain(found, lineage.elsewhere(task or self.scope.pathspec))
+        return chosen(found, name, attempt)
 
     def references(self) -> Iterator[Reference]:
         """Yield the references of this task's versions, newest first."""
         for number, info in self._versions():
             if number not in self._known:
-                found = info()
-                if not isinstance(found["note"], dict) or "directory" not in found["note"]:
-                    continue  # a touch by hand
-                self._known[number] = reference(self.scope.store, number, found["note"], found["bytes"])
+                self._known[number] = of_version(self.scope.store, info())
             yield self._known[number]
 
     def _versions(self) -> Iterator[tuple[int, Callable[[], dict[str, Any]]]]:
@@ -147,7 +170,7 @@ class TaskCheckpoint:
         """Make the directory what a version has, before the step begins."""
         wanted = parse(found, self.scope.store)
         self._load(wanted.store, wanted.number, wanted.directory)
-        self._loaded = found
+        self._loaded = Loaded(found)
 
     def newest(self) -> Reference | None:
         """Return the reference of the newest version of this task that is to be loaded."""
@@ -157,7 +180,7 @@ class TaskCheckpoint:
         """Empty the directory."""
         self._directory.mkdir(exist_ok=True)
         for path in self._directory.iterdir():
-            _remove(path)
+            command.remove(path)
 
     def wait(self, timeout_s: float) -> None:
         """Return when all versions are durable. Raises NotDurableError, MountError."""
@@ -165,9 +188,8 @@ class TaskCheckpoint:
             self._mount.latest.wait(timeout_s)
 
     def _below(self, store: str, number: int) -> str:
-        found = (each["note"] for each in command.versions(store) if each["version"] == number)
-        note = next(found, None)
-        return str(note["directory"]) if isinstance(note, dict) else DIRECTORY
+        found = (of_version(store, each) for each in command.versions(store) if each["version"] == number)
+        return next((str(each["directory"]) for each in found), DIRECTORY)
 
     def _load(self, store: str, number: int, below: str) -> None:
         if store != self.scope.store:
@@ -176,34 +198,9 @@ class TaskCheckpoint:
             return
         self._mount.load(number)
         if below == SAVED:
-            _remove(self._directory)
+            command.remove(self._directory)
             os.rename(self.scope.mountpoint / SAVED, self._directory)
         self._directory.mkdir(exist_ok=True)
 
     def _is_own(self, path: str | os.PathLike[str]) -> bool:
         return os.path.realpath(path) == os.path.realpath(self._directory)
-
-    def _take(self, given: str | os.PathLike[str]) -> None:
-        """Copy what is to be saved instead of the directory into its place."""
-        source, root = incoming.existing(given), self.scope.mountpoint
-        target, new = root / SAVED, root / f".{SAVED}"
-        if os.path.lexists(new):
-            _remove(new)  # of a program that was killed here
-        try:
-            if source.is_dir():
-                incoming.copy(source, new, root)
-            else:
-                new.mkdir()
-                incoming.copy(source, new / source.name, root)
-            command.replace(new, target)
-        except BaseException:
-            if os.path.lexists(new):
-                _remove(new)
-            raise
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()

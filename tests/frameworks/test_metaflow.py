@@ -144,7 +144,35 @@ def test_the_policy_says_what_a_new_run_begins_with_and_users_never_mix(flow: Ru
 def test_with_none_no_attempt_begins_with_anything(flow: Runner) -> None:
     output = flow("scopes", "run", "--fails", "1", POLICY="none")
     assert [line for line in _lines(output, "began") if " 1 " in line] == ["began a 1 False  0", "began b 1 False  0"]
-    assert "load_policy is 'some'" in flow("scopes", "run", POLICY="some", code=1)
+
+
+def test_an_attribute_that_cannot_be_is_named_before_anything_runs(flow: Runner) -> None:
+    for given in ("load_policy=some", "drain_timeout=soon", "drain_timeout=-1"):
+        output = flow("bare", "run", "--with", f"checkpoint:{given}", code=1)
+        assert re.search(rf"{given.partition('=')[0]} is .*expected", output)
+        assert "Workflow starting" not in output
+
+
+def test_what_metaflow_checkpoint_offers_is_here_by_the_same_names_and_places(flow: Runner, tmp_path: Path) -> None:
+    flow("surface", "run")
+    output = flow("surface", "run")
+    # the version of an attempt in which a shell has touched the marker
+    assert _lines(output, "began") == ["began trained {'step': 7} mfchckpt None"]
+    assert _lines(output, "saved") == ["saved {'loss': nan} False 8 files"]
+    own = ["{'loss': nan}", "{'step': 7}"]
+    # then those of the run before, whose threads have saved what lies elsewhere
+    (listed,) = re.findall(r"^listed \[(.*)\]$", output, re.MULTILINE)
+    shown = re.findall(r"{[^}]*}", listed)
+    assert (shown[:2], shown[-2:]) == (own, own)
+    assert sorted(shown[2:-2]) == [f"{{'who': '{number} {when}'}}" for number in range(4) for when in ("first", "then")]
+    # not even that of a step that stays in its directory
+    assert list((tmp_path / "mounts").iterdir()) == []
+
+
+@pytest.mark.parametrize("notices", ["", "1"], ids=["unnoticed", "noticed"])
+def test_a_mount_whose_store_another_machine_has_taken_over_is_not_gone_on_with(flow: Runner, notices: str) -> None:
+    output = flow("overtaken", "run", NOTICES=notices)
+    assert _lines(output, "began") == ["began 0 None", "began 1 elsewhere"]
 
 
 def test_ranks_have_stores_of_their_own_and_go_on_from_the_first_ones_where_they_saved_nothing(flow: Runner) -> None:
