@@ -8,6 +8,7 @@ captures, and says what went wrong; then the number is read, and the touch ends.
 import errno
 import json
 import os
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ Note = dict[str, Any] | str | None
 NAME = ".save"
 NOTE_LIMIT_BYTES = 64 << 10
 """As the marker's own."""
+
+_HALF = re.compile("[\ud800-\udfff]")
 
 # one touch at a time in a process: the mount takes the touches of two threads for one program's, which ends the first
 # when the second begins
@@ -44,7 +47,11 @@ def encode_note(note: Note) -> bytes:
     if note is None:
         return b""
     try:
-        text = note if isinstance(note, str) else json.dumps(dict(note), default=_plain)
+        text = (
+            note
+            if isinstance(note, str)
+            else _HALF.sub(_visible, json.dumps(dict(note), default=_plain, ensure_ascii=False))
+        )
         encoded = text.encode("utf-8", "surrogateescape")
     except RecursionError as error:
         raise InvalidInputError("the note is nested too deeply") from error
@@ -100,6 +107,12 @@ def explained(error: OSError, root: Path) -> CkptfsError | None:
             hint="free some space there, then save again",
         )
     return None
+
+
+def _visible(half: re.Match[str]) -> str:
+    """Return what stands in an object for half of a surrogate pair: bytes of a name as the mount shows them."""
+    code = ord(half[0])
+    return f"\\\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\\\u{code:04x}"
 
 
 def _plain(value: Any) -> Any:

@@ -292,6 +292,14 @@ def test_metrics_of_numpy_and_of_training_gone_wrong_are_notes(shared: Mount) ->
     assert checkpoint.save({"path": Path("/a"), "all": np.arange(2)}).note == {"path": "/a", "all": "[0 1]"}
 
 
+def test_a_note_of_names_in_any_language_and_of_bytes_that_are_no_text_stays_an_object(shared: Mount) -> None:
+    checkpoint = ckptfs.checkpoint(shared.root)
+    note = {"step": 1, "name": "ä" * 30_000}  # 60 KB
+    assert checkpoint.save(note).note == note
+    shown = checkpoint.save({"step": 2, "data": os.fsdecode(b"/d\xff"), "half": "\ud800"}).note
+    assert shown == {"step": 2, "data": "/d\\xff", "half": "\\ud800"}
+
+
 def test_a_note_that_is_too_long_saves_nothing(shared: Mount) -> None:
     checkpoint = ckptfs.checkpoint(shared.root)
     before = checkpoint.latest
