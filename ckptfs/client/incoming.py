@@ -1,8 +1,15 @@
-"""Files from elsewhere: copied into the directory under a temporary name, then given their own in one step."""
+"""Files from elsewhere: copied into a temporary directory, then given their place in one step.
 
+Who copies has the temporary directory's lock, which is lost with the process: a directory that nobody has locked is of
+a program that was killed, and the next copy clears it away.
+"""
+
+import fcntl
 import os
 import secrets
 import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from ckptfs.client.marker import NAME
@@ -11,6 +18,7 @@ from ckptfs.errors import InvalidInputError
 Given = str | os.PathLike[str]
 
 _PREFIX = ".ckptfs-incoming-"
+_NEW, _BEFORE = "new", "before"
 _CONTROL = (NAME, ".save.status", ".status", ".restore", ".versions")
 
 
@@ -26,13 +34,10 @@ def bring(given: Given, directory: Path, root: Path) -> None:
     real, real_root = source.resolve(), root.resolve()
     if real.is_relative_to(real_root) and not real.is_relative_to(real_root / ".versions"):
         return
-    temporary = directory / f"{_PREFIX}{secrets.token_hex(8)}"
-    try:
-        copy(source, temporary, root)
+    _clear(directory)
+    with _temporary(directory) as temporary:
+        copy(source, temporary / _NEW, root)
         _give_name(temporary, directory / source.name)
-    except BaseException:
-        _remove(temporary)
-        raise
 
 
 def existing(given: Given) -> Path:
@@ -78,23 +83,57 @@ def _copy_tree(source: Path, target: Path) -> None:
 
 
 def _give_name(temporary: Path, target: Path) -> None:
+    new = temporary / _NEW
     is_directory = target.is_dir() and not target.is_symlink()
     # rename(2) replaces a file by a file, and nothing by a directory
-    if is_directory or (temporary.is_dir() and os.path.lexists(target)):
-        before = temporary.with_name(f"{temporary.name}-before")
-        os.rename(target, before)
-        try:
-            os.rename(temporary, target)
-        except BaseException:
-            os.rename(before, target)
-            raise
-        _remove(before)
-    else:
-        os.replace(temporary, target)
+    if not is_directory and not (new.is_dir() and os.path.lexists(target)):
+        os.replace(new, target)
+        return
+    before = temporary / _BEFORE
+    before.mkdir()
+    os.rename(target, before / target.name)
+    try:
+        os.rename(new, target)
+    except BaseException:
+        os.rename(before / target.name, target)
+        raise
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+@contextmanager
+def _temporary(directory: Path) -> Iterator[Path]:
+    """Make a directory for one copy, and remove it in the end."""
+    with ExitStack() as stack:
+        while True:
+            path = directory / f"{_PREFIX}{secrets.token_hex(8)}"
+            path.mkdir()
+            stack.callback(shutil.rmtree, path, ignore_errors=True)
+            if _lock(path, stack, fcntl.LOCK_EX) or path.exists():
+                break  # without a lock on a filesystem that has none
+            # another had it taken for one of a program that was killed
+        yield path
+
+
+def _clear(directory: Path) -> None:
+    """Remove what programs that were killed have left; what they had moved out of the way goes back."""
+    for name in os.listdir(directory):
+        with ExitStack() as stack:
+            path = directory / name
+            if not (name.startswith(_PREFIX) and _lock(path, stack, fcntl.LOCK_EX | fcntl.LOCK_NB)):
+                continue
+            for before in path.glob(f"{_BEFORE}/*"):
+                if not os.path.lexists(directory / before.name):
+                    os.rename(before, directory / before.name)
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _lock(path: Path, stack: ExitStack, how: int) -> bool:
+    """Lock a directory as long as a stack lasts; False if another has the lock, or it is gone."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        stack.callback(os.close, fd)
+        fcntl.flock(fd, how)
+        # a child that was forked meanwhile has the descriptor, too
+        stack.callback(fcntl.flock, fd, fcntl.LOCK_UN)
+        return os.path.samestat(os.fstat(fd), os.stat(path))
+    except OSError:
+        return False

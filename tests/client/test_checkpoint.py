@@ -5,7 +5,10 @@ import multiprocessing
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -211,6 +214,53 @@ def test_a_marker_among_what_comes_from_elsewhere_makes_no_version(shared: Mount
     with pytest.raises(InvalidInputError, match="reserved"):
         checkpoint.save(path=tmp_path / "watched" / ".save")
     assert checkpoint.save().number == before + 2
+
+
+KILLED = """
+import os, sys, ckptfs
+from ckptfs.client import incoming
+place, name = {"copying": (incoming.shutil, "copytree"), "replacing": (incoming.os, "rename")}[sys.argv[3]]
+was = getattr(place, name)
+def then_die(*arguments, **options):
+    was(*arguments, **options)
+    os.kill(os.getpid(), 9)
+setattr(place, name, then_die)
+ckptfs.checkpoint(sys.argv[1]).save(path=sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("when", ["copying", "replacing"])
+def test_what_a_program_left_that_was_killed_in_a_copy_is_cleared_away_by_the_next(
+    shared: Mount, tmp_path: Path, when: str
+) -> None:
+    checkpoint = ckptfs.checkpoint(shared.root / f"killed {when}")
+    (checkpoint.directory / "folder").mkdir()
+    (checkpoint.directory / "folder" / "model").write_text("before")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "model").write_text("then")
+    (tmp_path / "other").write_text("other")
+    arguments = [sys.executable, "-c", KILLED, checkpoint.directory, tmp_path / "folder", when]
+    assert subprocess.run(arguments, timeout=60).returncode == -9
+    assert any(name.startswith(".ckptfs-incoming-") for name in os.listdir(checkpoint.directory))
+    checkpoint.save(path=tmp_path / "other")
+    assert sorted(os.listdir(checkpoint.directory)) == ["folder", "other"]
+    assert (checkpoint.directory / "folder" / "model").read_text() == "before"
+
+
+def test_programs_that_copy_at_once_do_not_clear_away_each_other_s(shared: Mount, tmp_path: Path) -> None:
+    checkpoint = ckptfs.checkpoint(shared.root / "copies")
+    names = [f"folder-{number}" for number in range(4)]
+
+    def save(name: str) -> None:
+        for number in range(5):
+            (tmp_path / name / str(number)).mkdir(parents=True)
+            checkpoint.save(path=tmp_path / name)
+
+    with ThreadPoolExecutor(len(names)) as threads:
+        list(threads.map(save, names))
+    assert {
+        name: len(os.listdir(checkpoint.directory / name)) for name in os.listdir(checkpoint.directory)
+    } == dict.fromkeys(names, 5)
 
 
 def test_what_is_no_file_is_not_copied(shared: Mount, tmp_path: Path) -> None:
