@@ -1,10 +1,12 @@
 """Saving together with the ranks on the same machine.
 
 Ranks meet at a socket in the directory itself, which containers that share the mount but neither network nor /tmp have
-in common. The local rank 0 listens and saves; the others come, wait, and are told the outcome. The socket has lost its
-name before the marker is touched, so that it is in no version. Who dies is noticed by the others at once.
+in common. Jobs that share a mount meet each at a socket of their own. The local rank 0 listens and saves; the others
+come, wait, and are told the outcome. The socket has lost its name before the marker is touched, so that it is in no
+version of this job. Who dies is noticed by the others at once.
 """
 
+import hashlib
 import json
 import os
 import socket
@@ -22,6 +24,12 @@ BARRIER_TIMEOUT_S = 1800.0
 
 _NAME = ".ckptfs-ranks"
 _LOOK_S = 0.02
+
+# what the ranks of a job have in common and other jobs have not: by torch.distributed and torchrun, Slurm, Open MPI
+_OF_A_JOB = (
+    *("MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID"),
+    *("SLURM_JOB_ID", "SLURM_STEP_ID", "OMPI_MCA_ess_base_jobid"),
+)
 
 
 class BarrierError(CkptfsError):
@@ -48,12 +56,18 @@ def together(directory: Path, rank: Rank, save: Callable[[], int], timeout_s: fl
     # a socket's path is at most 108 bytes long, a directory's 4096
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        place = f"/proc/self/fd/{fd}/{_NAME}"
+        place = f"/proc/self/fd/{fd}/{_NAME}{_job()}"
         if rank.local_rank == 0:
             return _lead(place, rank.local_world - 1, save, deadline_s)
         return _follow(place, rank.local_rank, deadline_s)
     finally:
         os.close(fd)
+
+
+def _job() -> str:
+    """Return what is added to the name for this job; nothing where its launcher says nothing of it."""
+    said = [os.environ.get(name, "") for name in _OF_A_JOB]
+    return f"-{hashlib.sha256(json.dumps(said).encode()).hexdigest()[:12]}" if any(said) else ""
 
 
 def _lead(place: str, others: int, save: Callable[[], int], deadline_s: float) -> int:

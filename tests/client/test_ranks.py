@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ for step in range(3):
 """
 
 
-def _ranks(root: Path, count: int, **environment: str) -> list[subprocess.Popen[str]]:
+def _ranks(root: Path, count: int, only: int | None = None, **environment: str) -> list[subprocess.Popen[str]]:
     return [
         subprocess.Popen(
             [sys.executable, "-c", _RANK, str(root)],
@@ -34,7 +35,7 @@ def _ranks(root: Path, count: int, **environment: str) -> list[subprocess.Popen[
             stderr=subprocess.PIPE,
             text=True,
         )
-        for rank in range(count)
+        for rank in (range(count) if only is None else (only,))
     ]
 
 
@@ -90,6 +91,22 @@ def test_ranks_that_save_together_make_one_version_of_what_all_have_written(shar
             f"part-{rank}": str(step) for rank in range(3)
         }
         assert not (version.parent / ".ckptfs-ranks").exists()
+
+
+def test_jobs_that_share_a_mount_do_not_wait_for_each_other_s_ranks(shared: Mount) -> None:
+    # they meet at the root of the mount, whatever their directories
+    one, another = ({"MASTER_ADDR": "localhost", "MASTER_PORT": port} for port in ("29500", "29501"))
+    root = shared.root / "jobs"
+    root.mkdir()
+    (waiting,) = _ranks(root, 2, 0, **one)
+    while not any(name.startswith(".ckptfs-ranks") for name in os.listdir(shared.root)):
+        time.sleep(0.02)
+    said = [job.communicate(timeout=100) for job in _ranks(root, 2, **another)]
+    (late,) = _ranks(root, 2, 1, **one)
+    said += [job.communicate(timeout=100) for job in (waiting, late)]
+    versions = [out.split() for out, _ in said]
+    assert versions[0] == versions[1] != versions[2] == versions[3], said
+    assert [len(each) for each in versions] == [3, 3, 3, 3]
 
 
 def test_a_rank_that_dies_is_noticed_by_those_that_wait_for_it(shared: Mount) -> None:
