@@ -14,7 +14,7 @@ from ckptfs.capture.changes import Origin
 from ckptfs.capture.journal import JournalState
 from ckptfs.capture.real_paths import RealPaths
 from ckptfs.errors import CacheError
-from ckptfs.format.manifest import Entry, Tree
+from ckptfs.format.manifest import Entry, Kind, Tree
 from ckptfs.fs.hydration.hydrator import Stub
 from ckptfs.fs.recovery import Taken
 
@@ -50,13 +50,16 @@ def know_again(taken: Taken, state: JournalState, restored: Tree | None, root_fd
     changed = state.content | state.names
     dirty = changed | state.attributes
     names: dict[int, list[bytes]] = {}
-    missing = set(state.stubs)
+    missing, made = set(state.stubs), set(state.stubs)
     for path, status in _files(tree, dirty, bool(state.stubs), root_fd):
         ino = status.st_ino
         names.setdefault(ino, []).append(path)
         entry = tree.get(path)
         if entry is not None and entry.link_id and path not in changed:
             known.link_ids[ino] = entry.link_id
+        if path in state.names and ino not in made and _is_made_without_data(status, _entry(restored, path)):
+            made.add(ino)
+            missing.add(ino)
         if ino in missing:
             missing.discard(ino)
             known.stubs.append(_stub(path, status, tree, state, restored))
@@ -65,6 +68,7 @@ def know_again(taken: Taken, state: JournalState, restored: Tree | None, root_fd
                 known.origins[ino] = known.stubs[-1].entry.extents
         elif path in changed and ino not in state.stubs and stat.S_ISREG(status.st_mode):
             known.content.add(ino)
+    known.content -= made
     known.links = {ino: paths for ino, paths in names.items() if len(paths) > 1}
     return known
 
@@ -80,6 +84,16 @@ def _files(tree: Tree, dirty: set[bytes], has_stubs: bool, root_fd: int) -> Iter
             continue  # a name that has gone: the change set knows that
         if not stat.S_ISDIR(status.st_mode):
             yield path, status
+
+
+def _is_made_without_data(status: os.stat_result, entry: Entry | None) -> bool:
+    """True of a file as a restore makes it: one that was killed before the journal said that it has no data yet.
+
+    It is checked before it is used, as every stub of another process.
+    """
+    if entry is None or entry.kind is not Kind.FILE or not entry.size_bytes or not stat.S_ISREG(status.st_mode):
+        return False
+    return not status.st_blocks and (status.st_size, status.st_mtime_ns) == (entry.size_bytes, entry.mtime_ns)
 
 
 def _stub(path: bytes, status: os.stat_result, tree: Tree, state: JournalState, restored: Tree | None) -> Stub:

@@ -270,6 +270,7 @@ class WritingParts:
         restored = self._history.tree(self._history.version(state.restored)) if state.restored is not None else None
         stubs = know_left(self.live, self._capturer, taken, state, restored)
         self.journal.go_on(self._boot, self.hydrator.inodes())
+        self.journal.stubs(self.hydrator.inodes() - state.stubs)
         log.info("goes on version=%d changed=%d not_fetched_files=%d", taken.version, len(state.names), stubs)
 
     def _know_restored(self, target: Target, result: Alignment) -> None:

@@ -128,13 +128,17 @@ class TreeWriter:
     def make_node(self, entry: Entry) -> None:
         """Make anything but a directory; a regular file of its size, without data."""
         with self._at(entry.path) as (parent, name):
-            try:
-                self._create(entry, parent, name)
-            except FileExistsError:
-                temporary = self._temporary_name()
-                spare = parent if self._spare_fd is None else self._spare_fd
-                if self._create(entry, spare, temporary):
-                    _replace(spare, temporary, parent, name)
+            # by its attributes one that a killed run made is known: it has them before it has its name
+            if self._spare_fd is None or entry.kind is not Kind.FILE:
+                try:
+                    self._create(entry, parent, name)
+                    return
+                except FileExistsError:
+                    pass  # it takes another's place
+            temporary = self._temporary_name()
+            spare = parent if self._spare_fd is None else self._spare_fd
+            if self._create(entry, spare, temporary):
+                _replace(spare, temporary, parent, name)
 
     def make_link(self, path: bytes, first: bytes) -> None:
         """Make a hard link to a name that was made before."""

@@ -25,13 +25,28 @@ import pathlib, time
 from ckptfs.fs.restorer import LiveRestorer
 
 replace = LiveRestorer._replace
-def slow(*arguments):
-    replace(*arguments)
-    swapped = pathlib.Path(__file__).with_name("swapped")
-    if swapped.with_name("slow").exists():
+swapped = pathlib.Path(__file__).with_name("swapped")
+def stay(flag):
+    if swapped.with_name(flag).exists():
         swapped.touch()
         time.sleep({_DELAY_S})
+def slow(*arguments):
+    replace(*arguments)
+    stay("slow")
 LiveRestorer._replace = slow
+
+adopted = LiveRestorer._adopted
+def slow_adopted(*arguments):
+    stay("early")
+    adopted(*arguments)
+LiveRestorer._adopted = slow_adopted
+
+restore = LiveRestorer.restore
+def held(*arguments):
+    while swapped.with_name("held").exists():
+        time.sleep(0.02)
+    restore(*arguments)
+LiveRestorer.restore = held
 
 from ckptfs.transfer.materialize import TreeWriter
 make_node = TreeWriter.make_node
@@ -53,34 +68,28 @@ class Window:
         self.mounted: Mount = mount(transport=transport, env={"PYTHONPATH": os.fspath(self._site)})
         self.root = self.mounted.root
 
-    def slow(self, is_slow: bool) -> None:
-        """Have restores from now on stay in the window, or not."""
-        if is_slow:
-            (self._site / "slow").touch()
+    def flag(self, name: str, is_set: bool) -> None:
+        """Have restores from now on stay in the window ("slow"), stay there before the journal knows of all ("early"),
+        not begin ("held"), or find no room for one of the files ("full").
+        """
+        if is_set:
+            (self._site / name).touch()
         else:
-            (self._site / "slow").unlink(missing_ok=True)
+            (self._site / name).unlink(missing_ok=True)
 
     @contextmanager
-    def full(self) -> Iterator[None]:
-        """Let there be no room for one of the files while a block runs."""
-        (self._site / "full").touch()
-        try:
-            yield
-        finally:
-            (self._site / "full").unlink()
-
-    @contextmanager
-    def restoring(self, spec: int) -> Iterator[None]:
+    def restoring(self, spec: int, flag: str = "slow") -> Iterator[None]:
         """Run a block while the tree is another one and nodes have not followed; ends when the restore has."""
-        self.slow(True)
+        self.flag(flag, True)
         thread = threading.Thread(target=self.mounted.restore, args=(spec,))
         thread.start()
         try:
             wait_until((self._site / "swapped").exists, 30, "the tree is another")
             yield
         finally:
+            for each in ("held", flag):
+                self.flag(each, False)
             thread.join()
-            self.slow(False)
             (self._site / "swapped").unlink(missing_ok=True)
 
 
@@ -161,7 +170,7 @@ def test_a_server_that_takes_over_in_the_window_reaches_no_other_file_either(win
     fds = [os.open(directory / name, os.O_RDWR) for name in ("a", "b")]
     try:
         with window.restoring(1):
-            window.slow(False)
+            window.flag("slow", False)
             killer = threading.Timer(0.5, window.mounted.kill_server)
             killer.start()
             done = at_once(
@@ -182,8 +191,10 @@ def test_a_server_that_takes_over_in_the_window_reaches_no_other_file_either(win
 
 def test_a_restore_that_fails_half_way_leaves_no_file_without_its_data(window: Window) -> None:
     directory = window.root / "run"
-    with window.full(), pytest.raises(OSError, match="No space left"):
+    window.flag("full", True)
+    with pytest.raises(OSError, match="No space left"):
         window.mounted.restore(1)
+    window.flag("full", False)
     assert {path.name: path.read_bytes() for path in directory.iterdir()} == {"a": b"1" * 5000, "b": b"1" * 5000}
     version = window.mounted.save()
     window.mounted.sync()
@@ -191,6 +202,22 @@ def test_a_restore_that_fails_half_way_leaves_no_file_without_its_data(window: W
     assert {path.name: path.read_bytes() for path in saved.iterdir()} == {"a": b"1" * 5000, "b": b"1" * 5000}
     window.mounted.restore(1)
     assert {path.name: path.read_bytes() for path in directory.iterdir()} == dict.fromkeys("abcd", b"1" * 5000)
+
+
+def test_a_server_that_takes_over_in_the_window_shows_no_file_without_its_data(window: Window) -> None:
+    directory = window.root / "run"
+    with window.restoring(1, "early"):
+        window.flag("early", False)
+        window.flag("held", True)
+        window.mounted.kill_server()
+        # before the restore has been done again
+        shown = {path.name: path.read_bytes() for path in directory.iterdir()}
+        version = window.mounted.save()
+    assert shown == dict.fromkeys("abcd", b"1" * 5000)
+    window.mounted.sync()
+    saved = window.root / ".versions" / str(version) / "run"
+    assert {path.name: path.read_bytes() for path in saved.iterdir()} == shown
+    assert {path.name: path.read_bytes() for path in directory.iterdir()} == shown
 
 
 def test_what_is_done_by_name_in_the_window_is_done_to_the_new_file_though_the_old_one_is_open(window: Window) -> None:

@@ -102,6 +102,34 @@ def test_open_files_that_lost_their_name_go_on(mount: Mounts) -> None:
     wait_until(lambda: not list((mounted.cache / "orphans").iterdir()), 10, "the spare directory is empty")
 
 
+_DIES = """
+import os, pathlib
+from ckptfs.fs.live.open_inodes import OpenInodes
+keep, die = OpenInodes._keep, pathlib.Path(__file__).with_name("die")
+def kept(*arguments):
+    keep(*arguments)
+    if die.exists():
+        die.unlink()
+        os.kill(os.getpid(), 9)
+OpenInodes._keep = kept
+"""
+
+
+def test_an_open_file_whose_name_was_about_to_go_takes_no_room_when_it_is_closed(mount: Mounts, tmp_path: Path) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(_DIES)
+    mounted = mount(env={"PYTHONPATH": os.fspath(tmp_path / "site")})
+    (mounted.root / "file").write_bytes(b"0123456789")
+    fd = os.open(mounted.root / "file", os.O_RDONLY)
+    (tmp_path / "site" / "die").touch()
+    (mounted.root / "file").unlink()
+    assert not (tmp_path / "site" / "die").exists()
+    assert os.pread(fd, 10, 0) == b"0123456789"
+    assert len(os.listdir(mounted.cache / "orphans")) == 1
+    os.close(fd)
+    wait_until(lambda: not os.listdir(mounted.cache / "orphans"), 20, "nothing is kept of it")
+
+
 def test_locks_are_kept(mount: Mounts) -> None:
     mounted = mount()
     with (mounted.root / "file").open("w+b") as file:

@@ -7,6 +7,7 @@ import errno
 import os
 
 from ckptfs.capture.scan import read_xattrs
+from ckptfs.errors import os_error
 from ckptfs.fs.live.names import parent_of
 from ckptfs.fs.live.tree import LiveTree
 from ckptfs.fs.times import NOW_NS, set_times
@@ -34,6 +35,8 @@ def give_fresh_inode(live: LiveTree, path: bytes, ino: int) -> int | None:
         live.changes.mark_content(path, os.fstat(fd).st_ino)
         live.changes.times.keep(above_status)
         held_fd = os.open(live.at(path), os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=live.root_fd)
+        if os.fstat(held_fd).st_ino != ino:
+            raise os_error(errno.ESTALE)  # renamed meanwhile, which is the caller's to see
         os.rename(fresh, live.at(path), dst_dir_fd=live.root_fd)
         live.changes.forget_inode(ino)
         live.hydrator.lost_name(ino)

@@ -112,6 +112,8 @@ class OpenInodes:
                     follow_symlinks=False,
                 )  # fmt: skip
                 inode.is_kept = True
+            except FileExistsError:
+                inode.is_kept = True  # by a process that was killed before the name went
             except OSError:
                 pass  # no room: all but a server that takes over can do without
 
