@@ -1,5 +1,8 @@
 """PyTorch: a plain loop, whose model, optimizer and the like are saved every few steps (docs/frameworks/pytorch.md)."""
 
+import pickle
+import re
+from pathlib import Path
 from typing import Any, Protocol
 
 from ckptfs.client import Version
@@ -37,9 +40,15 @@ class Checkpointer:
         where: The directory.
         every: Steps between two saves.
         parts: What has a state, by name.
+
+    Raises:
+        InvalidInputError: One of the parts has none.
     """
 
     def __init__(self, where: Where = None, *, every: int = 1, **parts: Stateful) -> None:
+        for name, part in parts.items():
+            if not (hasattr(part, "state_dict") and hasattr(part, "load_state_dict")):
+                raise InvalidInputError(f"{name} has no state: it is {part!r:.100}")
         self._checkpoint = go_back(where)
         self._saves = Saves(self._checkpoint, every)
         self._parts = parts
@@ -77,7 +86,11 @@ class Checkpointer:
         return self.save(step, **metrics) if self._saves.is_due(step) else None
 
     def save(self, step: int, **metrics: Any) -> Version:
-        """Save now; in another rank than the first it is none."""
+        """Save now; in another rank than the first it is none.
+
+        Raises:
+            InvalidInputError: A part's state could not be restored, as the first save finds.
+        """
         if self._checkpoint.is_saver:
             state = {
                 "step": step,
@@ -85,5 +98,22 @@ class Checkpointer:
                 "random": torch.get_rng_state(),
                 "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             }
-            torch.save(state, self._checkpoint.directory / STATE)
+            path = self._checkpoint.directory / STATE
+            torch.save(state, path)
+            if self._saves.saved_step is None:
+                # at the first save alone: it takes half a millisecond for each tensor
+                _check(path)
         return self._saves.save(metrics, step=step)
+
+
+def _check(path: Path) -> None:
+    """Raise InvalidInputError if `restore` would refuse a state: now, and not when training has been killed."""
+    try:
+        # mapped, so that nothing of the tensors is read
+        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        kind = re.search(r"GLOBAL ([\w.]+)", str(error))
+        raise InvalidInputError(
+            f"{path} could not be restored, as a part's state has {kind[1] if kind else 'a type'} in it",
+            hint="make it of tensors, numbers, text, dicts, lists, or allow it: torch.serialization.add_safe_globals",
+        ) from error

@@ -34,6 +34,39 @@ def test_a_state_that_lacks_a_part_is_not_half_loaded_and_says_what_it_has(share
     assert "state.pt has no state of schedule: it has model" in done.stderr
 
 
+UNRESTORABLE = """
+import sys, ckptfs.errors, numpy, torch
+from ckptfs.integrations.torch import Checkpointer
+class Best:
+    state = {"loss": numpy.zeros(2)}
+    def state_dict(self):
+        return self.state
+    load_state_dict = print
+try:
+    Checkpointer(sys.argv[1], best=Best()).save(1)
+except ckptfs.errors.CkptfsError as error:
+    print(error, error.hint)
+torch.serialization.add_safe_globals(
+    [numpy._core.multiarray._reconstruct, numpy.ndarray, numpy.dtype, type(numpy.dtype("f8"))]
+)
+Checkpointer(sys.argv[1], best=Best()).save(1)
+print(Checkpointer(sys.argv[1], best=Best()).restore())
+try:
+    Checkpointer(sys.argv[1], model=None)
+except ckptfs.errors.CkptfsError as error:
+    print(error)
+"""
+
+
+def test_a_state_that_could_not_be_restored_is_refused_when_it_is_first_saved(shared: Mount) -> None:
+    before = shared.status()["version"]
+    refused, *_, restored, stateless = _python(UNRESTORABLE, shared.root / "refused").stdout.splitlines()
+    assert "could not be restored, as a part's state has numpy._core.multiarray._reconstruct in it" in refused
+    assert "add_safe_globals" in refused
+    assert (restored, stateless) == ("1", "model has no state: it is None")
+    assert shared.status()["version"] == before + 1
+
+
 ORBAX = """
 import sys, jax.numpy as jnp
 from ckptfs.integrations.orbax import Checkpointer
