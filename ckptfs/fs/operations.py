@@ -211,11 +211,14 @@ class Operations:
         return self._trees.writable().open_files.create(path, flags, mode, caller)
 
     @through_door
-    def open(self, path: bytes, flags: int, caller: Caller, era: int | None = None) -> Handle:
+    def open(
+        self, path: bytes, flags: int, caller: Caller, era: int | None = None, known_ino: int | None = None
+    ) -> Handle:
         """Open a file.
 
         Args:
             era: When the path was taken; see LiveTree.require_era.
+            known_ino: See OpenFiles.open.
         """
         below = below_versions(path)
         if below is not None:
@@ -227,7 +230,7 @@ class Operations:
         if control is not None:
             return self._controls.open(path, control, flags, caller)
         if self.writable is not None:
-            return self.writable.open_files.open(path, flags, era)
+            return self.writable.open_files.open(path, flags, era, known_ino)
         return self._trees.version_shown().open(path, flags)
 
     @through_door

@@ -18,7 +18,7 @@ from tests.mounting import Mount, Mounts, touch, wait_until
 pytestmark = [pytest.mark.fuse, pytest.mark.skipif(passthrough_obstacle() is not None, reason="through libfuse: names")]
 
 # long enough for all calls of a test to have come, on a busy machine
-_DELAY_S = 2.0
+_DELAY_S = 1.0
 
 _PATCH = f"""
 import pathlib, time

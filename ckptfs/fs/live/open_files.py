@@ -73,11 +73,12 @@ class OpenFiles:
                 return self.inodes.take(fd, flags, path)
         return self.open(path, flags)
 
-    def open(self, path: bytes, flags: int, era: int | None = None) -> FileHandle:
+    def open(self, path: bytes, flags: int, era: int | None = None, known_ino: int | None = None) -> FileHandle:
         """Open a file; one that is to be changed and is not whole gets its data first.
 
         Args:
             era: See LiveTree.require_era.
+            known_ino: What the path is thought to lead to: nothing else is truncated (ESTALE).
         """
         live = self._live
         truncates = bool(flags & os.O_TRUNC)
@@ -90,6 +91,8 @@ class OpenFiles:
                 live.require_era(era)
                 if not live.is_still(path, ino, with_data=needs_data):
                     continue
+                if truncates and known_ino not in (None, ino):
+                    raise os_error(errno.ESTALE)
                 with self._turn(ino, truncates=truncates):
                     is_alone = truncates and self.inodes.find(ino) is None
                     replaced_fd = give_fresh_inode(live, path, ino) if is_alone else None

@@ -1,5 +1,6 @@
 """Requests that open files, and those about open files."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 
 from ckptfs.fs.handles import ControlHandle, FileHandle, Handle, OpenFile
 from ckptfs.fs.transport import wire
+from ckptfs.fs.transport.nodes import Node
 from ckptfs.fs.transport.notices import Notices
 from ckptfs.fs.transport.paths import MAY_HAVE_MOVED
 from ckptfs.fs.transport.requests import Requests, steady
@@ -41,28 +43,37 @@ class FileRequests(Requests):
     def _open(self, request: Request) -> Reply:
         flags, open_flags = wire.OPEN_IN.unpack_from(request.body)
         node = self.nodes.get(request.node)
+        is_other = False
         while True:
             path, era = self.paths.now(node)
             if path is None:
-                # through /proc/PID/fd
-                nameless = self.handles.of_node(node)
-                if open_flags & wire.OPEN_KILL_SUIDGID:
-                    self.operations.privileges.drop(None, request.caller, nameless)
-                handle: Handle = self.operations.reopen(nameless, flags)
-                return (self.handles.opened(request, node.id, handle, flags),)
+                return self._open_nameless(request, node, flags, open_flags)
             try:
                 if open_flags & wire.OPEN_KILL_SUIDGID:
                     self._drop_privileges(request, None)
-                handle = self.operations.open(path, flags, request.caller, era)
+                # it may be another because somebody else truncates it, and its node is about to follow
+                known_ino = node.key if isinstance(node.key, int) and not is_other else None
+                handle = self.operations.open(path, flags, request.caller, era, known_ino)
             except OSError as error:
-                if error.errno not in MAY_HAVE_MOVED or not self.paths.has_moved(node, path, era):
+                if error.errno not in MAY_HAVE_MOVED:
                     raise
+                has_moved = self.paths.has_moved(node, path, era)
+                if not has_moved and (is_other or error.errno != errno.ESTALE):
+                    raise
+                is_other = not has_moved
                 continue
             self._follow_truncation(handle)
             if isinstance(handle, OpenFile) and handle.ino != node.key and self.paths.has_moved(node, path, era):
                 self.operations.release(handle)
                 continue
             return (self.handles.opened(request, node.id, handle, flags),)
+
+    def _open_nameless(self, request: Request, node: Node, flags: int, open_flags: int) -> Reply:
+        """Open through /proc/PID/fd what has no name."""
+        nameless = self.handles.of_node(node)
+        if open_flags & wire.OPEN_KILL_SUIDGID:
+            self.operations.privileges.drop(None, request.caller, nameless)
+        return (self.handles.opened(request, node.id, self.operations.reopen(nameless, flags), flags),)
 
     def _drop_privileges(self, request: Request, handle: Handle | None) -> None:
         """Take setuid and setgid from the file of a request.

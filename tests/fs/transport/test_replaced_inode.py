@@ -57,3 +57,45 @@ def test_a_number_comes_back_only_when_its_name_is_known_to_have_another(mount: 
     assert truncated.read_bytes() == b"new"
     assert [path.read_bytes() for path in made] == [path.name.encode() for path in made]
     assert len({path.stat().st_ino for path in (truncated, *made)}) == 1 + len(made)
+
+
+_WAITS = """
+import pathlib, time
+from contextlib import contextmanager
+from ckptfs.fs.live.open_files import OpenFiles
+turn, wait = OpenFiles._turn, pathlib.Path(__file__).with_name("wait")
+@contextmanager
+def late(self, ino, *, truncates):
+    if truncates and wait.exists():
+        wait.unlink()
+        time.sleep(1.0)
+    with turn(self, ino, truncates=truncates):
+        yield
+OpenFiles._turn = late
+"""
+
+
+@pytest.mark.parametrize("is_pending", [False, True])
+def test_who_truncates_a_name_that_is_renamed_meanwhile_truncates_one_file(
+    mount: Mounts, tmp_path: Path, is_pending: bool
+) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(_WAITS)
+    mounted = mount(transport="passthrough", env={"PYTHONPATH": os.fspath(tmp_path / "site")})
+    log, older, new = (mounted.root / name for name in ("log", "log.1", "new"))
+    log.write_bytes(b"old")
+    new.write_bytes(b"new")
+    if is_pending:
+        wait_until(lambda: mounted.upload_pid() is not None, 20, "the upload process runs")
+        os.kill(mounted.upload_pid() or 0, signal.SIGSTOP)
+        touch(mounted.root)
+    wait = tmp_path / "site" / "wait"
+    wait.touch()
+    opener = threading.Thread(target=lambda: os.close(os.open(log, os.O_WRONLY | os.O_TRUNC)))
+    opener.start()
+    wait_until(lambda: not wait.exists(), 20, "it is being opened")
+    log.rename(older)
+    new.rename(log)
+    opener.join()
+    # which one, is a matter of who came first
+    assert (older.read_bytes(), log.read_bytes()) in ((b"", b"new"), (b"old", b""))
