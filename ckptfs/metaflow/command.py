@@ -18,6 +18,9 @@ from ckptfs.watch_table import is_alive
 # what `ckptfs log` says of a place in which no task has saved; its exit code is the same for every failure
 _NO_STORE = ("is not a ckptfs store", "cannot be used: No such file or directory")
 
+# what `ckptfs mount` says where there is /dev/fuse, and nobody may mount, as in most containers
+_NO_FUSE = ("libfuse could not mount", "cannot load libfuse")
+
 _ERROR = "ckptfs: error: "
 
 
@@ -44,23 +47,35 @@ def run(*arguments: str | Path) -> str:
     return done.stdout
 
 
-def mount(scope: Scope) -> None:
+def mount(scope: Scope) -> str | None:
     """Show a task's store at its mount point, unless an earlier attempt's mount is there still, and can save.
 
-    Where there is no FUSE the directory is watched instead. A writer of the same store can only be an earlier attempt
-    that Metaflow has given up, on whatever machine: it is not waited for, and can commit nothing any more.
+    Where nothing can be mounted the directory is watched instead. A writer of the same store can only be an earlier
+    attempt that Metaflow has given up, on whatever machine: it is not waited for, and can commit nothing any more.
+
+    Returns:
+        Why it is watched though there is /dev/fuse.
     """
     if is_mounted(scope.mountpoint):
         if not is_fenced(scope.mountpoint):
-            return
+            return None
         # what it had captured and not uploaded goes aside
         with suppress(CommandError):
             run("umount", scope.mountpoint)
     scope.cache.mkdir(parents=True, exist_ok=True, mode=0o700)
     scope.mountpoint.mkdir(exist_ok=True)
-    has_fuse = os.access("/dev/fuse", os.R_OK | os.W_OK) and not os.environ.get("CKPTFS_METAFLOW_WATCH")
-    how = "mount" if has_fuse else "watch"
-    run(how, scope.store, scope.mountpoint, "--cache-dir", scope.cache, "--takeover")
+    arguments = (scope.store, scope.mountpoint, "--cache-dir", scope.cache, "--takeover")
+    why = None
+    if os.access("/dev/fuse", os.R_OK | os.W_OK) and not os.environ.get("CKPTFS_METAFLOW_WATCH"):
+        try:
+            run("mount", *arguments)
+            return None
+        except CommandError as error:
+            if not error.fact.startswith(_NO_FUSE):
+                raise
+            why = error.fact
+    run("watch", *arguments)
+    return why
 
 
 def umount(scope: Scope) -> None:

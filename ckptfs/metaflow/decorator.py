@@ -151,7 +151,9 @@ class CheckpointDecorator(StepDecorator):
             self._begin_once(scope, current, place)
 
     def _begin_once(self, scope: Scope, current: Any, place: str) -> None:
-        command.mount(scope)
+        why_watched = command.mount(scope)
+        if why_watched is not None:
+            self._say(f"{why_watched}: the directory is watched instead")
         self._task = task = TaskCheckpoint(scope, ranks="all")
         task.refresh_directory()
         found = self._found(task, current, place) if self._policy != "none" else None

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ def flow(tmp_path: Path) -> Iterator[Runner]:
     """Runs a flow in a directory of its own; returns what it printed."""
     shutil.copytree(FLOWS, tmp_path / "flows")
 
-    def run(name: str, *arguments: str, code: int | None = 0, **environment: str) -> str:
+    def run(name: str, *arguments: str, code: int | None = 0, through: Sequence[str] = (), **environment: str) -> str:
         own = {
             # Metaflow starts the other ranks as `python`
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -45,7 +45,7 @@ def flow(tmp_path: Path) -> Iterator[Runner]:
             "OWN": str(tmp_path),
         }
         done = subprocess.run(
-            [sys.executable, f"{name}.py", *arguments],
+            [*through, sys.executable, f"{name}.py", *arguments],
             cwd=tmp_path / "flows",
             env=os.environ | own | environment,
             stdout=subprocess.PIPE,
@@ -111,6 +111,13 @@ def test_attempts_go_on_and_the_tasks_of_a_foreach_never_mix(flow: Runner, tmp_p
     rows = parts["table"]["data"]
     assert [(version, attempt) for version, attempt, *_ in rows] == saved
     assert [name for *_, name, _ in rows][:3] == ["child", "best", "count-6"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives up a capability that only root has")
+def test_where_there_is_dev_fuse_and_nobody_may_mount_the_directory_is_watched(flow: Runner) -> None:
+    output = flow("bare", "run", "--with", "checkpoint", through=("setpriv", "--bounding-set=-sys_admin"))
+    assert len(re.findall(r"could not mount on .*: the directory is watched instead", output)) == 2
+    assert "\nDone!" in output
 
 
 def test_an_attempt_that_was_killed_is_gone_on_from_its_newest_version(flow: Runner) -> None:
