@@ -160,10 +160,11 @@ class SeaweedFS:
             f"-ip.bind={_HOST}",
             *(f"-{name}={port}" for name, port in self._ports.items()),
             "-filer",
-            f"-filer.localSocket={root / 'filer.sock'}",
+            # relative to its working directory: the path of a socket has at most 107 bytes
+            "-filer.localSocket=filer.sock",
             "-s3",
             f"-s3.config={root / 's3.json'}",
-            f"-s3.localSocket={root / 's3.sock'}",
+            "-s3.localSocket=s3.sock",
             "-s3.port.iceberg=0",
             "-s3.port.lance=0",
             # a store must not appear because somebody mistyped the bucket's name

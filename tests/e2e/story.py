@@ -46,7 +46,9 @@ class Trainer:
     trying: Snapshot | None = None
     """What a touch that did not return may have captured."""
     unsaved: dict[bytes, bytes] = field(default_factory=dict)
-    """Files written since the last capture: path to bytes."""
+    """Files written since the last capture: path to bytes. One that is being changed is none of them until that call
+    has returned, for the change may be made although its maker never hears of it.
+    """
 
     @property
     def newest(self) -> int:
@@ -81,14 +83,14 @@ class Trainer:
         elif choice < 0.7 and path.exists():
             other = directory / f"file-{self.random.randrange(8)}"
             if not (other.exists() and other.samefile(path)):
-                path.rename(other)
                 moved = self.unsaved.pop(_relative(root, path), None)
                 self.unsaved.pop(_relative(root, other), None)
+                path.rename(other)
                 if moved is not None:
                     self.unsaved[_relative(root, other)] = moved
         elif choice < 0.78 and path.exists():
-            path.unlink()
             self.unsaved.pop(_relative(root, path), None)
+            path.unlink()
         elif choice < 0.86 and path.exists():
             path.chmod(self.random.choice((0o600, 0o644, 0o755)))
             os.setxattr(path, "user.step", b"%d" % self.saves)
@@ -101,6 +103,7 @@ class Trainer:
 
     def _write(self, root: Path, path: Path, data: bytes) -> None:
         """Rewrite in place, or through a temporary file, as programs do."""
+        self.unsaved.pop(_relative(root, path), None)
         if self.random.random() < 0.5:
             path.write_bytes(data)
         else:
@@ -111,6 +114,7 @@ class Trainer:
 
     def _write_sparse(self, root: Path, path: Path) -> None:
         before = path.read_bytes()
+        self.unsaved.pop(_relative(root, path), None)
         with open(path, "r+b") as file:
             offset = len(before) + 100_000
             file.seek(offset)

@@ -56,6 +56,8 @@ def test_a_server_that_cannot_start_says_why(tmp_path: Path, monkeypatch: pytest
 
 
 def test_the_module_runs_a_server_until_it_is_told_to_stop_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    tmp_path /= "longer-than-the-path-of-a-socket-may-be-" * 3
+    tmp_path.mkdir()
     with subprocess.Popen(
         [sys.executable, "-m", "demo.seaweedfs", "--bucket", "models"],
         env=os.environ | {"TMPDIR": str(tmp_path)},
