@@ -55,7 +55,9 @@ class ExtendedAttributes:
         if name.startswith(b"security."):
             raise os_error(errno.EOPNOTSUPP)
         if handle is not None:
-            os.setxattr(of_live_tree(handle).fd, name, value, flags)
+            file = of_live_tree(handle)
+            with self._trees.writable().open_files.nameless.changing(file):
+                os.setxattr(file.fd, name, value, flags)
             return
         self._trees.changeable(path, errno.EOPNOTSUPP).setxattr(path, name, value, flags)
 
@@ -63,7 +65,9 @@ class ExtendedAttributes:
     def removexattr(self, path: bytes, name: bytes, handle: OpenFile | None = None) -> None:
         """Remove an extended attribute."""
         if handle is not None:
-            os.removexattr(of_live_tree(handle).fd, name)
+            file = of_live_tree(handle)
+            with self._trees.writable().open_files.nameless.changing(file):
+                os.removexattr(file.fd, name)
             return
         self._trees.changeable(path, errno.ENODATA).removexattr(path, name)
 

@@ -108,6 +108,19 @@ class Model:
         self._changed_names(old)
         self._changed_names(new)
 
+    def exchange(self, one: bytes, other: bytes) -> None:
+        """Have two names change places, with all that is below them."""
+        first, second = self.find(one), self.find(other)
+        if one.startswith(other + b"/") or other.startswith(one + b"/"):
+            raise _error(errno.EINVAL)
+        if first is second:
+            return
+        moved = {other + path[len(one) :]: self.tree.pop(path) for path in [one, *self._below(one)]}
+        back = {one + path[len(other) :]: self.tree.pop(path) for path in [other, *self._below(other)]}
+        self.tree.update(moved | back)
+        self._changed_names(one)
+        self._changed_names(other)
+
     # changing inodes
 
     def write(self, inode: Inode, offset: int, data: bytes) -> None:

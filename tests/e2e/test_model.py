@@ -5,6 +5,7 @@ CKPTFS_TEST_STEPS       steps of a story (default 40)
 """
 
 import errno
+import fcntl
 import json
 import mmap
 import os
@@ -19,14 +20,18 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from ckptfs.fs.transport.choice import passthrough_obstacle
+from tests.e2e.busy_program import exchange
 from tests.e2e.model import Inode, Model
-from tests.mounting import Mounts, touch
+from tests.mounting import TRANSPORT, Mounts, touch
 from tests.snapshot import Snapshot, assert_same, snapshot, without_content
 
 EXAMPLES = int(os.environ.get("CKPTFS_TEST_EXAMPLES", "12"))
 STEPS = int(os.environ.get("CKPTFS_TEST_STEPS", "40"))
 IS_SHORT = "CKPTFS_TEST_EXAMPLES" not in os.environ
 
+HANDS_OVER = TRANSPORT != "fusepy" and passthrough_obstacle() is None
+"""Not through libfuse, where a server that is killed takes with it what is open, and names cannot be exchanged."""
 NAMES = [b"a", b"b", b"model.pt", b"two words", "größe".encode(), b"\xff\xfe"]
 MAY_CHOWN = os.geteuid() == 0
 _ids = st.sampled_from([0, 1000, 65533])
@@ -128,7 +133,11 @@ class MountStory(RuleBasedStateMachine):
             # a write takes the set-id bits away, unless root writes
             os.chmod(self.real(path), mode)
 
-        self.both(really, lambda: self.model.write(self.model.make(path, self.new_inode("-", mode)), 0, content))
+        def modelled() -> None:
+            inode = self._inherit_group(path, self.model.make(path, self.new_inode("-", mode)))
+            self.model.write(inode, 0, content)
+
+        self.both(really, modelled)
 
     @rule(data=st.data())
     def make_directory(self, data: st.DataObject) -> None:
@@ -191,6 +200,15 @@ class MountStory(RuleBasedStateMachine):
     def rename(self, data: st.DataObject) -> None:
         old, new = self.some_path(data, "-lpd"), self.new_path(data)
         self.both(lambda: os.rename(self.real(old), self.real(new)), lambda: self.model.rename(old, new))
+
+    @precondition(lambda self: HANDS_OVER and self.has("-lpd"))
+    @rule(data=st.data())
+    def exchange(self, data: st.DataObject) -> None:
+        one, other = self.some_path(data, "-lpd"), self.some_path(data, "-lpd")
+        self.both(
+            lambda: exchange(Path(os.fsdecode(self.real(one))), Path(os.fsdecode(self.real(other)))),
+            lambda: self.model.exchange(one, other),
+        )
 
     # content
 
@@ -382,15 +400,35 @@ class MountStory(RuleBasedStateMachine):
         assert os.readlink(self.mount.root / ".versions" / "latest") == str(max(self.versions))
 
     @precondition(lambda self: self.versions)
-    @rule(data=st.data(), reads=st.booleans())
-    def restore(self, data: st.DataObject, reads: bool) -> None:
+    @rule(data=st.data(), reads=st.booleans(), closes=st.booleans())
+    def restore(self, data: st.DataObject, reads: bool, closes: bool) -> None:
         number = data.draw(st.sampled_from(sorted(self.versions)), label="version")
-        self._close_handles()
+        if closes or not HANDS_OVER:
+            self._close_handles()
         unsaved = self._unsaved()
         self.mount.restore(number)
         self.reads = reads
         self.model = Model.of(self.versions[number])
+        self._know_handles()
         self._check_kept(unsaved)
+
+    def _know_handles(self) -> None:
+        """What is open is a file of the version whose content it had already, or has no name any more."""
+        named = {os.lstat(self.real(path)).st_ino: path for path in self.model.paths("-")}
+        for index, (fd, inode) in enumerate(self.handles):
+            path = named.get(os.fstat(fd).st_ino)
+            assert (path is None) == (os.fstat(fd).st_nlink == 0)
+            if path is not None:
+                assert self.model.find(path).content == inode.content
+                self.handles[index] = fd, self.model.find(path)
+
+    @precondition(lambda self: HANDS_OVER)
+    @rule(spares_uploads=st.booleans())
+    def take_over(self, spares_uploads: bool) -> None:
+        """The process that serves is killed, and nobody notices."""
+        if not spares_uploads:
+            self.mount.kill_upload_process()
+        self.mount.kill_server()
 
     @rule(cache=st.sampled_from(["same", "empty"]), prefetch=st.booleans(), saves=st.booleans(), reads=st.booleans())
     def remount(self, cache: str, prefetch: bool, saves: bool, reads: bool) -> None:
@@ -447,6 +485,14 @@ class MountStory(RuleBasedStateMachine):
 
     def _is_elsewhere(self, node: Any) -> bool:
         return any(node.content == other.content for version in self.versions.values() for other in version.values())
+
+    @invariant()
+    def handles_are_what_they_were(self) -> None:
+        """Also of files that have no name any more."""
+        for fd, inode in self.handles:
+            assert os.fstat(fd).st_size == len(inode.content)
+            if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR:
+                assert os.pread(fd, len(inode.content) + 1, 0) == inode.content
 
     @invariant()
     def matches(self) -> None:

@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -104,28 +105,87 @@ def test_open_files_that_lost_their_name_go_on(mount: Mounts) -> None:
 
 _DIES = """
 import os, pathlib
-from ckptfs.fs.live.open_inodes import OpenInodes
-keep, die = OpenInodes._keep, pathlib.Path(__file__).with_name("die")
-def kept(*arguments):
-    keep(*arguments)
+from {module} import {owner}
+act, die = {owner}.{method}, pathlib.Path(__file__).with_name("die")
+def dies(*arguments):
+    act(*arguments)
     if die.exists():
         die.unlink()
         os.kill(os.getpid(), 9)
-OpenInodes._keep = kept
+{owner}.{method} = dies
 """
 
 
+class Dying:
+    """A mount whose server is killed once, right after it has done something."""
+
+    def __init__(self, mount: Mounts, directory: Path, module: str, owner: str, method: str) -> None:
+        self._die = directory / "site" / "die"
+        self._die.parent.mkdir()
+        text = _DIES.format(module=module, owner=owner, method=method)
+        (directory / "site" / "sitecustomize.py").write_text(text)
+        self.mounted = mount(env={"PYTHONPATH": os.fspath(directory / "site")})
+
+    @contextmanager
+    def dying(self) -> Iterator[None]:
+        """It is killed in the block."""
+        self._die.touch()
+        yield
+        assert not self._die.exists()
+
+
 def test_an_open_file_whose_name_was_about_to_go_takes_no_room_when_it_is_closed(mount: Mounts, tmp_path: Path) -> None:
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(_DIES)
-    mounted = mount(env={"PYTHONPATH": os.fspath(tmp_path / "site")})
+    server = Dying(mount, tmp_path, "ckptfs.fs.live.open_inodes", "OpenInodes", "_keep")
+    mounted = server.mounted
     (mounted.root / "file").write_bytes(b"0123456789")
     fd = os.open(mounted.root / "file", os.O_RDONLY)
-    (tmp_path / "site" / "die").touch()
-    (mounted.root / "file").unlink()
-    assert not (tmp_path / "site" / "die").exists()
+    with server.dying():
+        (mounted.root / "file").unlink()
     assert os.pread(fd, 10, 0) == b"0123456789"
     assert len(os.listdir(mounted.cache / "orphans")) == 1
+    os.close(fd)
+    wait_until(lambda: not os.listdir(mounted.cache / "orphans"), 20, "nothing is kept of it")
+
+
+@pytest.mark.parametrize("flags", [os.O_RDWR, os.O_WRONLY])
+def test_what_is_written_to_a_file_that_was_just_given_its_name_is_saved(
+    mount: Mounts, tmp_path: Path, flags: int
+) -> None:
+    server = Dying(mount, tmp_path, "ckptfs.fs.live.nameless_files", "NamelessFiles", "link")
+    mounted = server.mounted
+    directory = os.open(mounted.root, os.O_RDONLY)
+    fd = os.open(".", os.O_TMPFILE | flags, dir_fd=directory)
+    os.write(fd, b"first")
+    with server.dying():
+        os.link(f"/proc/self/fd/{fd}", "file", dst_dir_fd=directory, follow_symlinks=True)
+    assert os.fstat(fd).st_nlink == 1
+    for turn in range(3):
+        saved(mounted)
+        os.pwrite(fd, b"later %d" % turn, 0)
+    saved(mounted)
+    os.close(fd)
+    os.close(directory)
+
+
+@pytest.mark.parametrize("flags", [os.O_RDWR, os.O_WRONLY])
+def test_an_open_file_goes_on_under_a_name_that_nobody_has_looked_up(mount: Mounts, flags: int) -> None:
+    mounted = mount()
+    (mounted.root / "known").write_bytes(b"first")
+    os.link(mounted.root / "known", mounted.root / "other")
+    saved(mounted)
+    assert mounted.unmount() == 0
+    mounted = mount()
+    fd = os.open(mounted.root / "known", flags)
+    (mounted.root / "known").unlink()
+    os.fchmod(fd, 0o600)
+    os.setxattr(fd, "user.of", b"the other")
+    saved(mounted)
+    take_over(mounted)
+    assert os.fstat(fd).st_nlink == 1
+    for turn in range(3):
+        os.pwrite(fd, b"later %d" % turn, 0)
+        saved(mounted)
+        assert (mounted.root / "other").read_bytes() == b"later %d" % turn
     os.close(fd)
     wait_until(lambda: not os.listdir(mounted.cache / "orphans"), 20, "nothing is kept of it")
 

@@ -85,6 +85,8 @@ class Hydrator:
         self._times = times
         self._completed = completed
         self._stubs: dict[int, Stub] = {}
+        self._left: set[int] = set()
+        """Stubs of which that is written down."""
         self._lock = threading.Lock()
         """Held while it is decided whether a stub is used."""
         self.completions = 0
@@ -133,6 +135,7 @@ class Hydrator:
             stub.filling.stop()
         if not stub.is_nameless:
             self._completed(ino)
+        self.remove_left(ino)
         try:
             yield
         finally:
@@ -269,6 +272,8 @@ class Hydrator:
             if not stub.is_nameless:
                 # first, for nobody may change it before that is written down
                 self._completed(stub.ino)
+            # from now on it may be changed, and must not be taken for what it was
+            self.remove_left(stub.ino)
             self.completions += 1
             del self._stubs[stub.ino]
         filling.finished()
@@ -310,16 +315,26 @@ class Hydrator:
         stub = self._stubs.get(ino)
         if stub is not None:
             write_left(self._spare_fd, ino, stub.entry)
+            self._left.add(ino)
 
     def remove_left(self, ino: int) -> None:
-        """It is not open any more."""
-        remove_left(self._spare_fd, ino)
+        """It is not open any more, or no stub."""
+        if ino in self._left:
+            self._left.discard(ino)
+            remove_left(self._spare_fd, ino)
+
+    def go_on_named(self, ino: int) -> None:
+        """An inode that the server before this one kept has a name still: what was written down holds while a stub."""
+        self._left.add(ino)
+        if ino not in self._stubs:
+            self.remove_left(ino)
 
     def go_on_nameless(self, ino: int, fd: int) -> Reader | None:
         """Return how to read an inode without a name that the server before this one had open; None if it is whole."""
         entry = read_left(self._spare_fd, ino)
         if entry is None:
             return None
+        self._left.add(ino)
         with self._lock:
             stub = self._stubs.get(ino)
             if stub is None:

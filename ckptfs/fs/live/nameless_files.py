@@ -2,6 +2,8 @@
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from ckptfs.fs.attributes import Caller
 from ckptfs.fs.handles import FileHandle, backing_flags
@@ -43,7 +45,12 @@ class NamelessFiles:
             live.changes.mark_name(path)
             live.changes.mark_attributes(parent_of(path))
             live.changes.mark_content(path, handle.ino)
-            os.link(f"/proc/self/fd/{handle.fd}", live.at(path), dst_dir_fd=live.root_fd, follow_symlinks=True)
+            try:
+                os.link(f"/proc/self/fd/{handle.fd}", live.at(path), dst_dir_fd=live.root_fd, follow_symlinks=True)
+            except FileExistsError:
+                if live.lstat(path).st_ino != handle.ino:
+                    raise
+                # a process that was killed before it could say so gave it that name
             handle.inode.has_name, handle.inode.path = True, path
 
     def change(
@@ -54,12 +61,22 @@ class NamelessFiles:
         times: tuple[int | None, int | None] | None,
     ) -> None:
         """Set attributes."""
-        if owner != (-1, -1):
-            os.fchown(handle.fd, *owner)
-        if mode is not None:
-            os.fchmod(handle.fd, mode)
-        if times is not None:
-            set_times(handle.fd, None, *times)
-            stub = self._live.hydrator.get(handle.ino)
-            if stub is not None:
-                stub.mtime_ns = os.fstat(handle.fd).st_mtime_ns
+        with self.changing(handle):
+            if owner != (-1, -1):
+                os.fchown(handle.fd, *owner)
+            if mode is not None:
+                os.fchmod(handle.fd, mode)
+            if times is not None:
+                set_times(handle.fd, None, *times)
+                stub = self._live.hydrator.get(handle.ino)
+                if stub is not None:
+                    stub.mtime_ns = os.fstat(handle.fd).st_mtime_ns
+
+    @contextmanager
+    def changing(self, handle: FileHandle) -> Iterator[None]:
+        """Attributes of one change. It may have a name after all: one that the kernel does not know."""
+        live = self._live
+        with live.gate:
+            self._inodes.mark_attributes(handle.ino)
+            yield
+            live.changes.times.renew(os.fstat(handle.fd))

@@ -219,12 +219,16 @@ class OpenFiles:
                 os.close(fd)
             fd = self.inodes.open_kept(ino, kept)
             try:
-                reader = live.hydrator.go_on_nameless(ino, fd)
+                # one that the kernel does not know; else the kept one is its only link
+                name = live.name_of(ino) if os.fstat(fd).st_nlink > 1 else None
+                if name is not None:
+                    live.hydrator.go_on_named(ino)
+                reader = live.hydrator.reader(name, ino) if name else live.hydrator.go_on_nameless(ino, fd)
             except BaseException:
                 os.close(fd)
                 raise
-            handle = self.inodes.take(fd, flags, None, reader)
-            handle.inode.has_name, handle.inode.is_kept = False, True
+            handle = self.inodes.take(fd, flags, name, reader)
+            handle.inode.has_name, handle.inode.is_kept = name is not None, True
             return handle
 
     # reading and writing

@@ -103,7 +103,8 @@ class OpenInodes:
             return
         with self._lock:
             inode = self._inodes.get(ino)
-            if inode is None or not inode.handles or inode.is_kept or self._live.links.count(ino) > 1:
+            # also one that has others, for the kernel may know none of them
+            if inode is None or not inode.handles or inode.is_kept:
                 return
             try:
                 self._live.hydrator.write_left(ino)

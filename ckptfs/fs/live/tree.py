@@ -143,6 +143,10 @@ class LiveTree:
                     if entry.is_dir(follow_symlinks=False):
                         waiting.append(path)
 
+    def name_of(self, ino: int) -> bytes | None:
+        """Return a path of an inode, None if there is none. Looks at the whole tree."""
+        return next((path for path, its_ino, _ in self.walk(b"") if its_ino == ino), None)
+
     # attributes and contents
 
     def chmod(self, path: bytes, mode: int) -> None:

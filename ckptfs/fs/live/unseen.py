@@ -44,7 +44,7 @@ class UnseenChanges:
         live = self._live
         with live.gate:
             if inode_of(live.root_fd, path) != ino:
-                found = next((below for below, its_ino, _ in live.walk(b"") if its_ino == ino), None)
+                found = live.name_of(ino)
                 if found is None:
                     return False
                 path = found
