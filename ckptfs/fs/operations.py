@@ -354,6 +354,12 @@ class Operations:
             source.reader.require(source_bytes, source_bytes + size_bytes)
         return self._trees.writable().open_files.copy_range(source.fd, target, source_bytes, target_bytes, size_bytes)
 
+    def is_open_and_named(self, ino: object) -> bool:
+        """True of the inode of an open file of the live tree that has a name, be it looked up or not."""
+        inode = self.writable.open_files.inodes.find(ino) if self.writable and isinstance(ino, int) else None
+        # without a handle its number may come back before anybody hears that it has gone
+        return inode is not None and inode.has_name and inode.handles > 0
+
     # what a server must hand over, and what only one that takes over can ask for, besides old handles
 
     @property

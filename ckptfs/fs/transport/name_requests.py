@@ -93,7 +93,7 @@ class NameRequests(Requests):
         directory = self.nodes.get(request.node)
         with self.paths.names.exclusive(), self._going((directory, name), request):
             self.operations.unlink(self.paths.below(directory, name))
-            self.nodes.unlinked(directory, name)
+            self.nodes.unlinked(directory, name, self._has_others(directory, name))
         return ()
 
     def _rmdir(self, request: Request) -> Reply:
@@ -141,8 +141,13 @@ class NameRequests(Requests):
                 if flags & RENAME_EXCHANGE:
                     self.nodes.exchanged(*source, *target)
                 else:
-                    self.nodes.renamed(*source, *target)
+                    self.nodes.renamed(*source, *target, self._has_others(*target))
         return ()
+
+    def _has_others(self, directory: Node, name: bytes) -> bool:
+        """True if what has just lost a name is open and has others."""
+        node = self.nodes.named(directory, name)
+        return node is not None and self.operations.is_open_and_named(node.key)
 
     def _rename_to_control(self, request: Request, source: _Name, target: _Name, flags: int) -> Reply:
         """A touch: not with the names closed, it takes as long as a capture."""

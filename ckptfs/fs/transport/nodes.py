@@ -7,7 +7,8 @@ links are one node with several names.
 Pure bookkeeping. Invariants:
     D1  a node id is never used for a second inode while the mount lives
     D2  a node is kept while the kernel counts lookups of it, or another node lies below it
-    D3  an inode with a name has one node at most; a node whose inode may be gone is found by no inode's number
+    D3  an inode with a name, or that is open, has one node at most; a node whose inode may be gone is found by no
+        inode's number
     D4  every change is in the ledger before the kernel can know of it; replayed, they make the same nodes
 Thread-safe.
 """
@@ -139,26 +140,36 @@ class Nodes:
         """Return the node that is known to have a name."""
         return self._by_name.get((directory, name))
 
-    def unlinked(self, directory: Node, name: bytes) -> None:
-        """A name has gone."""
+    def unlinked(self, directory: Node, name: bytes, has_others: bool = False) -> None:
+        """A name has gone.
+
+        Args:
+            has_others: Its inode is open and has other names, which need not be known: it is to stay one node.
+        """
         with self.lock:
             self._doubt(directory, name)
             if directory.id in self._by_id:
-                self.note(("unlinked", directory.id, name))
+                self.note(("unlinked", directory.id, name, has_others))
             else:
                 # the kernel has forgotten the directory, and may know a file that was in it
                 node = self._by_name.get((directory, name))
                 if node is not None and node.id in self._by_id:
-                    self.note(("left", node.id, directory.id, name))
-            self._take_name(directory, name)
+                    self.note(("left", node.id, directory.id, name, has_others))
+            self._take_name(directory, name, keep_key=has_others)
 
-    def renamed(self, directory: Node, name: bytes, new_directory: Node, new_name: bytes) -> None:
-        """A name has become another, replacing what had that."""
+    def renamed(
+        self, directory: Node, name: bytes, new_directory: Node, new_name: bytes, has_others: bool = False
+    ) -> None:
+        """A name has become another, replacing what had that.
+
+        Args:
+            has_others: As for unlinked, of what is replaced.
+        """
         with self.lock:
-            self.note(("renamed", directory.id, name, new_directory.id, new_name))
+            self.note(("renamed", directory.id, name, new_directory.id, new_name, has_others))
             # the kernel moves what it knows by the name: while it has not been told of all, that may be another
             self._doubt(new_directory, new_name)
-            self._take_name(new_directory, new_name)
+            self._take_name(new_directory, new_name, keep_key=has_others)
             node = self._take_name(directory, name, keep_key=True)
             if node is not None:
                 self._put_name(node, new_directory, new_name)
@@ -266,9 +277,9 @@ class Nodes:
             "nameless": self.nameless,
             "forget": self.forget,
             "closed": self.closed,
-            "unlinked": lambda directory, name: self.unlinked(node[directory], name),
-            "left": lambda number, directory, name: self._left(node[number], directory, name),
-            "renamed": lambda old, name, new, new_name: self.renamed(node[old], name, node[new], new_name),
+            "unlinked": lambda directory, *rest: self.unlinked(node[directory], *rest),
+            "left": lambda number, *rest: self._left(node[number], *rest),
+            "renamed": lambda old, name, new, *rest: self.renamed(node[old], name, node[new], *rest),
             "exchanged": lambda one, name, other, new_name: self.exchanged(node[one], name, node[other], new_name),
             "rekey": lambda number, key: self.rekey(node[number], key),
             "replacing": self.replacing,
@@ -280,10 +291,10 @@ class Nodes:
             "next": self._number_from,
         }
 
-    def _left(self, node: Node, directory_id: int, name: bytes) -> None:
+    def _left(self, node: Node, directory_id: int, name: bytes, has_others: bool) -> None:
         for pair in node.names:
             if pair[0].id == directory_id and pair[1] == name:
-                self._take_name(*pair)
+                self._take_name(*pair, keep_key=has_others)
 
     def _told_again(self) -> None:
         self.untold = None

@@ -184,7 +184,9 @@ class Resent:
             name = wire.names(request.body[_NAME_AT[opcode] :], 1)[0]
             directory = self.nodes.get(request.node)
             if opcode in (Opcode.UNLINK, Opcode.RMDIR):
-                self.nodes.unlinked(directory, name)
+                node = self.nodes.named(directory, name)
+                has_others = node is not None and self.operations.is_open_and_named(node.key)
+                self.nodes.unlinked(directory, name, has_others)
                 return ()
             return self.entry(request, directory, name)
         if opcode == Opcode.SETATTR:

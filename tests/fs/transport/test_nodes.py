@@ -34,6 +34,21 @@ def test_an_unlinked_node_has_no_path_and_its_inode_number_is_free() -> None:
     assert new.id != old.id
 
 
+def test_an_open_inode_that_has_names_which_nobody_looked_up_stays_one_node_until_it_is_closed() -> None:
+    records: list[Record] = []
+    nodes = Nodes(records.append)
+    open_one, replaced = nodes.found(nodes.root, b"a", 10), nodes.found(nodes.root, b"b", 11)
+    nodes.found(nodes.root, b"c", 12)
+    nodes.unlinked(nodes.root, b"a", True)
+    nodes.renamed(nodes.root, b"c", nodes.root, b"b", True)
+    again = Nodes()
+    assert all(again.replay(record) for record in records)
+    for made in (nodes, again):
+        assert made.found(made.root, b"other a", 10).id == open_one.id
+        made.closed(replaced.id)
+        assert made.found(made.root, b"other b", 11).id != replaced.id
+
+
 def test_what_happens_to_names_in_a_directory_that_the_kernel_has_forgotten_can_be_replayed() -> None:
     records: list[Record] = []
     nodes = Nodes(records.append)

@@ -99,3 +99,33 @@ def test_who_truncates_a_name_that_is_renamed_meanwhile_truncates_one_file(
     opener.join()
     # which one, is a matter of who came first
     assert (older.read_bytes(), log.read_bytes()) in ((b"", b"new"), (b"old", b""))
+
+
+@pytest.mark.parametrize("transport", ["passthrough", "mediated"])
+@pytest.mark.parametrize("replaces", [False, True])
+def test_what_is_written_to_an_open_file_is_read_by_a_name_that_is_looked_up_when_its_own_has_gone(
+    mount: Mounts, transport: str, replaces: bool
+) -> None:
+    mounted = mount(transport=transport)
+    (mounted.root / "known").write_bytes(b"first")
+    os.link(mounted.root / "known", mounted.root / "other")
+    touch(mounted.root)
+    assert mounted.unmount() == 0
+    mounted = mount(transport=transport)
+    known, other = mounted.root / "known", mounted.root / "other"
+    (mounted.root / "new").write_bytes(b"new")
+    writes = os.open(known, os.O_RDWR)
+    if replaces:
+        (mounted.root / "new").rename(known)
+    else:
+        known.unlink()
+    reads = os.open(other, os.O_RDONLY)
+    try:
+        # what the kernel remembers of one must be what it remembers of the other
+        assert os.pread(reads, 10, 0) == b"first"
+        os.pwrite(writes, b"later", 0)
+        assert os.pread(reads, 10, 0) == b"later"
+        assert os.fstat(reads) == os.fstat(writes)
+    finally:
+        os.close(reads)
+        os.close(writes)
