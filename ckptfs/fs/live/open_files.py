@@ -215,7 +215,12 @@ class OpenFiles:
             if path is not None:
                 fd = os.open(live.at(path), kept, dir_fd=live.root_fd)
                 if os.fstat(fd).st_ino == ino:
-                    return self.inodes.take(fd, flags, path, live.hydrator.reader(path, ino))
+                    is_kept = self.inodes.is_kept(ino)
+                    if is_kept:
+                        live.hydrator.go_on_named(ino)
+                    handle = self.inodes.take(fd, flags, path, live.hydrator.reader(path, ino))
+                    handle.inode.is_kept = is_kept
+                    return handle
                 os.close(fd)
             fd = self.inodes.open_kept(ino, kept)
             try:

@@ -93,6 +93,14 @@ class OpenInodes:
         except OSError:
             pass  # with O_EXCL it may never have a name; without room, as in _keep
 
+    def is_kept(self, ino: int) -> bool:
+        """True of what this process keeps, or the one before it kept."""
+        try:
+            os.stat(_kept_name(ino), dir_fd=self._live.spare_fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
+
     def open_kept(self, ino: int, flags: int) -> int:
         """Open what the process before this one kept. Raises OSError."""
         return os.open(_kept_name(ino), flags, dir_fd=self._live.spare_fd)
