@@ -16,7 +16,7 @@ pytestmark = pytest.mark.timeout(500)
 
 @pytest.mark.parametrize("name", ["torch", "lightgbm", "lightning", "transformers", "keras", "orbax"])
 def test_training_that_is_killed_goes_on_elsewhere_as_if_nothing_had_happened(name: str, mount: Mounts) -> None:
-    killed_and_resumed(name, mount)
+    killed_and_resumed(name, mount, deadline_s=400)
 
 
 TORCH = """

@@ -28,26 +28,28 @@ def run(name: str, directory: Path, *arguments: object, code: int = 0, timeout_s
     return dict(json.loads(done.stdout.splitlines()[-1])) if code == 0 else {}
 
 
-def killed_and_resumed(name: str, mount: Mounts, *, exact: bool = True) -> None:
+def killed_and_resumed(name: str, mount: Mounts, *, exact: bool = True, deadline_s: float = 100) -> None:
     """Check that training, killed after step 8 of 20 and saving every third, goes on from step 6 on another machine.
 
     Args:
         exact: It ends with the very loss of a run that nothing interrupted.
+        deadline_s: For each mount, and each run; where other programs keep the processors busy, Lightning alone takes a
+            minute to be imported.
     """
-    first = mount(name="first")
-    run(name, first.root / "run", 8, code=-9)
+    first = mount(name="first", deadline_s=deadline_s)
+    run(name, first.root / "run", 8, code=-9, timeout_s=deadline_s)
     first.sync()
     steps = _steps(first.root)
     assert steps == [3, 6], steps
     (first.root / "run" / "half").write_text("never saved")
     first.terminate()
-    second = mount(name="second", cache="empty cache")
-    again = run(name, second.root / "run")
+    second = mount(name="second", cache="empty cache", deadline_s=deadline_s)
+    again = run(name, second.root / "run", timeout_s=deadline_s)
     assert (again["began"], again["ended"]) == (6, 20)
     second.sync()
     assert _steps(second.root) == [3, 6, 9, 12, 15, 18, 20]
     assert not (second.root / "run" / "half").exists()
-    whole = run(name, second.root / "whole")
+    whole = run(name, second.root / "whole", timeout_s=deadline_s)
     assert whole["began"] == 0
     if exact:
         assert again["loss"] == whole["loss"]
