@@ -4,6 +4,7 @@ Who copies has the temporary directory's lock, which is lost with the process: a
 a program that was killed, and the next copy clears it away.
 """
 
+import errno
 import fcntl
 import os
 import secrets
@@ -19,6 +20,9 @@ Given = str | os.PathLike[str]
 
 _PREFIX = ".ckptfs-incoming-"
 _NEW, _BEFORE = "new", "before"
+
+# what rename(2) says where a directory, or a file, has just come
+_TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.EISDIR, errno.ENOTDIR)
 _CONTROL = (NAME, ".save.status", ".status", ".restore", ".versions")
 
 
@@ -83,20 +87,32 @@ def _copy_tree(source: Path, target: Path) -> None:
 
 
 def _give_name(temporary: Path, target: Path) -> None:
-    new = temporary / _NEW
-    is_directory = target.is_dir() and not target.is_symlink()
+    new, aside = temporary / _NEW, temporary / _BEFORE / target.name
+    aside.parent.mkdir()
     # rename(2) replaces a file by a file, and nothing by a directory
-    if not is_directory and not (new.is_dir() and os.path.lexists(target)):
-        os.replace(new, target)
-        return
-    before = temporary / _BEFORE
-    before.mkdir()
-    os.rename(target, before / target.name)
-    try:
-        os.rename(new, target)
-    except BaseException:
-        os.rename(before / target.name, target)
-        raise
+    while True:
+        if (target.is_dir() and not target.is_symlink()) or (new.is_dir() and os.path.lexists(target)):
+            try:
+                os.rename(target, aside)
+            except FileNotFoundError:
+                continue  # another copy of the same name has just moved it aside
+        try:
+            os.replace(new, target)
+            return
+        except OSError as error:
+            if error.errno not in _TAKEN:
+                if os.path.lexists(aside):
+                    os.rename(aside, target)
+                raise
+            if os.path.lexists(aside):
+                _remove(aside)  # and that copy is there now
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 @contextmanager
@@ -106,10 +122,11 @@ def _temporary(directory: Path) -> Iterator[Path]:
         while True:
             path = directory / f"{_PREFIX}{secrets.token_hex(8)}"
             path.mkdir()
-            stack.callback(shutil.rmtree, path, ignore_errors=True)
             if _lock(path, stack, fcntl.LOCK_EX) or path.exists():
                 break  # without a lock on a filesystem that has none
             # another had it taken for one of a program that was killed
+        # before the lock is given up, so that nobody takes it for that
+        stack.callback(shutil.rmtree, path, ignore_errors=True)
         yield path
 
 

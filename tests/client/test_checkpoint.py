@@ -263,6 +263,16 @@ def test_programs_that_copy_at_once_do_not_clear_away_each_other_s(shared: Mount
     } == dict.fromkeys(names, 5)
 
 
+def test_threads_that_copy_the_same_directory_at_once_do_not_fail_by_each_other(shared: Mount, tmp_path: Path) -> None:
+    checkpoint = ckptfs.checkpoint(shared.root / "one name")
+    (tmp_path / "folder" / "below").mkdir(parents=True)
+    (tmp_path / "folder" / "model").write_text("whole")
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda _: checkpoint.save(path=tmp_path / "folder"), range(60)))
+    assert os.listdir(checkpoint.directory) == ["folder"]
+    assert sorted(os.listdir(checkpoint.directory / "folder")) == ["below", "model"]
+
+
 def test_what_is_no_file_is_not_copied(shared: Mount, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(InvalidInputError, match="neither a file nor a directory"):
