@@ -1,9 +1,12 @@
-"""Change times as programs are to see them.
+"""Times as programs are to see them, where the local filesystem's are others.
 
 Linking a file to a pending version, taking that link away when the version is durable, and giving a file its data are
 no changes of the file, but they move its ctime: `tar` then says "file changed as we read it", backups read it again,
 and git takes it for changed. So the ctime of a file to which this happens is kept here, and renewed by what does change
 it. Writes need no renewing: they move mtime as well.
+
+Filling a file with its data moves its mtime, which is set back after each chunk: to that of its version, or to what a
+program has given it since, which is kept here as well.
 """
 
 import os
@@ -11,14 +14,17 @@ import threading
 from collections.abc import Callable
 
 Record = tuple[str, int, int | None]
-"""An inode's ctime, None if none is kept: for a process that takes over from this one."""
+"""An inode's ctime or mtime, None if none is kept: for a process that takes over from this one."""
 
 
 class ChangeTimes:
-    """The kept ctimes of a live tree. Thread-safe."""
+    """The kept times of a live tree. Thread-safe."""
 
     def __init__(self) -> None:
         self._kept: dict[int, int] = {}
+        self._given: dict[int, int] = {}
+        self.on_given: Callable[[int, int], None] = lambda ino, mtime_ns: None
+        """Told of an mtime that was given to an inode while the process before this one served."""
         self.note: Callable[[Record], None] = lambda record: None
         """Told of every change of them, before it is made."""
         self.lock = threading.RLock()
@@ -44,6 +50,17 @@ class ChangeTimes:
         with self.lock:
             if ino in self._kept:
                 self._set(ino, None)
+            self.give(ino, None)
+
+    def give(self, ino: int, mtime_ns: int | None) -> None:
+        """A program has given a file without data an mtime; None: it is whole, or gone."""
+        with self.lock:
+            if mtime_ns is not None:
+                self.note(("mtime", ino, mtime_ns))
+                self._given[ino] = mtime_ns
+            elif ino in self._given:
+                self.note(("mtime", ino, None))
+                del self._given[ino]
 
     def shown(self, status: os.stat_result, mtime_ns: int) -> int:
         """Return the ctime to show.
@@ -60,15 +77,21 @@ class ChangeTimes:
     def records(self) -> list[Record]:
         """Return records that make these."""
         with self.lock:
-            return [("ctime", ino, ctime_ns) for ino, ctime_ns in self._kept.items()]
+            kept: list[Record] = [("ctime", ino, ctime_ns) for ino, ctime_ns in self._kept.items()]
+            return kept + [("mtime", ino, mtime_ns) for ino, mtime_ns in self._given.items()]
 
     def replay(self, record: tuple[object, ...]) -> bool:
-        """Do again what a record says; return False if it is not about ctimes."""
+        """Do again what a record says; return False if it is not about times."""
         match record:
             case ("ctime", int(ino), int(ctime_ns)):
                 self._kept[ino] = ctime_ns
             case ("ctime", int(ino), None):
                 self._kept.pop(ino, None)
+            case ("mtime", int(ino), int(mtime_ns)):
+                self._given[ino] = mtime_ns
+                self.on_given(ino, mtime_ns)
+            case ("mtime", int(ino), None):
+                self._given.pop(ino, None)
             case _:
                 return False
         return True

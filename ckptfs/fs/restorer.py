@@ -199,7 +199,7 @@ class LiveRestorer:
         for path in kept:
             stub = self._live.hydrator.get(self._live.lstat(path).st_ino)
             if stub is not None:
-                stub.mtime_ns = target.tree[path].mtime_ns
+                self._live.hydrator.give_mtime(stub, target.tree[path].mtime_ns)
 
     def _is_stored(self, path: bytes) -> bool:
         """True if all that a path holds came from the store, by a restore since the last save."""

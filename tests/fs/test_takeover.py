@@ -108,21 +108,26 @@ import os, pathlib
 from {module} import {owner}
 act, die = {owner}.{method}, pathlib.Path(__file__).with_name("die")
 def dies(*arguments):
-    act(*arguments)
+    if not {before}:
+        act(*arguments)
     if die.exists():
         die.unlink()
         os.kill(os.getpid(), 9)
+    if {before}:
+        act(*arguments)
 {owner}.{method} = dies
 """
 
 
 class Dying:
-    """A mount whose server is killed once, right after it has done something."""
+    """A mount whose server is killed once, right after it has done something, or before it does it."""
 
-    def __init__(self, mount: Mounts, directory: Path, module: str, owner: str, method: str) -> None:
+    def __init__(
+        self, mount: Mounts, directory: Path, module: str, owner: str, method: str, *, before: bool = False
+    ) -> None:
         self._die = directory / "site" / "die"
         self._die.parent.mkdir()
-        text = _DIES.format(module=module, owner=owner, method=method)
+        text = _DIES.format(module=module, owner=owner, method=method, before=before)
         (directory / "site" / "sitecustomize.py").write_text(text)
         self.mounted = mount(env={"PYTHONPATH": os.fspath(directory / "site")})
 
@@ -190,6 +195,25 @@ def test_an_open_file_goes_on_under_a_name_that_nobody_has_looked_up(mount: Moun
         assert (mounted.root / "other").read_bytes() == b"later %d" % turn
     os.close(fd)
     wait_until(lambda: not os.listdir(mounted.cache / "orphans"), 20, "nothing is kept of it")
+
+
+def test_the_mtime_that_a_file_without_data_was_given_outlives_a_server_that_is_killed_while_it_fetches(
+    mount: Mounts, tmp_path: Path
+) -> None:
+    # each chunk that is written moves the file's own mtime
+    server = Dying(mount, tmp_path, "ckptfs.fs.hydration", "hydrator", "set_times", before=True)
+    mounted = server.mounted
+    (mounted.root / "file").write_bytes(b"first")
+    touch(mounted.root)
+    (mounted.root / "file").write_bytes(b"other")
+    mounted.save()
+    mounted.sync()
+    mounted.restore(1)
+    os.utime(mounted.root / "file", ns=(10**18, 10**18))
+    with server.dying():
+        assert (mounted.root / "file").read_bytes() == b"first"
+    assert [entry.stat().st_mtime_ns for entry in os.scandir(mounted.root)] == [10**18]
+    saved(mounted)
 
 
 def test_locks_are_kept(mount: Mounts) -> None:

@@ -84,6 +84,7 @@ class Hydrator:
         self._gate = gate
         self._times = times
         self._completed = completed
+        times.on_given = self._know_mtime
         self._stubs: dict[int, Stub] = {}
         self._left: set[int] = set()
         """Stubs of which that is written down."""
@@ -122,6 +123,16 @@ class Hydrator:
         self._stubs.update((stub.ino, stub) for stub in stubs)
         self.on_added()
 
+    def give_mtime(self, stub: Stub, mtime_ns: int) -> None:
+        """A program, or a restore, sets a stub's mtime."""
+        stub.mtime_ns = mtime_ns
+        self._times.give(stub.ino, mtime_ns)
+
+    def _know_mtime(self, ino: int, mtime_ns: int) -> None:
+        stub = self._stubs.get(ino)
+        if stub is not None:
+            stub.mtime_ns = mtime_ns
+
     # what goes away
 
     @contextmanager
@@ -158,6 +169,7 @@ class Hydrator:
     def _drop(self, stub: Stub) -> None:
         if self._stubs.get(stub.ino) is stub:
             del self._stubs[stub.ino]
+            self._times.give(stub.ino, None)
 
     def _idle(self, stub: Stub) -> None:
         if stub.is_nameless:
@@ -276,6 +288,7 @@ class Hydrator:
             self.remove_left(stub.ino)
             self.completions += 1
             del self._stubs[stub.ino]
+            self._times.give(stub.ino, None)
         filling.finished()
 
     # fetching ahead (prefetch.Missing)

@@ -70,7 +70,7 @@ class NamelessFiles:
                 set_times(handle.fd, None, *times)
                 stub = self._live.hydrator.get(handle.ino)
                 if stub is not None:
-                    stub.mtime_ns = os.fstat(handle.fd).st_mtime_ns
+                    self._live.hydrator.give_mtime(stub, os.fstat(handle.fd).st_mtime_ns)
 
     @contextmanager
     def changing(self, handle: FileHandle) -> Iterator[None]:

@@ -172,7 +172,7 @@ class LiveTree:
             self.changes.times.renew(status)
             stub = self.hydrator.get(status.st_ino) if stat.S_ISREG(status.st_mode) else None
             if stub is not None and mtime_ns is not None:
-                stub.mtime_ns = status.st_mtime_ns
+                self.hydrator.give_mtime(stub, status.st_mtime_ns)
 
     def setxattr(self, path: bytes, name: bytes, value: bytes, flags: int) -> None:
         """Set an extended attribute."""
