@@ -136,6 +136,9 @@ class LiveRestorer:
         """Replace the live tree, unless it is the next version's by now."""
         base = self._base(newest)
         self._bring_in()
+        with self._live.gate:
+            # it writes mapped files to disk, which then is done but for a little when everybody has to wait for it
+            self._mark_unseen()
         with self._replacing() as follow, self._live.gate.exclusive():
             if base is None or self._capturer.version != newest:
                 return False
