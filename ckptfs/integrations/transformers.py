@@ -27,6 +27,9 @@ class Checkpointer(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """A `checkpoint-<step>` has been written, and older ones are gone."""
+        if args.distributed_state is not None:
+            # each rank writes its own random numbers, and shards of a model, and comes here when it has
+            args.distributed_state.wait_for_everyone()
         self._saves.save(state.log_history[-1] if state.log_history else {}, step=state.global_step)
 
 

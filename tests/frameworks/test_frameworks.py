@@ -1,5 +1,6 @@
 """Training with frameworks that the ordinary tests do not install: `make test-frameworks`."""
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import ckptfs
-from tests.integrations.runs import killed_and_resumed, run
+from tests.integrations.runs import ROOT, killed_and_resumed, run
 from tests.mounting import Mount, Mounts
 
 pytestmark = pytest.mark.timeout(500)
@@ -17,6 +18,23 @@ pytestmark = pytest.mark.timeout(500)
 @pytest.mark.parametrize("name", ["torch", "lightgbm", "lightning", "transformers", "keras", "orbax"])
 def test_training_that_is_killed_goes_on_elsewhere_as_if_nothing_had_happened(name: str, mount: Mounts) -> None:
     killed_and_resumed(name, mount, deadline_s=400)
+
+
+def test_a_version_of_several_ranks_has_what_each_of_them_wrote(mount: Mounts) -> None:
+    mounted = mount(deadline_s=400)
+    program = "tests.integrations.programs.transformers_ranks_program"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", program]
+    environment = os.environ | {"PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    (mounted.root / "run").mkdir()
+    done = subprocess.run(
+        [*torchrun, mounted.root / "run"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    mounted.sync()
+    for step, version in enumerate(ckptfs.checkpoint(mounted.root / "run").list()[::-1], 1):
+        written = {path.name for path in (version.path / f"checkpoint-{step}").iterdir()}
+        assert written >= {"model.safetensors", "rng_state_0.pth", "rng_state_1.pth"}
+    assert step == 2
 
 
 TORCH = """
