@@ -116,9 +116,7 @@ class Mount(Speaking):
             start_new_session=True,
             pass_fds=() if whole["fuse_fd"] is None else (whole["fuse_fd"],),
         )
-        self._watchdog = threading.Timer(self._deadline_s, self._kill_all)
-        self._watchdog.daemon = True
-        self._watchdog.start()
+        self.live_on()
         assert self.process.stdin is not None
         self.process.stdin.write(self._key)
         self.process.stdin.close()
@@ -132,6 +130,14 @@ class Mount(Speaking):
             self._reap()
             raise MountFailedError(answer["error"], answer["hint"], answer["errno"])
         return self
+
+    def live_on(self) -> None:
+        """Let the deadline count from now."""
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+        self._watchdog = threading.Timer(self._deadline_s, self._kill_all)
+        self._watchdog.daemon = True
+        self._watchdog.start()
 
     @property
     def keeper_pid(self) -> int:

@@ -25,6 +25,8 @@ SEED = int(os.environ.get("CKPTFS_TEST_SEED", "20261123"))
 # on fast machines too: a story of n saves has at least n * 0.05 / 0.8 kills
 _THINKING_S = 0.05
 _LONGEST_LIFE_S = 0.8
+# for the end: a busy machine leaves many versions to be uploaded then
+_SYNC_TIMEOUT_S = 180.0
 # it takes 0.3 s to start; some get nothing done, and most a few versions
 _LONGEST_UPLOAD_LIFE_S = 1.0
 
@@ -190,7 +192,11 @@ class Story:
             self.moves += 1
             self._machines += 1
         mount = self._mounts(
-            self._store, name="mnt", cache=f"cache-{self._machines}", prefetch=self._chance.random() < 0.5
+            self._store,
+            name="mnt",
+            cache=f"cache-{self._machines}",
+            prefetch=self._chance.random() < 0.5,
+            sync_timeout_s=_SYNC_TIMEOUT_S,
         )
         marker = mount.marker()
         if moves:

@@ -17,6 +17,9 @@ from tests.mounting import Mount, Mounts, let_others_in
 # the form of the log's lines: date, time, level
 _BAD_LINE = re.compile(r"^\S+ \S+ (ERROR|CRITICAL) |^Traceback ")
 
+# since a test last began in it: a module of many takes as long as the machine is busy
+_SHARED_FOR_S = 300.0
+
 TRANSPORTS = ["fusepy"] if passthrough_obstacle() else ["fusepy", "passthrough"]
 
 
@@ -35,13 +38,14 @@ def mount(request: pytest.FixtureRequest, tmp_path: Path, transport: str) -> Ite
 @pytest.fixture(scope="module")
 def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, transport: str) -> Iterator[Mount]:
     """One mount for all tests of a module that leave nothing behind but files."""
-    for mounts in _mounts(tmp_path_factory.mktemp("shared"), request, transport, 300.0):
+    for mounts in _mounts(tmp_path_factory.mktemp("shared"), request, transport, _SHARED_FOR_S):
         yield mounts(allow_other=True)
 
 
 @pytest.fixture
 def place(shared: Mount, request: pytest.FixtureRequest) -> Path:
     """A new directory in the shared mount."""
+    shared.live_on()
     path = shared.root / re.sub(r"[^\w+]+", "-", request.node.name)[:100]
     path.mkdir()
     return path
