@@ -85,9 +85,10 @@ def test_who_truncates_a_name_that_is_renamed_meanwhile_truncates_one_file(
     log, older, new = (mounted.root / name for name in ("log", "log.1", "new"))
     log.write_bytes(b"old")
     new.write_bytes(b"new")
+    wait_until(lambda: mounted.upload_pid() is not None, 20, "the upload process runs")
+    upload_pid = mounted.upload_pid() or 0
     if is_pending:
-        wait_until(lambda: mounted.upload_pid() is not None, 20, "the upload process runs")
-        os.kill(mounted.upload_pid() or 0, signal.SIGSTOP)
+        os.kill(upload_pid, signal.SIGSTOP)
         touch(mounted.root)
     wait = tmp_path / "site" / "wait"
     wait.touch()
@@ -97,6 +98,8 @@ def test_who_truncates_a_name_that_is_renamed_meanwhile_truncates_one_file(
     log.rename(older)
     new.rename(log)
     opener.join()
+    # one that is stopped would outlive its mount
+    os.kill(upload_pid, signal.SIGCONT)
     # which one, is a matter of who came first
     assert (older.read_bytes(), log.read_bytes()) in ((b"", b"new"), (b"old", b""))
 
