@@ -59,9 +59,7 @@ def mount(scope: Scope) -> str | None:
     if is_mounted(scope.mountpoint):
         if not is_fenced(scope.mountpoint):
             return None
-        # what it had captured and not uploaded goes aside
-        with suppress(CommandError):
-            run("umount", scope.mountpoint)
+        give_up(scope)
     scope.cache.mkdir(parents=True, exist_ok=True, mode=0o700)
     scope.mountpoint.mkdir(exist_ok=True)
     arguments = (scope.store, scope.mountpoint, "--cache-dir", scope.cache, "--takeover")
@@ -76,6 +74,12 @@ def mount(scope: Scope) -> str | None:
             why = error.fact
     run("watch", *arguments)
     return why
+
+
+def give_up(scope: Scope) -> None:
+    """Take away a mount that can save nothing more; what it had captured and not uploaded goes aside."""
+    with suppress(CommandError):
+        run("umount", scope.mountpoint)
 
 
 def umount(scope: Scope) -> None:

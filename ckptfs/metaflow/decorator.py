@@ -10,7 +10,7 @@ from metaflow.decorators import StepDecorator
 from metaflow.exception import MetaflowException
 from metaflow.metadata_provider import MetaDatum
 
-from ckptfs.errors import CkptfsError
+from ckptfs.errors import CkptfsError, FencedError, ReadOnlyError
 from ckptfs.metaflow import card, command, leftover, lineage
 from ckptfs.metaflow.reference import Reference
 from ckptfs.metaflow.scope import Scope, scope_of_task, store_root
@@ -144,10 +144,11 @@ class CheckpointDecorator(StepDecorator):
     def _begin(self, scope: Scope, current: Any, place: str) -> None:
         try:
             self._begin_once(scope, current, place)
-        except CkptfsError:
+        except CkptfsError as error:
             # only now it may have noticed that another attempt, elsewhere, has taken the store over since
-            if not command.is_fenced(scope.mountpoint):
+            if not isinstance(error, ReadOnlyError | FencedError) and not command.is_fenced(scope.mountpoint):
                 raise
+            command.give_up(scope)
             self._begin_once(scope, current, place)
 
     def _begin_once(self, scope: Scope, current: Any, place: str) -> None:
