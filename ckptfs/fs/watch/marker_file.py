@@ -191,8 +191,9 @@ class MarkerFile:
             os.close(prepared.fd)
         # opened after that close, so that our own writing does not look like a program's
         fd = os.open(prepared.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._root_fd)
-        _exchange_names(self._root_fd, prepared.name, self._name)
+        # looked at before it has the name: a program may write to it at once
         placed = os.fstat(fd)
+        _exchange_names(self._root_fd, prepared.name, self._name)
         self._kept.append(_Placed(fd, placed.st_ino, text, (placed.st_size, placed.st_mtime_ns)))
         while len(self._kept) > _KEPT:
             os.close(self._kept.pop(0).fd)
