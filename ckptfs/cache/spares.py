@@ -7,6 +7,7 @@ captured file that is written anew one.
 
 import os
 import secrets
+import shutil
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -83,7 +84,11 @@ class Spares:
 
     def _make_draft(self) -> Path:
         path = self._name("draft")
-        make_draft(path)
+        try:
+            make_draft(path)
+        except BaseException:
+            shutil.rmtree(path, ignore_errors=True)
+            raise
         return path
 
     def _name(self, kind: str) -> Path:

@@ -67,9 +67,10 @@ def test_a_disk_without_room_is_told_to_who_takes_one_and_filled_up_later(
 ) -> None:
     spares, real, is_full = Spares(tmp_path), os.mkdir, threading.Event()
 
-    def mkdir(path: str, *rest: int) -> None:
-        if is_full.is_set():
-            raise OSError(28, "No space left on device", path)
+    def mkdir(path: Path, *rest: int) -> None:
+        # the last inode has gone to the directory that this one is to be in
+        if is_full.is_set() and path.name == "data":
+            raise OSError(28, "No space left on device", os.fspath(path))
         real(path, *rest)
 
     monkeypatch.setattr(os, "mkdir", mkdir)
@@ -78,6 +79,8 @@ def test_a_disk_without_room_is_told_to_who_takes_one_and_filled_up_later(
         wait_until(lambda: there(tmp_path) == ["file"] * 4, 20, "there are files")
         with pytest.raises(OSError, match="No space left"):
             spares.take_draft()
+        # nothing that was begun keeps what little room there is
+        wait_until(lambda: there(tmp_path) == ["file"] * 4, 20, "there are files alone")
         is_full.clear()
         spares.take_file()
         wait_until(lambda: "draft" in there(tmp_path), 20, "there is a draft")
