@@ -50,14 +50,18 @@ class Spares:
         """Return a directory for a pending version (pending.py). Raises OSError."""
         return self._take(self._drafts, self._make_draft)
 
+    def fill(self) -> None:
+        """Make what is missing. Raises OSError."""
+        while len(self._files) < _FILES:
+            self._files.append(self._make_file())
+        while not self._drafts:
+            self._drafts.append(self._make_draft())
+
     def run(self) -> None:
-        """Make what is missing until stop()."""
+        """Fill up, again whenever something was taken, until stop()."""
         while not self._ends.is_set():
             try:
-                while len(self._files) < _FILES:
-                    self._files.append(self._make_file())
-                while not self._drafts:
-                    self._drafts.append(self._make_draft())
+                self.fill()
             except OSError:
                 pass  # the disk is full or failing: who needs one now says so
             self._taken.wait()

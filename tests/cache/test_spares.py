@@ -32,13 +32,14 @@ def there(root: Path) -> list[str]:
 def test_what_is_taken_was_made_ahead_and_is_made_again(tmp_path: Path) -> None:
     spares = Spares(tmp_path)
     full = ["draft", "file", "file", "file", "file"]
+    spares.fill()
+    assert there(tmp_path) == full
+    names = set(os.listdir(tmp_path))
+    taken = [spares.take_file(), spares.take_draft()]
+    assert {path.name for path in taken} <= names
+    for path in taken:
+        path.rename(tmp_path.parent / path.name)
     with filling(spares):
-        wait_until(lambda: there(tmp_path) == full, 20, "there are spares")
-        names = set(os.listdir(tmp_path))
-        taken = [spares.take_file(), spares.take_draft()]
-        assert {path.name for path in taken} <= names
-        for path in taken:
-            path.rename(tmp_path.parent / path.name)
         wait_until(lambda: there(tmp_path) == full, 20, "they are made again")
 
 
