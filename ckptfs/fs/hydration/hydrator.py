@@ -22,11 +22,11 @@ from ckptfs.capture.change_times import ChangeTimes
 from ckptfs.capture.gate import Gate
 from ckptfs.capture.reach import reach
 from ckptfs.errors import CkptfsError
-from ckptfs.format.manifest import Chunk, Entry
+from ckptfs.format.manifest import Chunk, Entry, representable
 from ckptfs.fs.hydration.fetching import FetchQueue, Reader
 from ckptfs.fs.hydration.filling import Filling
 from ckptfs.fs.hydration.left_stubs import read_left, remove_left, write_left
-from ckptfs.fs.times import set_times
+from ckptfs.fs.times import NOW_NS, set_times
 
 _FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
@@ -124,9 +124,27 @@ class Hydrator:
         self.on_added()
 
     def give_mtime(self, stub: Stub, mtime_ns: int) -> None:
-        """A program, or a restore, sets a stub's mtime."""
+        """A restore sets a stub's mtime. Called with the gate closed."""
         stub.mtime_ns = mtime_ns
         self._times.give(stub.ino, mtime_ns)
+
+    def set_mtime(self, mtime_ns: int | None, change: Callable[[], os.stat_result]) -> os.stat_result:
+        """A program sets the mtime of a file that may be a stub. Called inside the gate.
+
+        A chunk that comes meanwhile moves the file's own mtime: what was asked for counts, not what it has then.
+
+        Args:
+            mtime_ns: As of times.set_times.
+            change: Sets it, and returns what the file looks like then.
+        """
+        # held, so that it does not become an ordinary file with the old one in between
+        with self._lock:
+            status = change()
+            stub = self._stubs.get(status.st_ino)
+            if stub is not None and mtime_ns is not None:
+                # of "now" ctime tells, which a chunk that comes moves as well, but to no other time than now
+                self.give_mtime(stub, status.st_ctime_ns if mtime_ns == NOW_NS else representable(mtime_ns))
+            return status
 
     def _know_mtime(self, ino: int, mtime_ns: int) -> None:
         stub = self._stubs.get(ino)

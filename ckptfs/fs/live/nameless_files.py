@@ -67,10 +67,13 @@ class NamelessFiles:
             if mode is not None:
                 os.fchmod(handle.fd, mode)
             if times is not None:
-                set_times(handle.fd, None, *times)
-                stub = self._live.hydrator.get(handle.ino)
-                if stub is not None:
-                    self._live.hydrator.give_mtime(stub, os.fstat(handle.fd).st_mtime_ns)
+                atime_ns, mtime_ns = times
+
+                def change() -> os.stat_result:
+                    set_times(handle.fd, None, atime_ns, mtime_ns)
+                    return os.fstat(handle.fd)
+
+                self._live.hydrator.set_mtime(mtime_ns, change)
 
     @contextmanager
     def changing(self, handle: FileHandle) -> Iterator[None]:

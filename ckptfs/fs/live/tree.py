@@ -167,12 +167,12 @@ class LiveTree:
         """Set times; None leaves one as it is, NOW_NS stands for now."""
         with self.gate:
             self.changes.mark_attributes(path)
-            set_times(self.root_fd, self.at(path), atime_ns, mtime_ns)
-            status = self.lstat(path)
-            self.changes.times.renew(status)
-            stub = self.hydrator.get(status.st_ino) if stat.S_ISREG(status.st_mode) else None
-            if stub is not None and mtime_ns is not None:
-                self.hydrator.give_mtime(stub, status.st_mtime_ns)
+
+            def change() -> os.stat_result:
+                set_times(self.root_fd, self.at(path), atime_ns, mtime_ns)
+                return self.lstat(path)
+
+            self.changes.times.renew(self.hydrator.set_mtime(mtime_ns, change))
 
     def setxattr(self, path: bytes, name: bytes, value: bytes, flags: int) -> None:
         """Set an extended attribute."""
