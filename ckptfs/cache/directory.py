@@ -11,6 +11,7 @@
     spares/             files and directories that are made before they are needed (cache/spares.py)
     objects/            immutable objects of the store, kept (store/caching.py)
     contents/           files of old versions that were read
+    contents-boot       the boot of the machine that they are of (fs/hydration/contents.py)
     read-order          the order in which files were first read (fs/hydration/read_order.py)
     anchors/            what the next version can be encoded against (cache/anchors.py)
     ../seen/<store id>  the newest commit that was seen of a store, whatever its address (cache/high_water.py)
@@ -99,6 +100,7 @@ class CacheDirectory:
         self.spares = root / "spares"
         self.objects = root / "objects"
         self.contents = root / "contents"
+        self.contents_boot = root / "contents-boot"
         self.anchors = root / "anchors"
         self.read_order = root / "read-order"
         self.lock_path = root / "lock"

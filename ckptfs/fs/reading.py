@@ -7,13 +7,13 @@ import os
 import threading
 from typing import Any
 
-from ckptfs.cache.directory import CacheDirectory, store_directory_name
+from ckptfs.cache.directory import CacheDirectory, boot_id, store_directory_name
 from ckptfs.crypto.secret import KeySource
 from ckptfs.errors import CkptfsError, CorruptObjectError, NoSuchVersionError, PrunedError
 from ckptfs.format.commit import CommitRecord
 from ckptfs.format.manifest import Chunk, Entry
 from ckptfs.fs.control import Control, save_text, status_text, version_object
-from ckptfs.fs.hydration.contents import ContentCache, MissingContents
+from ckptfs.fs.hydration.contents import ContentCache, MissingContents, doubt_after_restart
 from ckptfs.fs.hydration.eviction import Evictor
 from ckptfs.fs.hydration.fetching import FetchQueue
 from ckptfs.fs.hydration.prefetch import Prefetch
@@ -67,6 +67,7 @@ class ReadingMount:
         self._error: str | None = None
         self._follow_error: str | None = None
         """Why it does not see now whether there is a newer version."""
+        doubt_after_restart(self._cache.contents, self._cache.contents_boot, boot_id())
         self._contents = ContentCache(self._cache.contents, self._queue)
         self._contents.on_wanted = self._wanted_by_program
         self._order = ReadOrder(self._cache.read_order)

@@ -23,7 +23,7 @@ from ckptfs.crypto.secret import KeySource
 from ckptfs.errors import CacheError
 from ckptfs.fs.align import Aligner, Alignment, Target
 from ckptfs.fs.control import Control, save_text, status_text
-from ckptfs.fs.hydration.contents import ContentCache
+from ckptfs.fs.hydration.contents import ContentCache, doubt_after_restart
 from ckptfs.fs.hydration.eviction import Evictor
 from ckptfs.fs.hydration.fetching import FetchQueue
 from ckptfs.fs.hydration.hydrator import Hydrator
@@ -113,6 +113,7 @@ class WritingParts:
             self.journal.rewrite(taken.version, taken.commit_id, self._boot, self.hydrator.inodes())
             if b"" not in taken.target.tree:
                 self._take_root_attributes()
+        doubt_after_restart(cache.contents, cache.contents_boot, self._boot)
         contents = ContentCache(cache.contents, self.queue)
         self._versions = VersionsDirectory(self._history, contents)
         self.order = ReadOrder(cache.read_order)

@@ -12,7 +12,7 @@ import pytest
 
 from ckptfs.errors import ChunkCorruptError, CkptfsError, CorruptObjectError
 from ckptfs.format.manifest import Chunk, Entry
-from ckptfs.fs.hydration.contents import ContentCache
+from ckptfs.fs.hydration.contents import ContentCache, doubt_after_restart
 from ckptfs.fs.hydration.fetching import FetchQueue, Priority, Reader
 from ckptfs.fs.hydration.filling import Filling
 from ckptfs.fs.hydration.prefetch import Prefetch
@@ -342,4 +342,40 @@ def test_two_processes_fill_one_file_of_old_versions(bench: Bench, tmp_path: Pat
     assert scene.queue.fetched_bytes <= 5 * CHUNK_BYTES
     fd, reader = one.open(entry)
     assert reader is None
+    os.close(fd)
+
+
+def test_after_a_restart_of_the_machine_kept_files_are_checked_chunk_by_chunk(bench: Bench, tmp_path: Path) -> None:
+    scene = Scene(bench, os.urandom(3 * CHUNK_BYTES))
+    entry, directory, mark = scene.tree[b"file"], tmp_path / "contents", tmp_path / "contents-boot"
+    directory.mkdir()
+
+    def begin(boot: str) -> tuple[int, Reader | None]:
+        doubt_after_restart(directory, mark, boot)
+        return ContentCache(directory, scene.queue).open(entry)
+
+    fd, reader = begin("one")
+    assert reader is not None
+    reader.require_all()
+    reader.close()
+    (kept,) = directory.iterdir()
+    # the disk has the file's name and size, and half of its bytes
+    with kept.open("r+b") as file:
+        file.truncate(CHUNK_BYTES)
+        file.truncate(entry.size_bytes)
+    before = scene.queue.fetched_bytes
+    for boot, is_whole in (("one", True), ("two", False), ("two", True)):
+        os.close(fd)
+        fd, reader = begin(boot)
+        assert (reader is None) == is_whole, boot
+        if reader is not None:
+            reader.require_all()
+            reader.close()
+            assert os.pread(fd, entry.size_bytes, 0) == scene.content
+    os.close(fd)
+    assert scene.queue.fetched_bytes - before == 2 * CHUNK_BYTES
+    mark.unlink()  # those of a version before this one
+    fd, reader = begin("two")
+    assert reader is not None
+    reader.close()
     os.close(fd)

@@ -237,3 +237,16 @@ def test_a_read_only_mount_reads_in_pieces_and_old_files_stay_what_they_are(cold
             follower.kill_server()
         assert os.pread(file.fileno(), 10, 3 * CHUNK) == BIG[3 * CHUNK :][:10]
         assert file.read() == BIG
+
+
+def test_kept_files_that_a_power_cut_has_emptied_are_fetched_again(cold: Mount, mount: Mounts) -> None:
+    contents = cold.cache / "contents"
+    for mounted, name in ((cold, ".versions/1/big"), (None, ".versions/1/big"), (None, "big")):
+        mounted = mounted or mount(read_only=name == "big")
+        assert (mounted.root / name).read_bytes() == BIG, name
+        wait_until(lambda: [kept.suffix for kept in contents.iterdir()] == [""], 10, "it is kept")
+        assert mounted.unmount() == 0
+        (kept,) = contents.iterdir()
+        os.truncate(kept, 0)
+        os.truncate(kept, len(BIG))
+        (mounted.cache / "contents-boot").write_text("the boot before")

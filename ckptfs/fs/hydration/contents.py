@@ -3,17 +3,24 @@
 Two files with the same content, of whatever versions, are one file here. It is `<hash>.part` while it is being filled,
 and `<hash>` when it is whole. Several processes may use the directory: they write the same bytes to the same places,
 and each takes for present only what it wrote or checked itself.
+
+Nothing is synced: the disk may have a name, and the size, before it has the bytes. So after a restart of the machine no
+file counts as whole, and what is right of it is found out chunk by chunk, as it is read.
 """
 
+import fcntl
 import os
 import threading
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from ckptfs.format.manifest import Chunk, Entry
 from ckptfs.fs.hydration.fetching import FetchQueue, Reader
 from ckptfs.fs.hydration.filling import Filling
 from ckptfs.hashing import hash_bytes
+from ckptfs.private import write_private
+from ckptfs.small_files import read_small
 
 _PART = ".part"
 _FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW
@@ -25,6 +32,33 @@ def content_name(entry: Entry) -> str:
         b"%d:%s;" % (extent.size_bytes, extent.hash if isinstance(extent, Chunk) else b"") for extent in entry.extents
     )
     return hash_bytes(b"".join(ranges)).hex()
+
+
+def doubt_after_restart(directory: Path, mark: Path, boot: str) -> None:
+    """Take no file for whole if the machine was restarted since somebody last used them.
+
+    Args:
+        directory: Where they are kept.
+        mark: Says of which boot of the machine they are.
+        boot: Its present boot id.
+
+    Raises:
+        OSError: The directory cannot be changed.
+    """
+    directory_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        # for another process that begins now; who began before has done it
+        fcntl.flock(directory_fd, fcntl.LOCK_EX)
+        if mark.is_file() and read_small(mark) == boot.encode():
+            return
+        for name in os.listdir(directory_fd):
+            if not name.endswith(_PART):
+                os.rename(name, name + _PART, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
+        # on a full disk the next to begin does it again
+        with suppress(OSError):
+            write_private(mark, boot.encode())
+    finally:
+        os.close(directory_fd)
 
 
 class ContentCache:
