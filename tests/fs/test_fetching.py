@@ -5,12 +5,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ckptfs.errors import ChunkCorruptError, CkptfsError, CorruptObjectError
+from ckptfs.errors import ChunkCorruptError, CkptfsError, CorruptObjectError, StoreUnavailableError
 from ckptfs.format.manifest import Chunk, Entry
 from ckptfs.fs.hydration.contents import ContentCache, doubt_after_restart
 from ckptfs.fs.hydration.fetching import FetchQueue, Priority, Reader
@@ -319,6 +320,30 @@ def test_what_is_fetched_ahead_stops_where_there_is_no_more_room(
     wait_until(lambda: scene.queue.fetched_bytes >= limit, 10, "what there is room for comes")
     time.sleep(0.2)
     assert scene.queue.fetched_bytes == limit
+
+
+def test_what_is_fetched_ahead_goes_on_when_a_store_that_was_away_is_back(
+    bench: Bench, prefetching: Callable[[Prefetch], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    names = [b"%d" % number for number in range(8)]
+    scene = Scene(bench, b"-", **{name.decode(): os.urandom(2 * CHUNK_BYTES) for name in names})
+    asked_s: list[float] = []
+    is_away = True
+
+    def answer(operation: str, key: str) -> None:
+        if operation == "get" and is_away:
+            asked_s.append(time.monotonic())
+            raise StoreUnavailableError("away")
+
+    scene.store.before_request = answer
+    files = Listed(scene, {name: scene.tree[name] for name in names})
+    prefetching(Prefetch(files, scene.queue, {}, lambda: 1 << 40, pause_s=0.3))
+    # within a request's own patience of 0.1 s it is asked again sooner
+    wait_until(lambda: any(later - earlier > 0.2 for earlier, later in pairwise(asked_s)), 30, "it is asked again")
+    is_away = False
+    wait_until(lambda: scene.queue.fetched_bytes == len(names) * 2 * CHUNK_BYTES, 30, "all come")
+    # however often it was asked for
+    assert [record.levelname for record in caplog.records if "prefetch" in record.message] == ["WARNING"]
 
 
 def test_two_processes_fill_one_file_of_old_versions(bench: Bench, tmp_path: Path) -> None:

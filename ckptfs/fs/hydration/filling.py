@@ -153,11 +153,11 @@ class Filling:
         return self._errors
 
     @property
-    def last_error(self) -> str:
-        """Why something failed last."""
+    def last_error(self) -> CkptfsError | None:
+        """Why something failed last; None if nothing ever did."""
         with self._changed:
             newest = max(self._last_errors.values(), key=lambda pair: pair[0], default=None)
-        return newest[1].fact if newest is not None else ""
+        return newest[1] if newest is not None else None
 
     def missing(self, start_bytes: int = 0, end_bytes: int | None = None) -> list[int]:
         """Return the chunks, by index, that a range needs and nobody is fetching."""

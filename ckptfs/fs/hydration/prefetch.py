@@ -1,13 +1,17 @@
 """Fetching what nobody has asked for yet: the rest of the file that was read last, then those that were read after it
 the last time, then the others in path order.
+
+A file that cannot be had is left to whoever opens it. When the store does not answer, all are asked for again later.
 """
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Protocol
 
+from ckptfs.errors import CkptfsError, StoreError
 from ckptfs.fs.hydration.fetching import FetchQueue, Priority
 from ckptfs.fs.hydration.filling import Filling
 
@@ -17,6 +21,9 @@ _BATCH_FILES = 512
 _BATCHES = 4
 # Who mounts reads at once; the first requests are to be the reader's, for he decides what comes first
 _SETTLE_S = 0.25
+# by then a store that was restarted answers; one that is away for a day is asked some 1,500 times
+_PAUSE_S = 5.0
+_LONGEST_PAUSE_S = 60.0
 
 log = logging.getLogger(__name__)
 
@@ -38,10 +45,17 @@ class Prefetch:
         files: What is missing.
         ranks: Path to its place in the order of reading.
         room_bytes: Returns how much may come without anything having to go.
+        pause_s: How long a store that did not answer is left alone; it doubles each time.
     """
 
     def __init__(
-        self, files: Missing, queue: FetchQueue, ranks: Mapping[bytes, int], room_bytes: Callable[[], int]
+        self,
+        files: Missing,
+        queue: FetchQueue,
+        ranks: Mapping[bytes, int],
+        room_bytes: Callable[[], int],
+        *,
+        pause_s: float = _PAUSE_S,
     ) -> None:
         self._files = files
         self._queue = queue
@@ -57,6 +71,9 @@ class Prefetch:
         self._running = self._running_bytes = 0
         self._is_short = False
         """There is no room for more than what is under way, as far as it is known."""
+        self._first_pause_s = self._pause_s = pause_s
+        self._resume_s = 0.0
+        """On the monotonic clock: nothing is begun before."""
         self._stopping = False
 
     def look_again(self) -> None:
@@ -92,6 +109,10 @@ class Prefetch:
     def _wait_for_work(self) -> bool:
         with self._changed:
             while not self._stopping:
+                left_s = self._resume_s - time.monotonic()
+                if left_s > 0:
+                    self._changed.wait(left_s)
+                    continue
                 most = _BATCHES if not self._is_short else 1
                 if self._running < most and (self._next or self._is_new or self._moved):
                     self._is_short = False
@@ -160,10 +181,25 @@ class Prefetch:
             batch.requests -= 1
             if batch.requests:
                 return
+        errors = batch.leave()
+        is_away = any(isinstance(error, StoreError) for error in errors.values())
+        with self._changed:
             self._running -= 1
             self._running_bytes -= batch.size_bytes
+            self._failed |= errors.keys()
+            # said once, however long the store is away
+            if errors and not (is_away and self._pause_s > self._first_pause_s):
+                error = next(iter(errors.values()))
+                log.warning("prefetch failed files=%d error=%r", len(errors), error.fact)
+            if is_away:
+                self._is_new = True
+                # several batches that were under way are one failure
+                if time.monotonic() >= self._resume_s:
+                    self._resume_s = time.monotonic() + self._pause_s
+                    self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
+            elif batch.size_bytes and not errors:
+                self._pause_s = self._first_pause_s
             self._changed.notify_all()
-        self._failed |= batch.leave()
 
 
 class _Batch:
@@ -175,13 +211,13 @@ class _Batch:
         self._files = files
         self._errors = {key: filling.errors for key, filling in files.items()}
 
-    def leave(self) -> set[Hashable]:
-        """Use them no more; return those that are to be left to an open."""
-        failed = {key for key, filling in self._files.items() if filling.errors != self._errors[key]}
-        if failed:
-            error = next(filling.last_error for key, filling in self._files.items() if key in failed)
-            log.warning("prefetch failed files=%d error=%r", len(failed), error)
-        for filling in self._files.values():
+    def leave(self) -> dict[Hashable, CkptfsError]:
+        """Use them no more; return why some of them could not be had."""
+        failed = {}
+        for key, filling in self._files.items():
+            error = filling.last_error
+            if error is not None and filling.errors != self._errors[key]:
+                failed[key] = error
             filling.leave()
         return failed
 
