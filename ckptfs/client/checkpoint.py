@@ -122,6 +122,7 @@ class Checkpoint:
         if path is not None and (is_mine or barrier):
             from ckptfs.client.incoming import bring
 
+            self._make_directory()  # a program may have removed it
             try:
                 bring(path, self.directory, self._place.root)
             except OSError as error:
@@ -163,9 +164,10 @@ class Checkpoint:
 
         Raises:
             NoSuchVersionError: There is none.
+            InvalidInputError: It is none of these.
             ReadOnlyError: The mount is read-only.
         """
-        wanted = self._number(version) if isinstance(version, Version) else version
+        wanted = self._number(version) if isinstance(version, Version) else _asked(version)
         status = self._place.status()
         if not status["version"]:
             raise NoSuchVersionError(f"{self._place.root} has no version yet", hint="save one first")
@@ -201,7 +203,11 @@ class Checkpoint:
         try:
             if self._place.is_watched:
                 return watched.touch(self._place.root, text)
-            return marker.touch(self.directory, text)
+            try:
+                return marker.touch(self.directory, text)
+            except (FileNotFoundError, NotADirectoryError):
+                # a program has removed the directory: a version of the whole mount can be without it
+                return marker.touch(self._place.root, text)
         except OSError as error:
             raise marker.explained(error, self._place.root) or self._not_saved(error) from error
 
@@ -237,7 +243,7 @@ class Checkpoint:
         if error.errno == errno.ENOENT:
             return NoSuchVersionError(f"{self._place.root} has no version {spec}")
         if error.errno == errno.EINVAL:
-            return InvalidInputError(f"{spec!r} is neither a version number, nor a tag, nor {LATEST!r}")
+            return _no_version(spec)
         if error.errno in (errno.EROFS, errno.EACCES):
             return ReadOnlyError(
                 f"no version can be loaded at {self._place.root}: it is read-only",
@@ -245,6 +251,24 @@ class Checkpoint:
             )
         error.filename = error.filename or os.fspath(self._place.root)
         return self._place.explained(error, "load a version at")
+
+
+def _asked(version: int | str) -> int | str:
+    """Return the version that is asked for. Raises InvalidInputError for nothing but blanks.
+
+    `.restore` takes blanks for no question, and what reading it gives, a number and a space, too: a mount would change
+    nothing, and a watch not even answer.
+    """
+    if isinstance(version, int):
+        return version
+    spec = str(version).replace("\0", " ").strip()
+    if not spec:
+        raise _no_version(str(version))
+    return spec
+
+
+def _no_version(spec: str) -> InvalidInputError:
+    return InvalidInputError(f"{spec!r} is neither a version number, nor a tag, nor {LATEST!r}")
 
 
 def _say_skipped(rank: int) -> None:

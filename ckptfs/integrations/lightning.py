@@ -31,8 +31,9 @@ class Checkpointer(lightning.Callback):
         self._seen_step = 0
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
-        """Begin."""
+        """Begin; the step that is gone on from is saved already."""
         self._saves.begin()
+        self._seen_step = trainer.global_step
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Save if it is time. Several batches may make one optimizer step."""

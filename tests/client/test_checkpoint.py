@@ -4,6 +4,7 @@ import errno
 import multiprocessing
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -404,6 +405,37 @@ def test_a_version_that_is_not_there_cannot_be_loaded(fresh: Mount) -> None:
     with pytest.raises(InvalidInputError, match="neither a version number, nor a tag"):
         checkpoint.load("no name")
     assert not checkpoint.is_loaded
+
+
+def test_what_asks_for_no_version_is_refused_and_blanks_around_one_do_not_count(fresh: Mount) -> None:
+    checkpoint = ckptfs.checkpoint(fresh.root)
+    model = checkpoint.directory / "model"
+    for text in ("one", "two"):
+        model.write_text(text)
+        checkpoint.save()
+    for nothing in ("", " \n", "\0"):
+        with pytest.raises(InvalidInputError, match="neither a version number, nor a tag"):
+            checkpoint.load(nothing)
+    assert not checkpoint.is_loaded
+    # what a file that was written by `echo` gives, and what reading `.restore` does
+    for spec, text in (("1\n", "one"), ("2 ", "two"), ("1 \n", "one"), (" latest", "two")):
+        checkpoint.load(spec)
+        assert model.read_text() == text
+
+
+def test_a_directory_that_was_removed_since_does_not_keep_the_mount_from_being_saved(fresh: Mount) -> None:
+    checkpoint = ckptfs.checkpoint(fresh.root / "runs" / "seven")
+    (fresh.root / "kept").write_text("kept")
+    (checkpoint.directory / "model").write_text("gone")
+    checkpoint.save()
+    shutil.rmtree(fresh.root / "runs")
+    without = checkpoint.save({"step": 2}, wait=True)
+    assert without.note == {"step": 2}
+    assert sorted(os.listdir(without.path.parents[1])) == ["kept"]
+    (fresh.root / "runs").write_text("a file now")
+    assert checkpoint.save().number == 3
+    (fresh.root / "runs").unlink()
+    assert checkpoint.save(path=__file__, wait=True).path.joinpath(Path(__file__).name).is_file()
 
 
 def test_a_version_that_cannot_be_had_while_the_store_is_away_is_not_said_to_be_none(mount: Mounts) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ckptfs.client import checkpoint, place
-from ckptfs.errors import MountError, NoSuchVersionError
+from ckptfs.errors import InvalidInputError, MountError, NoSuchVersionError
 from ckptfs.store.open import open_store
 from ckptfs.transfer.restore import restore
 from ckptfs.versions.history import open_history
@@ -310,6 +310,22 @@ def test_the_newest_version_can_be_asked_for_by_the_number_that_is_there_already
     model.write_bytes(b"to be kept")
     os.utime(asked)
     assert (watching.save(), watching.save(), model.read_bytes()) == (2, 3, b"to be kept")
+
+
+def test_a_program_that_asks_for_no_version_is_told_so_and_does_not_wait_for_ever(watch: Watches) -> None:
+    watching = watch()
+    model = watching.root / "model"
+    model.write_bytes(b"saved")
+    saved = checkpoint(watching.root)
+    saved.save(wait=True)
+    model.write_bytes(b"never saved")
+    for nothing in ("", "\n", "\0"):
+        with pytest.raises(InvalidInputError, match="neither a version number, nor a tag"):
+            saved.load(nothing)
+    assert model.read_bytes() == b"never saved"
+    # what reading the marker gives
+    saved.load("1 ")
+    assert model.read_bytes() == b"saved"
 
 
 def test_a_copy_of_the_directory_that_is_put_back_asks_for_no_restore(watch: Watches) -> None:
