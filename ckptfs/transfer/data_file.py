@@ -28,6 +28,21 @@ class PendingDataError(CorruptObjectError):
     hint = "the version is kept aside; `ckptfs recover` lists it"
 
 
+def read_head(path: Path, size_bytes: int) -> bytes:
+    """Return the first bytes of a data file as they are now (D1): for a guess. None if they cannot be had."""
+    try:
+        fd = open_owned(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return b""
+    try:
+        leave_atime(fd)
+        return os.pread(fd, size_bytes, 0)
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)
+
+
 class DataFile:
     """One `data/<index>`, open for reading.
 

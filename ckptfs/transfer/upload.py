@@ -13,6 +13,7 @@ Rules:
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from ckptfs.cache.anchors import AnchorCache, anchor_of
 from ckptfs.cache.pending import PendingVersion
@@ -33,7 +34,7 @@ from ckptfs.store.caching import CachingStore
 from ckptfs.transfer.bases import Predecessors
 from ckptfs.transfer.content_writer import CHUNK_BYTES, ContentWriter, Progress, Source, Stored
 from ckptfs.transfer.damage import DamageList, Marks, is_damaged, part_mark
-from ckptfs.transfer.data_file import PendingDataError
+from ckptfs.transfer.data_file import PendingDataError, read_head
 from ckptfs.transfer.effort import EffortControl
 from ckptfs.transfer.encoding import EncoderPool
 from ckptfs.transfer.heal import Find, heal
@@ -238,9 +239,9 @@ class VersionUploader:
         extents = content_writer.write(
             (
                 Source(
-                    pending.data_path(file.index),
+                    path := pending.data_path(file.index),
                     file.size_bytes,
-                    predecessors.of(entry.path, file.size_bytes),
+                    predecessors.of(entry.path, file.size_bytes, partial(read_head, path)),
                 )
                 for file, entry in files.items()
             ),

@@ -1,11 +1,13 @@
 """What a file's ranges are offered as bases: the same place of the file that it continues."""
 
+import os
 import time
 
 import pytest
 
 from ckptfs.cache.anchors import MIN_ANCHOR_BYTES
 from ckptfs.format.manifest import Chunk, Entry, Extent, Hole, Kind, Tree
+from ckptfs.hashing import hash_bytes
 from ckptfs.transfer.bases import Bases, Predecessors
 
 MIB = 1 << 20
@@ -71,6 +73,35 @@ def test_a_new_path_continues_one_that_differs_in_numbers_only(path: bytes, size
     )
     found = Predecessors(before).of(path, size)
     assert (found.path if found is not None else None) == expected
+
+
+def test_a_file_of_another_name_that_begins_with_the_same_chunk_is_continued() -> None:
+    data = os.urandom(MIB)
+    first = chunk(1, MIB)._replace(hash=hash_bytes(data))
+    before = tree(
+        entry(b"alone", first),
+        entry(b"log", first, chunk(2, 5000)),
+        entry(b"log.longer", first, chunk(3, 9000)),
+        entry(b"other", chunk(4, MIB // 2), chunk(5, MIB)),
+        entry(b"small", chunk(6, 100), chunk(7, 100)),
+    )
+    read: list[int] = []
+
+    def of(size: int, content: bytes = data) -> Entry | None:
+        def head(size_bytes: int) -> bytes:
+            read.append(size_bytes)
+            return content[:size_bytes]
+
+        return Predecessors(before).of(b"copy", size, head)
+
+    assert of(MIB + 5000) == before[b"log"]
+    assert of(MIB + 1) == before[b"log.longer"]
+    assert of(MIB + 5000, data[::-1]) is None
+    assert of(MIB + 5000, b"") is None
+    assert of(MIB - 1) is None
+    assert read == [MIB, MIB, MIB, MIB, MIB // 2]
+    assert of(1000) is None
+    assert len(read) == 5, "nothing of a small file is read"
 
 
 def test_a_path_that_was_a_directory_continues_nothing() -> None:

@@ -106,6 +106,30 @@ def test_content_that_the_version_before_has_is_not_uploaded_again(bench: Bench)
     assert [a == b for a, b in zip(before, after, strict=True)] == [True, False, True]
 
 
+def test_a_copy_of_a_file_that_grew_is_not_uploaded_again_whatever_its_name(bench: Bench) -> None:
+    content = b""
+    for _ in range(3):
+        content += os.urandom(700_000)
+        (bench.source / "log").write_bytes(content)
+        bench.save()
+    for before in (b"", b"seven b"):
+        # what is inserted at the beginning is a chunk of its own
+        content = before + content
+        (bench.source / "log").write_bytes(content)
+        bench.save()
+        (bench.source / f"copy{before!r}").write_bytes(content)
+        assert bench.save().bytes_added < 5_000
+    content += os.urandom(100_000)
+    # both grow by the same, one under its name and one under a new one
+    (bench.source / "log").write_bytes(content)
+    (bench.source / "another").write_bytes(content)
+    record = bench.save()
+    assert record.bytes_added < 110_000
+    entries = tree(bench, record)
+    assert entries[b"another"].extents == entries[b"log"].extents
+    assert read(bench, record, b"another") == content
+
+
 def test_content_that_only_an_older_version_has_is_uploaded_again(bench: Bench) -> None:
     content = os.urandom(MIB)
     (bench.source / "f").write_bytes(content)
