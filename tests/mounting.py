@@ -26,6 +26,16 @@ TRANSPORT = os.environ.get("CKPTFS_TEST_TRANSPORT", "auto")
 _END_TIMEOUT_S = 60.0
 
 
+_CHECK_APART = """
+import os, subprocess, sys
+from ckptfs.mount_table import mounts
+for mount in mounts():
+    if str(mount.mountpoint) not in sys.argv[1:]:
+        subprocess.run(["umount", "-l", mount.mountpoint], check=False)
+os.execv(sys.executable, [sys.executable, "-m", "ckptfs", "status", "--check"])
+"""
+
+
 class MountFailedError(Exception):
     """A mount did not come to be; the facts are what its process said."""
 
@@ -34,6 +44,17 @@ class MountFailedError(Exception):
         self.fact = fact
         self.hint = hint
         self.number = number
+
+
+def check_apart(*kept: Path, **environment: str) -> int:
+    """Return the exit code of `ckptfs status --check` where these are the only mounts, and nothing is watched.
+
+    As in a container: in namespaces of its own, for other tests may mount and watch all the time.
+    """
+    apart = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    command = [*apart, sys.executable, "-c", _CHECK_APART, *map(str, kept)]
+    env = os.environ | environment
+    return subprocess.run(command, timeout=60, check=False, env=env, capture_output=True).returncode
 
 
 class Speaking:

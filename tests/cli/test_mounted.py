@@ -16,8 +16,9 @@ import pytest
 
 from ckptfs.cli import progress
 from ckptfs.cli.commands import umount
-from ckptfs.mount_table import mount_at, mounts
+from ckptfs.mount_table import mount_at
 from tests.cli.scene import Run, StoreWithVersions, assert_failed, ckptfs
+from tests.mounting import check_apart
 
 pytestmark = [
     pytest.mark.fuse,
@@ -121,20 +122,12 @@ def test_status_shows_one_mount_or_all(mounted: Place) -> None:
     assert f"store              {mounted.url}" in ckptfs("status", mounted.mountpoint).out
 
 
-def check_among(*kept: Path) -> int:
-    """Return the exit code of `ckptfs status --check` where these are the only mounts."""
-    program = [sys.executable, "-m", "ckptfs", "status", "--check"]
-    others = [str(mount.mountpoint) for mount in mounts() if mount.mountpoint not in kept]
-    alone = f'umount -l "$@" 2>/dev/null; exec {shlex.join(program)}'
-    return subprocess.run(["unshare", "--mount", "sh", "-c", alone, "sh", *others], timeout=60, check=False).returncode
-
-
 @pytest.mark.skipif(os.geteuid() != 0, reason="makes a mount namespace")
 def test_a_check_fails_where_no_mount_is_or_one_is_dead(mounted: Place) -> None:
-    assert check_among() == 1
-    assert check_among(mounted.mountpoint) == 0
+    assert check_apart() == 1
+    assert check_apart(mounted.mountpoint) == 0
     mounted.end()
-    assert check_among(mounted.mountpoint) == 1
+    assert check_apart(mounted.mountpoint) == 1
     assert ckptfs("umount", mounted.mountpoint).code == 0
 
 

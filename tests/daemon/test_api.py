@@ -7,7 +7,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.cli.scene import Run, assert_failed, ckptfs
 from tests.daemon.running import RunningDaemon
-from tests.mounting import children, command_line
+from tests.mounting import check_apart, children, command_line
 
 pytestmark = [pytest.mark.fuse]
 ROOT = Path(__file__).parents[2]
@@ -174,22 +173,9 @@ def test_commands_ask_the_daemon_of_its_mounts(daemon: RunningDaemon) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="makes a mount namespace")
 def test_a_check_is_content_with_a_daemon_that_answers_while_its_mounts_cannot_be_made(daemon: RunningDaemon) -> None:
-    # as in a container that shows nothing else; in there, for other tests may mount until then
-    script = (
-        "import os, subprocess, sys\n"
-        "from ckptfs.mount_table import mounts\n"
-        "for mount in mounts(): subprocess.run(['umount', '-l', mount.mountpoint], check=False)\n"
-        "os.execv(sys.executable, [sys.executable, '-m', 'ckptfs', 'status', '--check'])\n"
-    )
-
-    def check(socket: Path) -> int:
-        command = ["unshare", "--mount", sys.executable, "-c", script]
-        env = os.environ | {"CKPTFS_DAEMON_SOCKET": os.fspath(socket)}
-        return subprocess.run(command, timeout=60, check=False, env=env, capture_output=True).returncode
-
     daemon.describe("away", make=False)
     daemon.wait(lambda: daemon.ask("GET", "/v1/mounts/away")[1].get("state") == "waiting", "it could not be mounted")
-    assert check(daemon.runtime / "ckptfsd.sock") == 0
-    assert check(daemon.runtime / "nobody.sock") == 1
+    assert check_apart(CKPTFS_DAEMON_SOCKET=os.fspath(daemon.runtime / "ckptfsd.sock")) == 0
+    assert check_apart(CKPTFS_DAEMON_SOCKET=os.fspath(daemon.runtime / "nobody.sock")) == 1
     daemon.file_of("away").unlink()
     daemon.wait(lambda: daemon.ask("GET", "/healthz")[0] == 200, "it is gone")
