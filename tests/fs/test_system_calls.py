@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import functools
+import mmap
 import os
 import re
 import shutil
@@ -246,6 +247,24 @@ def test_through_libfuse_rename_has_no_flags_files_have_names_and_holes_look_lik
     os.truncate(place / "a", 1 << 20)
     with open(place / "a", "rb") as file:
         assert os.lseek(file.fileno(), 0, os.SEEK_DATA) == 0
+
+
+@through_libfuse
+def test_through_libfuse_an_mtime_that_is_given_before_stores_of_a_mapping_were_synced_is_moved_by_them(
+    place: Path,
+) -> None:
+    path = place / "f"
+    path.write_bytes(bytes(8192))
+    given_ns = 1_000_000_000_000_000_007
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 8192) as mapping:
+        mapping[0] = 1
+        mapping.flush()
+        os.utime(path, ns=(given_ns, given_ns))
+        assert path.stat().st_mtime_ns == given_ns
+        mapping[0] = 2
+        os.utime(path, ns=(given_ns, given_ns))
+        mapping.flush()
+        assert path.stat().st_mtime_ns > given_ns
 
 
 @through_libfuse

@@ -12,6 +12,7 @@ from ckptfs.fs.syscalls import is_chown
 from ckptfs.fs.times import NOW_NS
 from ckptfs.fs.transport import wire
 from ckptfs.fs.transport.nodes import Node
+from ckptfs.fs.transport.notices import Notices
 from ckptfs.fs.transport.paths import MAY_HAVE_MOVED, valid_s
 from ckptfs.fs.transport.requests import Requests, steady
 from ckptfs.fs.transport.wire import Handler, Opcode, Reply, Request, SetAttr
@@ -26,6 +27,8 @@ _SETS_SOMETHING = SetAttr.MODE | SetAttr.UID | SetAttr.GID | SetAttr.SIZE | SetA
 @dataclass(slots=True, kw_only=True)
 class AttributeRequests(Requests):
     """Answers them."""
+
+    notices: Notices
 
     def handlers(self) -> dict[int, Handler]:
         """Return what answers each opcode of theirs."""
@@ -91,8 +94,18 @@ class AttributeRequests(Requests):
         if path is not None and control_of(path) is not None:
             # may be a touch, and take as long as that
             return self._set_attributes(request)
+        if valid & SetAttr.MTIME and not valid & SetAttr.MTIME_NOW:
+            self._bring_stores(node)
         with self.paths.names:
             return self._set_attributes(request)
+
+    def _bring_stores(self, node: Node) -> None:
+        """Have the kernel write back what programs stored in mappings, before the file is given an mtime: what comes
+        later, with the next save or the end of the mapping, would move it. The kernel does not do that itself.
+        """
+        ino = self.handles.mappable(node)
+        if ino is not None:
+            self.notices.flush_mapped(ino)
 
     def _truncate(self, node: Node, size_bytes: int, handle: Handle | None) -> None:
         while True:

@@ -160,6 +160,11 @@ class OpenHandles:
             raise os_error(errno.ESTALE)
         return handles[0]
 
+    def mappable(self, node: Node) -> int | None:
+        """Return the inode of a file that a program may have mapped shared and writable through us, else None."""
+        handle = next(iter(self._by_node.get(node.id, ())), None)
+        return handle.ino if isinstance(handle, FileHandle) and handle.inode.mappable else None
+
     def intend_version(self, request: Request, captures: int = 0) -> None:
         """Write down that a request may capture a version.
 

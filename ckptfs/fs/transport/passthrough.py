@@ -102,7 +102,9 @@ class PassthroughServer:
     def _make_handlers(self, paths: Paths) -> tuple[dict[int, Handler], Resent]:
         """Return what answers each kind of request, and what answers those that come again."""
         fs, nodes, book, handles = self._fs, self._nodes, self._book, self._open_handles
-        attributes = AttributeRequests(operations=fs, nodes=nodes, paths=paths, book=book, handles=handles)
+        attributes = AttributeRequests(
+            operations=fs, nodes=nodes, paths=paths, book=book, handles=handles, notices=self._notices
+        )
         kinds: list[Requests] = [
             attributes,
             NameRequests(operations=fs, nodes=nodes, paths=paths, book=book, handles=handles),

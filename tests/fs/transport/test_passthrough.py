@@ -112,6 +112,31 @@ def test_a_mapping_that_outlives_its_handles_and_a_later_handle_see_the_same_byt
         mapping.close()
 
 
+@pytest.mark.parametrize("already", ["nothing", "read"])
+@pytest.mark.parametrize("by", ["name", "descriptor"])
+def test_an_mtime_that_is_given_to_a_mapped_file_stays(fast: Mount, already: str, by: str) -> None:
+    path = fast.root / "f"
+    path.write_bytes(bytes(SIZE_BYTES))
+    first = os.open(path, WAYS[already]) if already != "nothing" else -1
+    fd = os.open(path, os.O_RDWR)
+    mapping = Mapping(fd, SIZE_BYTES, writes=True)
+    given_ns = 1_000_000_000_000_000_007
+    try:
+        mapping.view[4096:4100] = b"data"
+        os.utime(path if by == "name" else fd, ns=(given_ns, given_ns))
+        expected = bytes(mapping.view)
+        number = fast.save()
+        assert path.stat().st_mtime_ns == given_ns
+    finally:
+        mapping.close()
+        for descriptor in (first, fd):
+            if descriptor >= 0:
+                os.close(descriptor)
+    assert path.stat().st_mtime_ns == given_ns
+    assert version(fast, number, "f") == expected
+    assert (fast.root / ".versions" / str(number) / "f").stat().st_mtime_ns == given_ns
+
+
 def test_a_store_into_the_hole_of_a_mapped_file_is_data(fast: Mount) -> None:
     fd = os.open(fast.root / "f", os.O_RDWR | os.O_CREAT)
     os.ftruncate(fd, SIZE_BYTES)
