@@ -245,10 +245,10 @@ class Operations:
         return os.preadv(handle.fd, [buffer], offset_bytes)
 
     @through_door
-    def write(self, handle: Handle, data: memoryview, offset_bytes: int) -> int:
-        """Write to an open file."""
+    def write(self, handle: Handle, data: memoryview, offset_bytes: int, *, appends: bool = False) -> int:
+        """Write to an open file. See OpenFiles.write."""
         if isinstance(handle, FileHandle):
-            return self._trees.writable().open_files.write(handle, data, offset_bytes)
+            return self._trees.writable().open_files.write(handle, data, offset_bytes, appends=appends)
         if isinstance(handle, ViewHandle):
             raise os_error(errno.EBADF)
         return self._controls.write(handle, data, offset_bytes)

@@ -169,6 +169,20 @@ def appending_by_two_handles_keeps_all(d: Path) -> Any:
 
 
 @case
+def appending_by_two_names_keeps_all(d: Path) -> Any:
+    (d / "a").write_bytes(b"0123456789")
+    os.link(d / "a", d / "b")
+    with opened(d / "a", os.O_RDWR | os.O_APPEND) as a, opened(d / "b", os.O_WRONLY | os.O_APPEND) as b:
+        for number in range(6):
+            os.write((a, b)[number % 2], b"line %d\n" % number * (1 + number * 4000))
+        grown = (d / "a").read_bytes()
+        os.truncate(d / "a", 5)
+        os.write(b, b"end")
+        os.write(a, b"END")
+    return grown, (d / "a").read_bytes(), (d / "b").read_bytes()
+
+
+@case
 def truncate_and_extend(d: Path) -> Any:
     path = d / "f"
     path.write_bytes(bytes(range(256)) * 40)

@@ -268,6 +268,22 @@ def test_through_libfuse_an_mtime_that_is_given_before_stores_of_a_mapping_were_
 
 
 @through_libfuse
+def test_through_libfuse_who_has_a_file_open_by_one_name_may_read_what_was_there_before_a_write_by_another(
+    place: Path,
+) -> None:
+    (place / "a").write_bytes(b"before")
+    os.link(place / "a", place / "b")
+    with (place / "a").open("rb", buffering=0) as file:
+        assert file.read() == b"before"
+        fd = os.open(place / "b", os.O_WRONLY)
+        os.write(fd, b"after!")
+        os.close(fd)
+        assert os.pread(file.fileno(), 6, 0) == b"before"
+        assert (place / "a").read_bytes() == b"after!"
+        assert os.pread(file.fileno(), 6, 0) == b"after!"
+
+
+@through_libfuse
 def test_through_libfuse_nobody_knows_when_a_file_was_made(place: Path) -> None:
     (place / "f").touch()
     here = os.open(place, os.O_RDONLY)

@@ -238,14 +238,19 @@ class OpenFiles:
 
     # reading and writing
 
-    def write(self, handle: FileHandle, data: memoryview, offset_bytes: int) -> int:
-        """Write data; return how many bytes there was room for."""
+    def write(self, handle: FileHandle, data: memoryview, offset_bytes: int, *, appends: bool = False) -> int:
+        """Write data; return how many bytes there was room for.
+
+        Args:
+            appends: At the end of the file, which may be elsewhere than the one who gave the offset knows.
+        """
+        how = os.RWF_APPEND if appends else 0
         with self._live.gate:
             self._before_change(handle, offset_bytes)
-            written = os.pwrite(handle.fd, data, offset_bytes)
+            written = os.pwritev(handle.fd, [data], offset_bytes, how)
             while written < len(data):
                 try:
-                    written += os.pwrite(handle.fd, data[written:], offset_bytes + written)
+                    written += os.pwritev(handle.fd, [data[written:]], offset_bytes + written, how)
                 except OSError:
                     break  # the disk became full: as write(2) does, say how much there was room for
             return written

@@ -282,7 +282,9 @@ class FusepyServer(fuse.FUSE):  # type: ignore[misc]  # fusepy has no types
         return self._fs.read_into(self._handles[info.contents.fh], _view(buffer, size), offset)
 
     def write(self, path: bytes | None, buffer: Any, size: int, offset: int, info: Any) -> int:
-        return self._fs.write(self._handles[info.contents.fh], _view(buffer, size), offset)
+        # each name of a file has a size of its own in the kernel, which counts the offset from it
+        appends = bool(info.contents.flags & os.O_APPEND)
+        return self._fs.write(self._handles[info.contents.fh], _view(buffer, size), offset, appends=appends)
 
     @through_door
     def truncate(self, path: bytes, size: int) -> None:
