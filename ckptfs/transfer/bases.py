@@ -60,17 +60,26 @@ class Predecessors:
 
     def of(self, path: bytes, size_bytes: int, head: Callable[[int], bytes] = lambda size_bytes: b"") -> Entry | None:
         """Return the file of the same path; else one whose path differs in numbers only (`checkpoint-200/model` after
-        `checkpoint-100/model`), of the same size if there is one, and the last of those; else one that begins with the
-        same chunk, as a copy does; else None.
+        `checkpoint-100/model`), of the same size if there is one, and the last of those; else None.
+
+        A file that begins with the same chunk, as the original of a copy does, comes before one of another size if it
+        has the same size itself, and before None.
 
         Args:
             head: Returns so many of its first bytes, or none if they cannot be had.
         """
+        named = self._named(path, size_bytes)
+        if named is not None and named.size_bytes == size_bytes:
+            return named
+        alike = self._alike(size_bytes, head)
+        return alike if alike is not None and (named is None or alike.size_bytes == size_bytes) else named
+
+    def _named(self, path: bytes, size_bytes: int) -> Entry | None:
         same = self._before.get(path)
         if same is not None and same.kind is Kind.FILE:
             return same
         shape, last = _shape(path), self._last_by_shape()
-        return last.get((shape, size_bytes)) or last.get((shape, None)) or self._alike(size_bytes, head)
+        return last.get((shape, size_bytes)) or last.get((shape, None))
 
     def _alike(self, size_bytes: int, head: Callable[[int], bytes]) -> Entry | None:
         if self._beginnings is None:

@@ -87,12 +87,12 @@ def test_a_file_of_another_name_that_begins_with_the_same_chunk_is_continued() -
     )
     read: list[int] = []
 
-    def of(size: int, content: bytes = data) -> Entry | None:
+    def of(size: int, content: bytes = data, path: bytes = b"copy") -> Entry | None:
         def head(size_bytes: int) -> bytes:
             read.append(size_bytes)
             return content[:size_bytes]
 
-        return Predecessors(before).of(b"copy", size, head)
+        return Predecessors(before).of(path, size, head)
 
     assert of(MIB + 5000) == before[b"log"]
     assert of(MIB + 1) == before[b"log.longer"]
@@ -102,6 +102,11 @@ def test_a_file_of_another_name_that_begins_with_the_same_chunk_is_continued() -
     assert read == [MIB, MIB, MIB, MIB, MIB // 2]
     assert of(1000) is None
     assert len(read) == 5, "nothing of a small file is read"
+    # another file is written over one that there was
+    assert of(MIB + 5000, path=b"other") == before[b"log"]
+    assert of(MIB + 5001, path=b"other") == before[b"other"]
+    assert of(MIB + MIB // 2, path=b"other") == before[b"other"]
+    assert len(read) == 7, "nothing of a file of the size that it had is read"
 
 
 def test_a_path_that_was_a_directory_continues_nothing() -> None:

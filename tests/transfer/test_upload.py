@@ -119,6 +119,10 @@ def test_a_copy_of_a_file_that_grew_is_not_uploaded_again_whatever_its_name(benc
         bench.save()
         (bench.source / f"copy{before!r}").write_bytes(content)
         assert bench.save().bytes_added < 5_000
+    (bench.source / "other").write_bytes(content[::-1] + b"longer")
+    bench.save()
+    (bench.source / "other").write_bytes(content)
+    assert bench.save().bytes_added < 5_000, "a copy takes the place of another file"
     content += os.urandom(100_000)
     # both grow by the same, one under its name and one under a new one
     (bench.source / "log").write_bytes(content)
