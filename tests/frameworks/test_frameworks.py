@@ -85,6 +85,37 @@ def test_a_state_that_could_not_be_restored_is_refused_when_it_is_first_saved(sh
     assert shared.status()["version"] == before + 1
 
 
+LIGHTNING = """
+import sys, lightning.pytorch as lightning, torch
+from torch.utils.data import DataLoader, TensorDataset
+from ckptfs.integrations.lightning import Checkpointer, load
+class Line(lightning.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.line = torch.nn.Linear(2, 1)
+    def training_step(self, batch, index):
+        return self.line(batch[0]).square().mean()
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.01)
+lightning.seed_everything(7, verbose=False)
+batches = DataLoader(TensorDataset(torch.randn(24, 2)), batch_size=1)
+for steps in (4, 6):
+    quiet = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+    quiet |= dict(accelerator="cpu", callbacks=[Checkpointer(sys.argv[1], every=2)])
+    trainer = lightning.Trainer(max_steps=steps, accumulate_grad_batches=2, **quiet)
+    trainer.fit(Line(), batches, ckpt_path=load(sys.argv[1]))
+"""
+
+
+def test_a_step_of_several_batches_is_saved_when_it_is_made_and_not_anew_when_it_is_gone_on_from(
+    mount: Mounts,
+) -> None:
+    fresh = mount(deadline_s=400)
+    done = _python(LIGHTNING, fresh.root / "run")
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert [version.note["step"] for version in ckptfs.checkpoint(fresh.root).list()] == [6, 4, 2]
+
+
 ORBAX = """
 import sys, jax.numpy as jnp
 from ckptfs.integrations.orbax import Checkpointer
