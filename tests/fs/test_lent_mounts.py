@@ -40,7 +40,7 @@ class Lender:
 
     def __init__(self, directory: Path, *options: str) -> None:
         self.root = directory / "mounts"
-        self.socket = directory / "socket"
+        self.socket = directory / "lend" / "socket"
         self._options = options
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -229,6 +229,13 @@ def refusal_of_a_stranger(lender: Lender) -> str:
     os.waitpid(child, 0)
     with os.fdopen(said) as answer:
         return answer.read()
+
+
+def test_the_directories_of_mounts_and_of_the_socket_are_made_if_they_are_missing(tmp_path: Path) -> None:
+    lender = Lender(tmp_path / "not there" / "below").start()
+    assert lender.stop() == 0
+    assert list(lender.root.iterdir()) == []
+    assert not lender.socket.parent.stat().st_mode & 0o022
 
 
 def test_a_directory_that_others_may_write_to_is_no_place_for_mounts(tmp_path: Path) -> None:

@@ -44,8 +44,8 @@ class Lender:
     """Makes mounts below a directory, until it is stopped. The mounts stay then, as long as their servers live.
 
     Args:
-        root: Where mount points are made.
-        address: Of the socket; whatever is there is replaced.
+        root: Where mount points are made; made if it is missing.
+        address: Of the socket; whatever is there is replaced, and its directory made if it is missing.
         users: Who is heard.
         lets_others_in: A server may ask for --allow-other.
 
@@ -69,6 +69,7 @@ class Lender:
             # what a lender before this one lent, and is served
             self._left = {name for name in os.listdir(self._root) if self._is_served(name)}
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            address.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
             address.unlink(missing_ok=True)
             self._socket.bind(os.fspath(address))
             # any user may knock; whom it opens to is N1
