@@ -6,6 +6,7 @@ come, wait, and are told the outcome. The socket has lost its name before the ma
 version of this job. Who dies is noticed by the others at once.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -49,6 +50,7 @@ def together(directory: Path, rank: Rank, save: Callable[[], int], timeout_s: fl
 
     Raises:
         BarrierError: Not all came in time, or the first one died or failed; in itself, what `save` raises.
+        OSError: The first one cannot listen there; EROFS, in all of them, where nothing can be written.
     """
     if rank.local_world == 1:
         return save()
@@ -56,12 +58,19 @@ def together(directory: Path, rank: Rank, save: Callable[[], int], timeout_s: fl
     # a socket's path is at most 108 bytes long, a directory's 4096
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        if is_read_only(fd):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))  # else the others wait for the one that cannot listen
         place = f"/proc/self/fd/{fd}/{_NAME}{_job()}"
         if rank.local_rank == 0:
             return _lead(place, rank.local_world - 1, save, deadline_s)
         return _follow(place, rank.local_rank, deadline_s)
     finally:
         os.close(fd)
+
+
+def is_read_only(directory: int | Path) -> bool:
+    """True if nothing can be written to the filesystem of a directory."""
+    return bool(os.statvfs(directory).f_flag & os.ST_RDONLY)
 
 
 def _job() -> str:

@@ -2,12 +2,13 @@
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ckptfs.client import marker, watched
 from ckptfs.client.place import find_place
-from ckptfs.client.rank import current_rank
+from ckptfs.client.rank import Rank, current_rank
 from ckptfs.client.version import SKIPPED, Version
 from ckptfs.errors import CkptfsError, InvalidInputError, MountError, NoSuchVersionError, ReadOnlyError
 
@@ -129,11 +130,7 @@ class Checkpoint:
                 raise marker.explained(error, self._place.root) or error from error
         number, said = 0, None
         if barrier:
-            from ckptfs.client.barrier import together
-
-            # the first rank of a machine saves for all that are on it
-            saved = lambda: int(self._touch(text)["version"]) if is_mine else 0  # noqa: E731
-            number = together(self._place.root, rank, saved, barrier_timeout_s)
+            number = self._together(rank, lambda: int(self._touch(text)["version"]), barrier_timeout_s)
         elif is_mine:
             said = self._touch(text)
             number = int(said["version"])
@@ -198,6 +195,18 @@ class Checkpoint:
             self.directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InvalidInputError(f"cannot make {self.directory} a directory: {error.strerror}") from error
+
+    def _together(self, rank: Rank, save: Callable[[], int], timeout_s: float | None) -> int:
+        """Meet the other ranks of this machine, of which the first saves for all; return 0 if it does not."""
+        from ckptfs.client.barrier import is_read_only, together
+
+        try:
+            if not self.is_saver and is_read_only(self._place.root):
+                return 0  # of another machine than the first rank's: there is nothing to wait for
+            return together(self._place.root, rank, save if self.is_saver else lambda: 0, timeout_s)
+        except OSError as error:
+            error.filename = None  # a name below /proc
+            raise marker.explained(error, self._place.root) or self._place.explained(error, "save at") from error
 
     def _touch(self, text: bytes) -> dict[str, Any]:
         try:

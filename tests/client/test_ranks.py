@@ -11,9 +11,9 @@ import pytest
 import ckptfs
 from ckptfs.client.barrier import BarrierError, together
 from ckptfs.client.rank import Rank
-from ckptfs.errors import InvalidInputError, NoSuchVersionError
+from ckptfs.errors import InvalidInputError, NoSuchVersionError, ReadOnlyError
 from tests.cli.scene import ckptfs as run
-from tests.mounting import Mount
+from tests.mounting import Mount, Mounts
 
 _RANK = """
 import os, sys, time, ckptfs
@@ -130,6 +130,25 @@ def test_ranks_that_do_not_come_are_waited_for_no_longer_than_allowed(shared: Mo
         with pytest.raises(BarrierError, match=r"did not come|not all of the 1"):
             together(shared.root, Rank(local_rank, 2, local_rank, 2), lambda: 1, timeout_s=0.1)
     assert not (shared.root / ".ckptfs-ranks").exists()
+
+
+def test_on_a_machine_that_cannot_save_no_rank_waits_for_the_others(
+    mount: Mounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ckptfs.checkpoint(mount(name="writer").root).save(wait=True)
+    reader = mount(name="reader", cache="its own", read_only=True)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    for local_rank in ("0", "1"):
+        monkeypatch.setenv("LOCAL_RANK", local_rank)
+        monkeypatch.setenv("RANK", f"{2 + int(local_rank)}")
+        with pytest.raises(ReadOnlyError, match="it is read-only"):
+            ckptfs.checkpoint(reader.root).save(barrier=True, barrier_timeout_s=60)
+        skipped = ckptfs.checkpoint(reader.root, ranks="zero").save(barrier=True, barrier_timeout_s=60)
+        assert skipped.state == "skipped"
+    # and of the first rank's machine it is not hidden
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(ReadOnlyError, match="it is read-only"):
+        ckptfs.checkpoint(reader.root, ranks="zero").save(barrier=True, barrier_timeout_s=60)
 
 
 def test_a_rank_that_died_on_its_way_is_waited_for_as_long_as_asked(
