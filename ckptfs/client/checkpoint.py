@@ -10,7 +10,7 @@ from ckptfs.client import marker, watched
 from ckptfs.client.place import find_place
 from ckptfs.client.rank import Rank, current_rank
 from ckptfs.client.version import SKIPPED, Version
-from ckptfs.errors import CkptfsError, InvalidInputError, MountError, NoSuchVersionError, ReadOnlyError
+from ckptfs.errors import CkptfsError, FencedError, InvalidInputError, MountError, NoSuchVersionError, ReadOnlyError
 
 LATEST = "latest"
 RANKS = ("all", "zero")
@@ -163,6 +163,7 @@ class Checkpoint:
             NoSuchVersionError: There is none.
             InvalidInputError: It is none of these.
             ReadOnlyError: The mount is read-only.
+            FencedError: Another writer took the store over.
         """
         wanted = self._number(version) if isinstance(version, Version) else _asked(version)
         status = self._place.status()
@@ -243,8 +244,10 @@ class Checkpoint:
             raise self._not_restored(error, spec) from error
 
     def _not_restored(self, error: OSError, spec: str) -> CkptfsError:
-        why = self._place.status().get("error") if error.errno in (errno.ENOENT, errno.EIO) else None
-        if why:
+        status = self._place.status() if error.errno in (errno.ENOENT, errno.EIO) else {}
+        if status.get("fenced"):
+            return FencedError(f"version {spec} cannot be loaded at {self._place.root}: {status['fenced']}")
+        if why := status.get("error"):
             return MountError(
                 f"version {spec} cannot be loaded at {self._place.root}: {why}",
                 hint="load it when the store answers; what is there is as it was",

@@ -42,7 +42,7 @@ def test_log_of_a_store_without_versions_is_an_empty_list(tmp_path: Path) -> Non
     assert ckptfs("log", url, "--json").json == []
     run = ckptfs("log", url)
     assert (run.code, run.out) == (0, "")
-    assert "no version yet" in run.err
+    assert "no version is in the store yet" in run.err
 
 
 def test_show_lists_a_versions_entries(store: StoreWithVersions) -> None:

@@ -494,6 +494,9 @@ def test_who_waits_for_a_version_of_a_writer_that_was_taken_over_is_told_that_it
     with pytest.raises(FencedError, match="can never become durable") as caught:
         checkpoint.save(wait=True)
     assert "recover" in str(caught.value.hint)
+    (checkpoint.directory / "model").write_text("changed since")
+    with pytest.raises(FencedError, match="version 1 cannot be loaded"):
+        checkpoint.load(1)
 
 
 def test_a_version_that_was_set_aside_is_not_taken_for_that_of_another_writer_with_its_number(mount: Mounts) -> None:

@@ -37,6 +37,8 @@ def command(store: str, limit: int | None, as_json: bool, access: StoreAccess) -
         for record in records
     ]
     if not rows:
-        click.echo("no version yet; touch .save in a mount to make one", err=True)
+        # who has just touched it sees nothing here until the first version is durable
+        click.echo("no version is in the store yet; touch .save in a mount to make one", err=True)
+        click.echo("  hint: `ckptfs status` shows what waits for upload", err=True)
         return
     print_table(("VERSION", "TIME", "HOST", "FILES", "SIZE", "ADDED", "TAGS", "NOTE"), rows, right=(0, 3, 4, 5))
