@@ -223,6 +223,14 @@ class TreeWriter:
             self._lost.update(lost)
             _replace(parent, temporary.rpartition(b"/")[2], parent, name)
 
+    def leads_to(self, path: bytes, status: os.stat_result) -> bool:
+        """True if a name leads to a file that was looked at."""
+        try:
+            with self._at(path) as (parent, name):
+                return os.path.samestat(os.stat(name, dir_fd=parent, follow_symlinks=False), status)
+        except OSError:
+            return False
+
     def refresh_attributes(self, entry: Entry) -> None:
         """Give a regular file that is there already an entry's attributes."""
         fd = self.open_file(entry.path, os.O_RDONLY)

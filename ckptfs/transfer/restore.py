@@ -19,7 +19,7 @@ from ckptfs.store.base import Store
 from ckptfs.transfer.fetch import Fetcher, FetchJob
 from ckptfs.transfer.leftovers import Partial, is_hole, is_worth_keeping, take_up
 from ckptfs.transfer.materialize import TreeWriter
-from ckptfs.transfer.selection import first_names, is_further_link, select
+from ckptfs.transfer.selection import all_names, first_names, is_further_link, select
 from ckptfs.transfer.temporary import content_token
 from ckptfs.versions.history import History
 
@@ -86,7 +86,7 @@ def restore(
         for path in sorted([*ancestors, *(path for path, entry in chosen.items() if entry.kind is Kind.DIRECTORY)]):
             keep_existing = path in ancestors or (keep_target and not path)
             writer.make_directory(ancestors.get(path) or chosen[path], keep_existing=keep_existing)
-        contents = _FileContents(writer, Fetcher(store), on_progress, take_up(writer, chosen))
+        contents = _FileContents(writer, Fetcher(store), on_progress, take_up(writer, chosen), all_names(chosen))
         contents.write([entry for entry in files if not is_further_link(entry, first)])
         failures = dict(contents.failures)
         for entry in chosen.values():
@@ -125,13 +125,20 @@ class _FileContents:
 
     Args:
         partials: By path, what there is already of a file.
+        names: By link id, all names of a group of hard links.
     """
 
     def __init__(
-        self, writer: TreeWriter, fetcher: Fetcher, on_progress: OnProgress, partials: Mapping[bytes, Partial]
+        self,
+        writer: TreeWriter,
+        fetcher: Fetcher,
+        on_progress: OnProgress,
+        partials: Mapping[bytes, Partial],
+        names: Mapping[int, Sequence[bytes]],
     ) -> None:
         self._writer = writer
         self._partials = partials
+        self._names = names
         self._fetcher = fetcher
         self._on_progress = on_progress
         self._lock = threading.Lock()
@@ -190,8 +197,8 @@ class _FileContents:
             self._on_progress(self._done_bytes, self._total_bytes)
 
     def _is_there(self, entry: Entry) -> bool:
-        """True if the target has the file already, byte by byte and hole by hole, with no other name; it gets its
-        attributes.
+        """True if the target has the file already, byte by byte and hole by hole, with no name that the version does
+        not give it; it gets its attributes.
         """
         try:
             fd = self._writer.open_file(entry.path, os.O_RDONLY)
@@ -199,7 +206,9 @@ class _FileContents:
             return False
         try:
             status = os.fstat(fd)
-            if status.st_size != entry.size_bytes or status.st_nlink != 1 or not has_content(fd, entry):
+            if status.st_size != entry.size_bytes or status.st_nlink != self._count_names(entry, status):
+                return False
+            if not has_content(fd, entry):
                 return False
         finally:
             os.close(fd)
@@ -209,6 +218,12 @@ class _FileContents:
             # somebody else's: one of our own takes its place
             return False
         return True
+
+    def _count_names(self, entry: Entry, status: os.stat_result) -> int:
+        """Return how many of the names that the version gives a file lead to one in the target."""
+        if status.st_nlink == 1:
+            return 1
+        return sum(self._writer.leads_to(path, status) for path in self._names.get(entry.link_id, (entry.path,)))
 
 
 class _NewFile:

@@ -43,6 +43,15 @@ def first_names(tree: Tree) -> dict[int, bytes]:
     return first
 
 
+def all_names(tree: Tree) -> dict[int, list[bytes]]:
+    """Return the paths of each group of hard links, by link id."""
+    names: dict[int, list[bytes]] = {}
+    for entry in tree.values():
+        if entry.link_id:
+            names.setdefault(entry.link_id, []).append(entry.path)
+    return names
+
+
 def is_further_link(entry: Entry, first: dict[int, bytes]) -> bool:
     """True for a name of a group of hard links that is not its first."""
     return first.get(entry.link_id, entry.path) != entry.path

@@ -118,8 +118,6 @@ def test_a_file_that_is_right_already_is_not_fetched_but_gets_its_attributes(
     bring(bench, record)
     os.chmod(bench.target / "a-", 0o600)
     (bench.target / "a" / "deep" / "g").write_bytes(b"x" * 100)
-    # of a file with one name, so that it may stay
-    (bench.target / "b" / "f2").unlink()
     bench.store.requests.clear()
     bring(bench, record)
     assert snapshot(bench.target) == snapshot(bench.source)
@@ -127,6 +125,24 @@ def test_a_file_that_is_right_already_is_not_fetched_but_gets_its_attributes(
     bench.store.requests.clear()
     bring(bench, record, b"a-", b"a/deep")
     assert pack_reads(bench) == 0
+
+
+def test_a_file_with_several_names_that_is_right_already_is_not_fetched(bench: Bench, record: CommitRecord) -> None:
+    bring(bench, record)
+    before = os.stat(bench.target / "a" / "f").st_ino
+    bench.store.requests.clear()
+    bring(bench, record)
+    assert pack_reads(bench) == 0
+    # killed before it had its other name, or before that took another's place
+    (bench.target / "b" / "f2").unlink()
+    bring(bench, record)
+    (bench.target / "b" / "f2").unlink()
+    (bench.target / "b" / "f2").write_bytes((bench.target / "a" / "f").read_bytes())
+    bring(bench, record)
+    assert pack_reads(bench) == 0
+    assert os.stat(bench.target / "a" / "f").st_ino == before
+    assert snapshot(bench.target) == snapshot(bench.source)
+    assert not list(bench.target.rglob(".ckptfs-*"))
 
 
 def test_a_file_with_another_name_elsewhere_is_replaced_and_not_written_into(
@@ -152,6 +168,16 @@ def test_a_file_with_the_same_bytes_and_another_name_elsewhere_leaves_that_alone
     bring(bench, record, b"a-")
     assert (mode(elsewhere), os.stat(elsewhere).st_nlink) == (0o640, 1)
     assert snapshot(bench.target)[b"a-"] == snapshot(bench.source)[b"a-"]
+
+
+def test_a_file_with_its_names_and_another_one_elsewhere_leaves_that_alone(bench: Bench, record: CommitRecord) -> None:
+    bring(bench, record)
+    elsewhere = bench.target.parent / "elsewhere"
+    os.link(bench.target / "a" / "f", elsewhere)
+    os.chmod(elsewhere, 0o640)
+    bring(bench, record)
+    assert (mode(elsewhere), os.stat(elsewhere).st_nlink) == (0o640, 1)
+    assert snapshot(bench.target) == snapshot(bench.source)
 
 
 def test_a_file_that_is_open_elsewhere_keeps_its_old_content_there(bench: Bench, record: CommitRecord) -> None:
