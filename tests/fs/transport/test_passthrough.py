@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import fcntl
 import os
 import signal
 import stat
@@ -110,6 +111,23 @@ def test_a_mapping_that_outlives_its_handles_and_a_later_handle_see_the_same_byt
             os.close(later)
     finally:
         mapping.close()
+
+
+@pytest.mark.parametrize("access", ["write", "both"])
+def test_o_append_that_is_taken_off_an_open_file_stays_where_the_kernel_moves_data(fast: Mount, access: str) -> None:
+    path = fast.root / "f"
+    path.write_bytes(b"0123456789")
+    fd = os.open(path, WAYS[access] | os.O_APPEND)
+    fcntl.fcntl(fd, fcntl.F_SETFL, 0)
+    os.pwrite(fd, b"AB", 0)
+    assert path.read_bytes() == (b"0123456789AB" if access == "write" else b"AB23456789")
+    os.close(fd)
+    fd = os.open(path, WAYS[access])
+    fcntl.fcntl(fd, fcntl.F_SETFL, os.O_APPEND)
+    size_bytes = path.stat().st_size
+    os.pwrite(fd, b"CD", 0)
+    os.close(fd)
+    assert path.read_bytes()[size_bytes:] == b"CD"
 
 
 @pytest.mark.parametrize("already", ["nothing", "read"])
