@@ -1,5 +1,6 @@
 """Many of something: names in a directory, open files; and too few descriptors, inodes or blocks for it."""
 
+import concurrent.futures
 import contextlib
 import errno
 import os
@@ -211,3 +212,28 @@ def test_listing_many_versions_reads_none_of_them(mount: Mounts) -> None:
     for record in away.iterdir():
         record.rename(records / record.name)
     assert os.listdir(reader.root / ".versions" / "1") == []
+
+
+@pytest.mark.parametrize("transport", ["passthrough"], indirect=True, scope="module")
+def test_requests_are_answered_though_no_more_threads_may_be_had(mount: Mounts) -> None:
+    mounted = mount(deadline_s=60.0)
+    names = [f"{number:02d}" for number in range(16)]
+
+    def make(name: str) -> None:
+        for number in range(40):
+            (mounted.root / f"{name}-{number:02d}").mkdir()
+
+    refused = ["-e", "trace=clone,clone3", "-e", "inject=clone,clone3:error=EAGAIN"]
+    command = ["strace", "-f", "-qq", *refused, "-p", str(mounted.pid), "-o", os.devnull]
+    strace = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        traced = Path(f"/proc/{mounted.pid}/status")
+        wait_until(lambda: "TracerPid:\t0" not in traced.read_text(), 20, "strace is there")
+        with concurrent.futures.ThreadPoolExecutor(len(names)) as programs:
+            list(programs.map(make, names))
+    finally:
+        strace.terminate()
+        strace.wait(20)
+    assert len(os.listdir(mounted.root)) == 40 * len(names)
+    mounted.save()
+    mounted.sync()

@@ -221,7 +221,10 @@ class PassthroughServer:
                 self._idle -= 1
                 is_last = self._idle == 0 and threading.active_count() < _MAX_THREADS
             if is_last:
-                self._add_thread()
+                try:
+                    self._add_thread()
+                except RuntimeError:
+                    pass  # no more may be had now (a container's limit): the request is answered all the same
             self._serve_once(wire.decode_request(data))
 
     def _rewrite_ledger(self) -> None:
