@@ -17,6 +17,7 @@ from typing import Any
 
 from ckptfs.cache.directory import CacheDirectory
 from ckptfs.crypto.secret import KeySource
+from ckptfs.errors import CkptfsError
 from ckptfs.fs.counters import Counters
 from ckptfs.transfer.gathering import HURRY
 
@@ -95,14 +96,19 @@ class UploadChild:
         pause_s = _FIRST_RESTART_S
         while not self._stopping:
             started_s = time.monotonic()
-            code = self._run_once()
-            self._on_end()
+            try:
+                code = self._run_once()
+                self._on_end()
+                ended = f"exit_code={code}"
+            except (OSError, CkptfsError) as error:
+                # descriptors, memory or processes have run out, as long as a program takes them; versions wait for it
+                code, ended = 0, f"error={str(error)!r}"
             if self._stopping or code == FENCED_EXIT:
                 return
             if time.monotonic() - started_s > _LAST_RESTART_S:
                 pause_s = _FIRST_RESTART_S
             self._counters.error("upload_process")
-            log.warning("upload process ended exit_code=%d restart_in_s=%.1f", code, pause_s)
+            log.warning("upload process ended %s restart_in_s=%.1f", ended, pause_s)
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, _LAST_RESTART_S)
 

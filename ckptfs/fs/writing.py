@@ -83,7 +83,11 @@ class WritingMount:
     def _tick(self) -> None:
         while True:
             time.sleep(_TICK_S)
-            self._parts.marker.end_lingering()
+            try:
+                self._parts.marker.end_lingering()
+            except (OSError, CkptfsError) as error:
+                # descriptors may have run out: it is asked again
+                log.warning("could not end a touch error=%r", str(error))
             self._parts.order.save()
 
     def status(self) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What the mount knows of its upload process, also when that dies before it could say what it did."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -117,6 +118,24 @@ def test_it_is_started_again_also_when_it_died_before_it_read_a_wake_up(
     process.kill()
     uploads.wait_durable(20)
     assert len(lives.read_text()) == 2
+
+
+def test_it_is_started_as_soon_as_there_are_descriptors_again(
+    start: Callable[[str], Uploads], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+
+    class OutOfDescriptors(subprocess.Popen[bytes]):
+        def __init__(self, *arguments: Any, **more: Any) -> None:
+            tried.append(len(tried))
+            if len(tried) < 4:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            super().__init__(*arguments, **more)
+
+    monkeypatch.setattr(subprocess, "Popen", OutOfDescriptors)
+    uploads = start('read line; rm -r "$4"/pending/*')
+    uploads.wait_durable(20)
+    assert len(tried) >= 4
 
 
 def test_what_is_captured_while_the_process_begins_is_not_forgotten(
