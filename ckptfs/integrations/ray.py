@@ -9,7 +9,7 @@ from typing import Any
 
 from ckptfs.client import Checkpoint, Version, checkpoint
 from ckptfs.integrations.missing import MissingPackageError
-from ckptfs.integrations.saving import Saves
+from ckptfs.integrations.saving import Saves, come_to
 
 try:
     import ray.train
@@ -49,7 +49,10 @@ class Checkpointer:
             self._checkpoint.load()
         if broadcast_from_rank_zero is not None:
             # all begin as the first does, and read only now: no longer what a killed one had half written
-            self.is_loaded = broadcast_from_rank_zero(self.is_loaded)
+            latest = self._checkpoint.latest if self.is_first and self.is_loaded else None
+            number = broadcast_from_rank_zero(latest.number if latest is not None else 0)
+            self.is_loaded = bool(number)
+            come_to(self._checkpoint, number)
 
     def report(self, metrics: Mapping[str, Any], step: int) -> Version | None:
         """Save in the first worker, and report the metrics to Ray in all: every worker must call it."""

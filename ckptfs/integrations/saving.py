@@ -1,15 +1,21 @@
 """What all callbacks share: which directory, how often, and with what note."""
 
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ckptfs.client import Checkpoint, Version, checkpoint
-from ckptfs.errors import InvalidInputError
+from ckptfs.errors import InvalidInputError, MountError, NotDurableError
 
 Where = Checkpoint | str | os.PathLike[str] | None
 """A Checkpoint, a directory of a mount, or None for $CKPTFS_DIR."""
+
+
+# as long as ranks wait for one that loads: the upload of a large version may take minutes
+_FOLLOW_TIMEOUT_S = 1800.0
+_LOOK_S = 0.1
 
 
 def open_checkpoint(where: Where) -> Checkpoint:
@@ -23,6 +29,25 @@ def go_back(where: Where) -> Checkpoint:
     if found.has_version and found.is_saver:
         found.load(found.chosen)
     return found
+
+
+def come_to(found: Checkpoint, number: int, timeout_s: float = _FOLLOW_TIMEOUT_S) -> None:
+    """Return when a read-only mount shows the version that the first rank, on another machine, goes on from.
+
+    That may be on its way to the store still. At any other mount, return at once.
+
+    Raises:
+        MountError: The mount does not follow: it never will.
+        NotDurableError: It took too long.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    while (status := found.info())["read_only"] and status["version"] < number:
+        behind = f"{status['mountpoint']} shows version {status['version']}, and the first rank has version {number}"
+        if not status["follow"]:
+            raise MountError(behind, hint="mount it with --read-only --follow")
+        if time.monotonic() > deadline_s:
+            raise NotDurableError(f"{behind}, after {timeout_s:g} s")
+        time.sleep(_LOOK_S)
 
 
 def saved_file(found: Checkpoint, name: str) -> Path | None:

@@ -1,5 +1,6 @@
 """What all callbacks share: which version is gone on from, when it is saved, and with what note."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,8 +8,8 @@ import xgboost
 from sklearn.linear_model import SGDClassifier
 
 import ckptfs
-from ckptfs.errors import InvalidInputError
-from ckptfs.integrations.saving import Saves
+from ckptfs.errors import InvalidInputError, MountError, NotDurableError
+from ckptfs.integrations.saving import Saves, come_to
 from ckptfs.integrations.sklearn import Checkpointer as Batches
 from ckptfs.integrations.xgboost import MODEL, Checkpointer, load
 from tests.mounting import Mount, Mounts
@@ -75,3 +76,24 @@ def test_a_callback_that_serves_two_trainings_saves_both(shared: Mount, data: xg
 def test_a_cross_validation_is_refused(shared: Mount, data: xgboost.DMatrix) -> None:
     with pytest.raises(InvalidInputError, match="has no model to save"):
         xgboost.cv(PARAMETERS, data, 3, callbacks=[Checkpointer(shared.root)])
+
+
+def test_a_rank_of_another_machine_waits_until_the_version_that_the_first_has_is_there(mount: Mounts) -> None:
+    writer = mount(name="writer")
+    first = ckptfs.checkpoint(writer.root)
+    first.save(wait=True)
+    follower = ckptfs.checkpoint(mount(name="follower", cache="its own", read_only=True, follow=True).root)
+    stays = ckptfs.checkpoint(mount(name="stays", cache="another", read_only=True).root)
+    store = Path(writer.store.removeprefix("file://"))
+    store.rename(store.with_name("away"))
+    (first.directory / "state").write_text("two")
+    newest = first.save().number
+    come_to(first, newest)
+    with pytest.raises(NotDurableError, match="shows version 1, and the first rank has version 2"):
+        come_to(follower, newest, timeout_s=0.5)
+    store.with_name("away").rename(store)
+    come_to(follower, newest, timeout_s=60)
+    assert (follower.directory / "state").read_text() == "two"
+    with pytest.raises(MountError, match="shows version 1") as caught:
+        come_to(stays, newest)
+    assert "--follow" in str(caught.value.hint)
