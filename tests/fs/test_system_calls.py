@@ -27,6 +27,7 @@ from tests.mounting import Mount, Mounts, wait_until
 pytestmark = [pytest.mark.fuse, pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")]
 
 # linux/falloc.h and linux/fs.h
+_RWF_NOAPPEND = 0x20
 _COLLAPSE_RANGE, _INSERT_RANGE = 0x08, 0x20
 _GET_FLAGS = 0x80086601
 _CLONE = 0x40049409
@@ -281,6 +282,15 @@ def test_through_libfuse_who_has_a_file_open_by_one_name_may_read_what_was_there
         assert os.pread(file.fileno(), 6, 0) == b"before"
         assert (place / "a").read_bytes() == b"after!"
         assert os.pread(file.fileno(), 6, 0) == b"after!"
+
+
+@through_libfuse
+def test_through_libfuse_a_file_that_appends_does_so_though_a_write_says_it_should_not(place: Path) -> None:
+    fd = os.open(place / "f", os.O_RDWR | os.O_CREAT | os.O_APPEND)
+    os.write(fd, b"0123456789")
+    if call(os.pwritev, fd, [b"end"], 0, _RWF_NOAPPEND) != "ENOTSUP":  # before Linux 6.9
+        assert os.pread(fd, 100, 0) == b"0123456789end" == (place / "f").read_bytes()
+    os.close(fd)
 
 
 @through_libfuse
