@@ -90,6 +90,30 @@ class Gate:
             self.waiting -= 1
 
 
+def test_who_reads_gets_its_chunks_also_where_no_more_threads_may_be_had(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = Scene(bench, os.urandom(12 * CHUNK_BYTES))
+    refused: list[threading.Thread] = []
+    start = threading.Thread.start
+
+    def limited(thread: threading.Thread) -> None:
+        if thread.name == "fetch":
+            refused.append(thread)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    reader = scene.reader()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", limited)
+        for index in range(10):
+            assert scene.read(reader, index * CHUNK_BYTES, 100) == scene.content[index * CHUNK_BYTES :][:100]
+    assert refused
+    # and later, when there are some
+    assert scene.read(reader, 0, len(scene.content)) == scene.content
+    scene.queue.stop()
+
+
 def test_readers_of_one_chunk_share_one_request(bench: Bench) -> None:
     scene = Scene(bench, os.urandom(3 * CHUNK_BYTES))
     gate = Gate(scene)

@@ -111,10 +111,12 @@ class FetchQueue:
         with self._changed:
             self._counts.waiting[priority].extend(tasks)
             wanted = sum(map(len, self._counts.waiting.values())) + sum(self._counts.running.values())
-            while self._threads < min(wanted, _THREADS):
-                self._threads += 1
-                threading.Thread(target=self._work, name="fetch", daemon=True).start()
+            while self._threads < min(wanted, _THREADS) and self._add_thread():
+                pass
+            has_none = self._threads == 0
             self._changed.notify_all()
+        if has_none:
+            self._work_off()
         return len(tasks)
 
     def stop(self) -> None:
@@ -128,6 +130,15 @@ class FetchQueue:
         first = (Priority.DEMAND, Priority.AHEAD)
         return any(counts.waiting[priority] or counts.running[priority] for priority in first)
 
+    def _add_thread(self) -> bool:
+        """Return False where no more threads may be had (a container's limit): those that there are do it all."""
+        try:
+            threading.Thread(target=self._work, name="fetch", daemon=True).start()
+        except RuntimeError:
+            return False
+        self._threads += 1
+        return True
+
     def _work(self) -> None:
         while True:
             with self._changed:
@@ -139,15 +150,28 @@ class FetchQueue:
                     self._threads -= 1
                     return
                 self._counts.running[task.priority] += 1
-            try:
-                self._run(task)
-            except Exception:
-                log.exception("a fetch failed")
-            finally:
-                with self._changed:
-                    self._counts.running[task.priority] -= 1
-                    self._changed.notify_all()
-                task.done()
+            self._do(task)
+
+    def _work_off(self) -> None:
+        """Do in the thread that asked what waits: there is no other."""
+        while True:
+            with self._changed:
+                task = self._next()
+                if task is None:
+                    return
+                self._counts.running[task.priority] += 1
+            self._do(task)
+
+    def _do(self, task: _Task) -> None:
+        try:
+            self._run(task)
+        except Exception:
+            log.exception("a fetch failed")
+        finally:
+            with self._changed:
+                self._counts.running[task.priority] -= 1
+                self._changed.notify_all()
+            task.done()
 
     def _next(self) -> _Task | None:
         """Take the next task that may begin."""
