@@ -16,7 +16,7 @@ try:
 except ImportError as error:
     raise MissingPackageError("ray", "ray") from error
 try:
-    from ray.train.collective import broadcast_from_rank_zero
+    from ray.train.collective import barrier, broadcast_from_rank_zero
 except ImportError:
     broadcast_from_rank_zero = None  # of Ray Train v1, which leaves it to torch.distributed
 
@@ -53,6 +53,7 @@ class Checkpointer:
             number = broadcast_from_rank_zero(latest.number if latest is not None else 0)
             self.is_loaded = bool(number)
             come_to(self._checkpoint, number)
+            barrier()  # or the first would save the next one while others wait for this
 
     def report(self, metrics: Mapping[str, Any], step: int) -> Version | None:
         """Save in the first worker, and report the metrics to Ray in all: every worker must call it."""

@@ -18,6 +18,8 @@ STEPS = 8
 
 
 def train(config):
+    from ray.train.collective import barrier
+
     import ckptfs
     from ckptfs.integrations.ray import Checkpointer
 
@@ -27,6 +29,7 @@ def train(config):
     training = Checkpointer(config["directory"])
     path = training.directory / "state.json"
     state = json.loads(path.read_text()) if training.is_loaded else {"step": 0, "value": 1.0, "began": []}
+    barrier()  # the first does not overwrite it before the other has read it
     state["began"].append(state["step"])
     while state["step"] < STEPS:
         state["step"] += 1
