@@ -169,6 +169,18 @@ def test_a_pending_version_keeps_its_bytes_when_written_through_a_handle_from_be
     assert path.read_bytes() == b"dur"
 
 
+@pytest.mark.parametrize("flags", [os.O_WRONLY, os.O_RDWR])
+def test_who_opens_an_empty_file_to_truncate_it_moves_its_mtime(disk: Disk, place: Path, flags: int) -> None:
+    path = place / "f"
+    path.touch()
+    with disk.held.held():
+        for _ in range(2):
+            os.utime(path, ns=(10**18, 10**18))
+            os.close(os.open(path, flags | os.O_TRUNC))
+            assert path.stat().st_mtime_ns > 10**18
+            disk.held.mount.save()
+
+
 def test_a_mapping_is_saved_as_it_is_at_every_touch(disk: Disk, place: Path) -> None:
     path = place / "mapped"
     path.write_bytes(bytes(MIB))

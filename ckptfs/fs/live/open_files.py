@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from ckptfs.capture.reach import Reachable
 from ckptfs.capture.scan import descriptor_path
 from ckptfs.errors import CkptfsError, os_error
 from ckptfs.fs.attributes import Attributes, Caller
@@ -109,7 +110,7 @@ class OpenFiles:
                 if truncates:
                     try:
                         with live.truncating(path, handle.ino, 0):
-                            os.truncate(descriptor_path(handle.fd), 0)  # it may be open for reading
+                            os.truncate(_to_truncate(handle), 0)
                     except BaseException:
                         self.close(handle)
                         raise
@@ -261,8 +262,7 @@ class OpenFiles:
             handle.reader.require_all()
         with self._live.gate:
             self._before_change(handle, size_bytes)
-            # truncate(2) through /proc/PID/fd may come by a handle for reading
-            where = handle.fd if handle.is_writable else descriptor_path(handle.fd)
+            where = _to_truncate(handle)
             if size_bytes:
                 os.truncate(where, size_bytes)
                 return
@@ -304,6 +304,12 @@ class OpenFiles:
 def _close(fd: int | None) -> None:
     if fd is not None:
         os.close(fd)
+
+
+def _to_truncate(handle: FileHandle) -> int | Reachable:
+    """Return what truncates an open file, which may be open for reading: O_TRUNC, truncate(2) through /proc/PID/fd."""
+    # by the descriptor if it may: on XFS truncate(2) of an empty file leaves its times, and ftruncate(2) sets them
+    return handle.fd if handle.is_writable else descriptor_path(handle.fd)
 
 
 def _close_reader(reader: Reader | None) -> None:
