@@ -29,7 +29,7 @@ class PendingDataError(CorruptObjectError):
 
 
 def read_head(path: Path, size_bytes: int) -> bytes:
-    """Return the first bytes of a data file as they are now (D1): for a guess. None if they cannot be had."""
+    """Return the first bytes of a data file as they are now (D1): for a guess. Empty if they cannot be had."""
     try:
         fd = open_owned(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
