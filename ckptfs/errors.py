@@ -91,6 +91,13 @@ class MountError(CkptfsError):
     errno = errno.EINVAL
 
 
+class ExhaustedError(CkptfsError):
+    """No more processes or threads may be had now."""
+
+    errno = errno.EAGAIN
+    hint = "the container, or the user, is at its limit (pids.max, `ulimit -u`)"
+
+
 class CacheError(CkptfsError):
     """The cache directory cannot be used as it is."""
 

@@ -24,13 +24,14 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from ckptfs.cache.directory import CacheDirectory
-from ckptfs.errors import CkptfsError, MountError, StoreUnavailableError
+from ckptfs.errors import CkptfsError, ExhaustedError, MountError, StoreUnavailableError
 from ckptfs.fs.mountpoint import OwnMount
 from ckptfs.fs.options import MountOptions
 from ckptfs.fs.transport.choice import connect, mount_of
 from ckptfs.fs.transport.handover import Connection
 from ckptfs.fs.transport.lent import LentMount, Wish, adopt, borrow
 from ckptfs.log_file import log_to
+from ckptfs.threads import is_no_thread
 
 log = logging.getLogger("ckptfs")
 
@@ -46,6 +47,9 @@ _GRACE_MS = 100
 _MOST_SAID_BYTES = 64 << 10
 _ENDED_BADLY = 70
 """Exit code of a server that an exception ended (sysexits.h: internal software error)."""
+
+_CAN_WAIT: dict[str, type[CkptfsError]] = {said.__name__: said for said in (StoreUnavailableError, ExhaustedError)}
+"""What does not keep a dead server's successor from going on later."""
 
 Serve = Callable[[MountOptions, Callable[[CacheDirectory], None], Connection | None], int]
 
@@ -145,7 +149,7 @@ class Keeper:
                 time.sleep(pause_s)
             try:
                 return self._start_server()
-            except StoreUnavailableError as error:
+            except (StoreUnavailableError, ExhaustedError) as error:
                 log.warning("cannot go on with %s yet: %s", self._options.mountpoint, error.fact)
             except _KilledError as error:
                 killed += 1
@@ -197,7 +201,12 @@ class Keeper:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         sys.stdout.flush()
         sys.stderr.flush()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            ours.close()
+            theirs.close()
+            raise ExhaustedError(f"cannot start the mount process: {error.strerror}") from error
         if pid == 0:
             ours.close()
             self._be_server(theirs)
@@ -213,10 +222,9 @@ class Keeper:
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             self._wait()
-            said = StoreUnavailableError if answer["can_wait"] else CkptfsError
-            error = said(str(answer["error"]), hint=answer["hint"])
-            error.errno = int(answer["errno"])
-            raise error
+            failure = _CAN_WAIT.get(answer["class"], CkptfsError)(str(answer["error"]), hint=answer["hint"])
+            failure.errno = int(answer["errno"])
+            raise failure
         if self._connection is not None:
             self._connection.keep_lock(fds[0] if fds else -1)
         elif fds:
@@ -247,13 +255,15 @@ class Keeper:
 
             code = self._serve(self._options, ready, self._connection)
         except CkptfsError as error:
-            can_wait = isinstance(error, StoreUnavailableError)
-            _say(keeper, {"error": error.fact, "hint": error.hint, "errno": error.errno, "can_wait": can_wait})
+            _say_error(keeper, error)
         except BaseException as error:
-            if is_ready or self._options.verbose:
-                # until then what is said goes to a person
-                traceback.print_exc()
-            _say(keeper, {"error": f"{type(error).__name__}: {error}", "hint": None, "errno": 5, "can_wait": False})
+            if is_no_thread(error):
+                _say_error(keeper, ExhaustedError("cannot start the mount process: no more threads may be had"))
+            else:
+                if is_ready or self._options.verbose:
+                    # until then what is said goes to a person
+                    traceback.print_exc()
+                _say_error(keeper, CkptfsError(f"{type(error).__name__}: {error}"))
         finally:
             logging.shutdown()
             # not sys.exit: libfuse's threads must not run into an interpreter that is being torn down
@@ -313,6 +323,11 @@ def _ending(code: int) -> str:
 def _state_of(pid: int) -> str:
     """Return the state of a process's first thread, as proc_pid_stat(5) has it."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][:1]
+
+
+def _say_error(keeper: socket.socket, error: CkptfsError) -> None:
+    said = {"error": error.fact, "hint": error.hint, "errno": error.errno, "class": type(error).__name__}
+    _say(keeper, said)
 
 
 def _say(keeper: socket.socket, fields: dict[str, Any], fd: int = -1) -> None:

@@ -37,12 +37,15 @@ from ckptfs.fs.writing import WritingMount
 from ckptfs.libc import set_signal_at_parents_death
 from ckptfs.memory import share_pool
 from ckptfs.store.open import check_url
+from ckptfs.threads import start_thread
 from ckptfs.transfer.confine import require_confinement
 
 log = logging.getLogger("ckptfs")
 
 # after a detach: a mount that nobody uses ends its loop at once
 _LOOP_END_S = 2.0
+# lets a signal handler run even where a wait is not interrupted by one
+_LOOK_S = 1.0
 _FILE = "file://"
 # 1,048,576: what Linux allows by default (fs.nr_open); where it is more, programs that close every number take minutes
 _MOST_FILES = 1 << 20
@@ -192,7 +195,9 @@ class _Service:
             signal.signal(number, self._on_signal)
         server = threading.Thread(target=self._serve, name="transport", daemon=True)
         server.start()
-        self._wait(lambda: self._is_mounted.is_set() or not server.is_alive())
+        while not self._is_mounted.is_set() and server.is_alive():
+            self._wake.wait(_LOOK_S)
+            self._wake.clear()
         if not self._is_mounted.is_set():
             self._finish()
             if isinstance(self._failure, CkptfsError):
@@ -202,26 +207,35 @@ class _Service:
         gc.enable()
         self._ready(self._mount.cache)
         self._is_told.set()
-        self._mount.began()
+        waiting = self._mount.beside()
+        self._start(waiting)
         log.info(
             "mounted store=%s mountpoint=%s transport=%s",
             self._mount.store_url,
             self._options.mountpoint,
             self._transport.name,
         )
-        self._wait(lambda: self._stop_asked.is_set() or not server.is_alive())
+        if waiting:
+            log.warning("no more threads may be had: what runs beside the mount begins when they may")
+        while not (self._stop_asked.is_set() or not server.is_alive()):
+            self._wake.wait(_LOOK_S)
+            self._wake.clear()
+            self._start(waiting)
         if self._stop_asked.is_set() and server.is_alive():
             if isinstance(self._mount, WritingMount):
                 self._mount.before_detach()
             self._place.take_away()
             server.join(_LOOP_END_S)
+        # what it uploads by: the transport's threads are gone
+        self._start(waiting)
         return self._finish()
 
-    def _wait(self, is_over: Callable[[], bool]) -> None:
-        while not is_over():
-            # the time-out lets a signal handler run even where a wait is not interrupted by one
-            self._wake.wait(1.0)
-            self._wake.clear()
+    def _start(self, waiting: dict[str, Callable[[], None]]) -> None:
+        """Start a thread for each, and take it out; those that may not be had yet stay."""
+        for name, work in list(waiting.items()):
+            if start_thread(work, name) is None:
+                return
+            del waiting[name]
 
     def _serve(self) -> None:
         try:

@@ -74,7 +74,10 @@ class Launderer:
                     except OSError:
                         continue  # an unsent request for a dead process
             # not waited for: it may hang inside the mount until the mount ends
-            threading.Thread(target=process.wait, daemon=True).start()
+            try:
+                threading.Thread(target=process.wait, daemon=True).start()
+            except RuntimeError:
+                pass  # no more threads may be had now: Popen looks after it when the next one starts
 
 
 def _read_line(fd: int, deadline_s: float) -> bytes:

@@ -5,6 +5,7 @@ to the store.
 import logging
 import os
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from ckptfs.cache.directory import CacheDirectory, boot_id, store_directory_name
@@ -27,6 +28,7 @@ from ckptfs.fs.tree_view import TreeView
 from ckptfs.fs.version_state import VersionState
 from ckptfs.fs.versions_directory import VersionsDirectory
 from ckptfs.store.open import open_store
+from ckptfs.threads import start_thread
 from ckptfs.transfer.fetch import Fetcher
 from ckptfs.transfer.missing import Missing
 from ckptfs.versions.history import open_history
@@ -110,14 +112,11 @@ class ReadingMount:
         """Requests will come through this transport."""
         self._transport = transport
 
-    def began(self) -> None:
-        """The mount is there: fetch ahead, and follow if asked."""
-        threading.Thread(target=self._evictor.run, name="evictor", daemon=True).start()
-        threading.Thread(target=self._tick, name="tick", daemon=True).start()
-        if self._options.prefetch:
-            self._prefetch()
-        if self._options.follow:
-            threading.Thread(target=self._follow, name="follow", daemon=True).start()
+    def beside(self) -> dict[str, Callable[[], None]]:
+        """Return what is to run beside the transport when the mount is there, each in a thread of its own."""
+        prefetch = {"prefetch": self._make_prefetch().run} if self._options.prefetch else {}
+        follow = {"follow": self._follow} if self._options.follow else {}
+        return {"evictor": self._evictor.run, "tick": self._tick, **prefetch, **follow}
 
     def finish(self) -> None:
         """The mount is gone."""
@@ -195,13 +194,13 @@ class ReadingMount:
         record = self._record
         return VersionState.of_record(record) if record is not None else None
 
-    def _prefetch(self) -> None:
+    def _make_prefetch(self) -> Prefetch:
         if self._prefetching is not None:
             self._prefetching.stop()
         files = MissingContents(self._contents, self._view.files())
         prefetching = Prefetch(files, self._queue, self._order.ranks, self._evictor.room_bytes)
         self._prefetching = prefetching
-        threading.Thread(target=prefetching.run, name="prefetch", daemon=True).start()
+        return prefetching
 
     def _wanted_by_program(self, entry: Entry) -> None:
         if self._prefetching is not None:
@@ -248,5 +247,5 @@ class ReadingMount:
             self._record, self._error = record, None
             self._versions.changed()
             log.info("followed version=%d", view.version)
-            if self._options.prefetch:
-                self._prefetch()
+            if self._options.prefetch and start_thread(self._make_prefetch().run, "prefetch") is None:
+                log.warning("does not fetch version %d ahead: no more threads may be had", view.version)

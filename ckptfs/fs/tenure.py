@@ -7,7 +7,6 @@ a fence record; write the session down for the upload process. Ending: give the 
 import logging
 import os
 import socket
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from ckptfs.format.lease import LeaseRecord
 from ckptfs.fs.options import MountOptions, access_of, server_encryption
 from ckptfs.fs.recovery import claims_of, is_our_lineage
 from ckptfs.store.open import open_store
+from ckptfs.threads import start_thread
 from ckptfs.versions.kept import through_kept
 from ckptfs.versions.leasing import Holder
 from ckptfs.versions.pins import pin
@@ -218,10 +218,10 @@ class Tenure:
             except CkptfsError as error:
                 log.warning("could not give the lease back error=%r", error.fact)
 
-        thread = threading.Thread(target=run, name="release", daemon=True)
-        thread.start()
-        thread.join(_RELEASE_S)
-        if thread.is_alive():
+        thread = start_thread(run, "release")
+        if thread is not None:
+            thread.join(_RELEASE_S)
+        if thread is None or thread.is_alive():
             log.warning("could not give the lease back in %.0f s", _RELEASE_S)
 
 

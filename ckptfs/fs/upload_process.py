@@ -57,11 +57,17 @@ class UploadChild:
         self._stopping = False
         self.running: subprocess.Popen[bytes] | None = None
         """The one that was started last."""
-        self._listener = threading.Thread(target=self._run, name="uploads", daemon=True)
+        self._over = threading.Event()
+        """Nothing runs it: not yet, or no more."""
+        self._over.set()
 
-    def start(self) -> None:
-        """Start it and keep it running."""
-        self._listener.start()
+    def run(self) -> None:
+        """Start it and keep it running, until it is stopped or fenced."""
+        self._over.clear()
+        try:
+            self._keep_running()
+        finally:
+            self._over.set()
 
     def wake(self, *, hurry: bool) -> None:
         """There may be something to upload.
@@ -89,10 +95,9 @@ class UploadChild:
                 except (OSError, subprocess.TimeoutExpired):
                     pass  # it is not going to end by itself
             process.terminate()
-        if self._listener.is_alive():
-            self._listener.join(10.0)
+        self._over.wait(10.0)
 
-    def _run(self) -> None:
+    def _keep_running(self) -> None:
         pause_s = _FIRST_RESTART_S
         while not self._stopping:
             started_s = time.monotonic()

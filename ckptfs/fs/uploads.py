@@ -75,9 +75,9 @@ class Uploads:
             self._cache, on_news=self._handle, on_end=self._catch_up, counters=self._counters, key=key
         )
 
-    def start(self) -> None:
-        """Start the upload process and keep it running."""
-        self._process.start()
+    def run(self) -> None:
+        """Keep an upload process running, until it is stopped or fenced."""
+        self._process.run()
 
     def captured(self, pending: PendingVersion, slot: Slot, kept_bytes: int) -> None:
         """A version was captured, or captured again under the same number."""

@@ -9,6 +9,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from ckptfs.cache.directory import CacheDirectory
@@ -71,14 +72,12 @@ class WritingMount:
         """Requests will come through this transport."""
         self._parts.transport = transport
 
-    def began(self) -> None:
-        """The mount is there: start what runs beside it."""
-        self._parts.uploads.start()
-        threading.Thread(target=self._parts.evictor.run, name="evictor", daemon=True).start()
-        if self._options.prefetch:
-            threading.Thread(target=self._parts.prefetch.run, name="prefetch", daemon=True).start()
-        threading.Thread(target=self._parts.spares.run, name="spares", daemon=True).start()
-        threading.Thread(target=self._tick, name="tick", daemon=True).start()
+    def beside(self) -> dict[str, Callable[[], None]]:
+        """Return what is to run beside the transport when the mount is there, each in a thread of its own."""
+        parts = self._parts
+        prefetch = {"prefetch": parts.prefetch.run} if self._options.prefetch else {}
+        works = {"uploads": parts.uploads.run, "evictor": parts.evictor.run, "spares": parts.spares.run}
+        return {**works, **prefetch, "tick": self._tick}
 
     def _tick(self) -> None:
         while True:

@@ -13,6 +13,7 @@ Rules:
         error that names both
 """
 
+import functools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
@@ -28,6 +29,7 @@ from ckptfs.errors import (
 )
 from ckptfs.format.manifest import Chunk
 from ckptfs.store.base import Store
+from ckptfs.threads import start_thread
 from ckptfs.transfer.pack_ranges import PackRange, ReadGroup, split_range
 from ckptfs.versions.retry import Retry
 
@@ -69,14 +71,11 @@ class ChunkReader:
                 on_chunk(chunk, result)
 
         if len(pending) > 1:
-            threads = [
-                threading.Thread(target=self._work, args=(pending, hand_out), name="ckptfs-fetch", daemon=True)
-                for _ in range(min(self._workers, len(pending)) - 1)
-            ]
-            for thread in threads:
-                thread.start()
+            work = functools.partial(self._work, pending, hand_out)
+            threads = [start_thread(work, "ckptfs-fetch") for _ in range(min(self._workers, len(pending)) - 1)]
+            # where no more may be had, those that there are do it all
             self._work(pending, on_chunk)
-            self._join(threads, pending)
+            self._join([thread for thread in threads if thread is not None], pending)
         else:
             self._work(pending, on_chunk)
         if pending.failure is not None:

@@ -7,7 +7,7 @@ which needs Python's lock: two threads encode 1.4 times as fast as one, two proc
 Rules:
     E1  encoders are forked before this process has threads, holds locks or opens connections; they have nothing open
         but their pipe, and end with it or with this process
-    E2  an encoder that dies costs time and nothing else: its chunk is encoded here
+    E2  an encoder that dies, or cannot be started, costs time and nothing else: its chunk is encoded here
 """
 
 import ctypes
@@ -125,11 +125,13 @@ class EncoderPool:
         self.slots = SlotPool(count + 3, chunk_bytes)
         self._idle: queue.SimpleQueue[Connection | None] = queue.SimpleQueue()
         connections: list[Connection] = []
-        for _ in range(count):
-            if forked:
+        try:
+            while forked and len(connections) < count:
                 connections.append(_fork_encoder(self.slots, connections))
+        except OSError as error:
+            log.warning("encoding goes on with %d of %d encoders: %s", len(connections), count, error.strerror)
         for number in range(count):
-            self._idle.put(connections[number] if forked else None)
+            self._idle.put(connections[number] if number < len(connections) else None)
 
     def encode(self, slot: Slot, work: Work) -> Encoded:
         """Encode the chunk in a slot.

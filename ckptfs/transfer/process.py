@@ -35,6 +35,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -44,7 +45,7 @@ from ckptfs.cache.directory import CacheDirectory, write_pid
 from ckptfs.cache.high_water import HighWater
 from ckptfs.cache.pending import PendingVersion, discard_pending, list_pending, pending_numbers
 from ckptfs.crypto.secret import KeySource, Secret
-from ckptfs.errors import CacheError, CkptfsError, DivergedError, FencedError
+from ckptfs.errors import CacheError, CkptfsError, DivergedError, ExhaustedError, FencedError
 from ckptfs.format.commit import CommitRecord
 from ckptfs.log_file import is_logged_to, log_to
 from ckptfs.memory import keep_freed_memory
@@ -52,6 +53,7 @@ from ckptfs.store.base import Store
 from ckptfs.store.caching import CachingStore
 from ckptfs.store.open import open_store, store_directory
 from ckptfs.store.server_encryption import ServerEncryption
+from ckptfs.threads import NO_THREAD, is_no_thread, require_thread
 from ckptfs.transfer.confine import confine
 from ckptfs.transfer.content_writer import CHUNK_BYTES
 from ckptfs.transfer.damage import DamageList
@@ -127,12 +129,12 @@ class UploadProcess:
 
     def run(self) -> int:
         """Upload until there is no more to do; return the exit code."""
-        threading.Thread(target=self._listen, name="ckptfs-stdin", daemon=True).start()
         try:
+            require_thread(self._listen, "ckptfs-stdin")
             store, writer = self._persist(0, self._open)
             # from here on: beginning takes 0.2 s, and beside busy programs it would be 2 s
             let_other_sessions_first()
-            threading.Thread(target=self._renew, args=(writer,), name="ckptfs-lease", daemon=True).start()
+            require_thread(partial(self._renew, writer), "ckptfs-lease")
             anchors = self._open_anchors()
             uploader = VersionUploader(
                 store,
@@ -167,6 +169,11 @@ class UploadProcess:
             self._events.fenced(error)
             return EXIT_FENCED
         except _GaveUpError:
+            return EXIT_FAILED
+        except (ExhaustedError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not is_no_thread(error):
+                raise
+            logger.warning("ends error=%r", NO_THREAD)
             return EXIT_FAILED
 
     def _listen(self) -> None:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 
 from ckptfs.errors import CkptfsError, FencedError
+from ckptfs.threads import require_thread
 from ckptfs.versions.prune import Pruned, Pruner
 from ckptfs.versions.retention import Retention
 
@@ -37,11 +38,11 @@ class Retainer:
         # what an earlier session left is finished first
         self._is_wanted = True
         self._is_ending = False
-        self._thread = threading.Thread(target=self._run, name="ckptfs-retention", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begin."""
-        self._thread.start()
+        """Begin. Raises ExhaustedError."""
+        self._thread = require_thread(self._run, "ckptfs-retention")
 
     def wake(self) -> None:
         """There is a new version."""
@@ -54,7 +55,8 @@ class Retainer:
         with self._changed:
             self._is_ending = True
             self._changed.notify()
-        self._thread.join(timeout_s)
+        if self._thread is not None:
+            self._thread.join(timeout_s)
 
     def _run(self) -> None:
         pause_s: float | None = None

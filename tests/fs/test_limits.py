@@ -16,6 +16,7 @@ import pytest
 from tests.disks import fill, small_disk
 from tests.mounting import Mount, Mounts, touch, wait_until
 from tests.snapshot import assert_same, snapshot
+from tests.strace import injected
 
 pytestmark = pytest.mark.fuse
 
@@ -247,17 +248,38 @@ def test_requests_are_answered_though_no_more_threads_may_be_had(mount: Mounts) 
         for number in range(40):
             (mounted.root / f"{name}-{number:02d}").mkdir()
 
-    refused = ["-e", "trace=clone,clone3", "-e", "inject=clone,clone3:error=EAGAIN"]
-    command = ["strace", "-f", "-qq", *refused, "-p", str(mounted.pid), "-o", os.devnull]
-    strace = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    try:
-        traced = Path(f"/proc/{mounted.pid}/status")
-        wait_until(lambda: "TracerPid:\t0" not in traced.read_text(), 20, "strace is there")
+    with injected(mounted.pid, "clone,clone3,vfork", "error=EAGAIN"):
         with concurrent.futures.ThreadPoolExecutor(len(names)) as programs:
             list(programs.map(make, names))
-    finally:
-        strace.terminate()
-        strace.wait(20)
     assert len(os.listdir(mounted.root)) == 40 * len(names)
     mounted.save()
     mounted.sync()
+
+
+@pytest.mark.parametrize("transport", ["passthrough"], indirect=True, scope="module")
+@pytest.mark.parametrize("calls", ["clone,clone3,vfork", "clone3"], ids=["no processes", "no threads"])
+def test_a_killed_server_is_followed_when_processes_and_threads_may_be_had_again(mount: Mounts, calls: str) -> None:
+    mounted = mount(deadline_s=60.0)
+    file = (mounted.root / "file").open("w+b", buffering=0)
+    killed = mounted.pid
+    with injected(mounted.keeper_pid, calls, "error=EAGAIN"):
+        mounted.kill_server()
+        # 5 refusals were the end of the mount
+        wait_until(lambda: mounted.log.count("cannot go on") > 10, 30, "many were refused")
+    file.write(b"data")
+    assert mounted.status()["pid"] != killed
+    file.close()
+    mounted.save()
+    mounted.sync()
+
+
+@pytest.mark.parametrize("transport", ["passthrough"], indirect=True, scope="module")
+def test_what_runs_beside_a_mount_begins_when_threads_may_be_had(mount: Mounts) -> None:
+    mounted = mount(deadline_s=60.0)
+    with injected(mounted.keeper_pid, "clone3", "error=EAGAIN:when=4+"):
+        mounted.kill_server()
+        wait_until(lambda: "what runs beside the mount" in mounted.log, 30, "some were refused")
+        (mounted.root / "file").write_bytes(b"data")
+        touch(mounted.root)
+    mounted.sync()
+    assert mounted.marker()["state"] == "durable"

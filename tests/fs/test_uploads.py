@@ -41,7 +41,7 @@ def start(cache: CacheDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         uploads = Uploads(cache.root, Guards(), None, durable.append)
         pending = capture(cache.pending, 1, {"a.bin": b"data"}, before={}, note=None)
         uploads.captured(pending, Slot(pending.directory), 4)
-        uploads.start()
+        threading.Thread(target=uploads.run, daemon=True).start()
         made.append(uploads)
         return uploads
 

@@ -17,6 +17,7 @@ from ckptfs.errors import CkptfsError, CorruptObjectError
 from ckptfs.format.manifest import Chunk
 from ckptfs.fs.counters import Counters
 from ckptfs.fs.hydration.filling import Filling
+from ckptfs.threads import start_thread
 from ckptfs.transfer.fetch import Fetcher
 from ckptfs.transfer.pack_ranges import ReadGroup, plan_reads
 
@@ -132,9 +133,7 @@ class FetchQueue:
 
     def _add_thread(self) -> bool:
         """Return False where no more threads may be had (a container's limit): those that there are do it all."""
-        try:
-            threading.Thread(target=self._work, name="fetch", daemon=True).start()
-        except RuntimeError:
+        if start_thread(self._work, "fetch") is None:
             return False
         self._threads += 1
         return True

@@ -10,6 +10,7 @@ Rules:
     N4  the mount belongs to the user who asked; others are let in only where the lender was told to allow it
 """
 
+import functools
 import json
 import logging
 import os
@@ -22,10 +23,11 @@ from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
-from ckptfs.errors import CkptfsError, MountError
+from ckptfs.errors import CkptfsError, ExhaustedError, MountError
 from ckptfs.fs.mountpoint import OwnMount
 from ckptfs.fs.transport.device import mount_device, open_device
 from ckptfs.fs.transport.lent import MOST_BYTES, Wish, namespace
+from ckptfs.threads import NO_THREAD, start_thread
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +87,9 @@ class Lender:
             poll.register(fd, select.POLLIN)
         while all(fd != self._stopped.fileno() for fd, _ in poll.poll()):
             server, _ = self._socket.accept()
-            threading.Thread(target=self._serve, args=(server,), name="lend", daemon=True).start()
+            if start_thread(functools.partial(self._serve, server), "lend") is None:
+                _say(server, {"error": NO_THREAD, "hint": ExhaustedError.hint})
+                server.close()
         # its name stays: it may be the next one's already
         self._socket.close()
 

@@ -13,6 +13,7 @@ import functools
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,12 +42,14 @@ from ckptfs.fs.transport.requests import Requests
 from ckptfs.fs.transport.resent import Resent
 from ckptfs.fs.transport.taking_over import TakingOver
 from ckptfs.fs.transport.wire import Handler, InitFlag, Opcode, Reply, Request
+from ckptfs.threads import start_thread
 
 log = logging.getLogger(__name__)
 
 # the kernel reads ahead with 64 requests at most, which may all wait for the store; others are to find a thread
 _MAX_THREADS = 128
 _FIRST_THREADS = 3
+_NO_THREAD_PAUSE_S = 0.1
 
 
 class PassthroughServer:
@@ -135,8 +138,9 @@ class PassthroughServer:
             self._start_thread(self._tell)
         for request in self._again:
             self._start_thread(functools.partial(self._serve_once, request))
-        for _ in range(_FIRST_THREADS):
+        for _ in range(_FIRST_THREADS - 1):
             self._add_thread()
+        self._work()
         # threads are only ever added, and by running ones
         for thread in iter(lambda: self._threads.pop() if self._threads else None, None):
             thread.join()
@@ -200,12 +204,16 @@ class PassthroughServer:
     # threads
 
     def _add_thread(self) -> None:
-        self._start_thread(self._work)
+        """Start one more that serves requests; where no more may be had, those that there are answer all the same."""
+        thread = start_thread(self._work, "fuse")
+        if thread is not None:
+            # when it runs, for it may be joined at once; whoever adds it is not joined yet
+            self._threads.append(thread)
 
     def _start_thread(self, work: Callable[[], None]) -> None:
-        thread = threading.Thread(target=work, name="fuse", daemon=True)
-        thread.start()
-        # when it runs, for it may be joined at once; whoever adds it is not joined yet
+        """Start one for what may wait for requests that come later; where no more may be had, wait until one may."""
+        while (thread := start_thread(work, "fuse")) is None:
+            time.sleep(_NO_THREAD_PAUSE_S)
         self._threads.append(thread)
 
     def _work(self) -> None:
@@ -221,10 +229,7 @@ class PassthroughServer:
                 self._idle -= 1
                 is_last = self._idle == 0 and threading.active_count() < _MAX_THREADS
             if is_last:
-                try:
-                    self._add_thread()
-                except RuntimeError:
-                    pass  # no more may be had now (a container's limit): the request is answered all the same
+                self._add_thread()
             self._serve_once(wire.decode_request(data))
 
     def _rewrite_ledger(self) -> None:

@@ -33,6 +33,7 @@ from watchdog.observers import Observer
 from watchdog.observers.inotify_c import InotifyFD
 
 from ckptfs.fs.watch.names import RESTORE, SAVE
+from ckptfs.threads import NO_THREAD, is_no_thread
 
 log = logging.getLogger(__name__)
 
@@ -90,10 +91,13 @@ class Notices(FileSystemEventHandler):
             self._observer.schedule(self, os.fsdecode(self._root), recursive=True, event_filter=wanted)
             self._observer.start()
             self._heard_s = time.monotonic()
-        except OSError as error:
+        except (OSError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not is_no_thread(error):
+                raise
             # the limit on inotify instances of a user, most of all
             self.is_complete = False
-            log.warning("cannot be told of touches (%s): looking at the root's .save only", error.strerror or error)
+            why = error.strerror if isinstance(error, OSError) else NO_THREAD
+            log.warning("cannot be told of touches (%s): looking at the root's .save only", why or error)
 
     def stop(self) -> None:
         """End noticing."""

@@ -13,6 +13,7 @@ from ckptfs.fs.uploads import Uploads
 from ckptfs.fs.watch.answers import Answers
 from ckptfs.fs.watch.marker_file import replace_text
 from ckptfs.fs.watch.names import ANSWERS, STATUS
+from ckptfs.threads import require_thread
 
 log = logging.getLogger(__name__)
 
@@ -40,11 +41,11 @@ class Telling:
         self._told: tuple[bytes, dict[str, Any]] = (b"", {})
         self._told_s = 0.0
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="telling", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Keep telling."""
-        self._thread.start()
+        """Keep telling. Raises ExhaustedError."""
+        self._thread = require_thread(self._run, "telling")
 
     def tell(self, *, always: bool = False) -> None:
         """Write what has changed. Raises OSError."""
@@ -73,7 +74,7 @@ class Telling:
             keep_answers: Leave `.save.status`, by which the next watch knows the directory again.
         """
         self._over.set()
-        if self._thread.is_alive():
+        if self._thread is not None:
             self._thread.join()
         for name in (STATUS,) if keep_answers else (STATUS, ANSWERS):
             with suppress(FileNotFoundError):

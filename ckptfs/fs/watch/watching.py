@@ -45,6 +45,7 @@ from ckptfs.fs.watch.noticing import Notices
 from ckptfs.fs.watch.place import Whereabouts, is_shown, open_directory, remove_status, was_touched_meanwhile
 from ckptfs.fs.watch.telling import Telling
 from ckptfs.fs.watch.touches import CLOCK_TICK_S, Touches, let_end
+from ckptfs.threads import require_thread
 from ckptfs.versions.history import LATEST
 
 log = logging.getLogger(__name__)
@@ -114,7 +115,7 @@ class Watch:
         """Have what was captured before uploaded first: what is restored then comes from the store alone."""
         for pending in taken.pending:
             self._uploads.captured(pending, Slot(pending.directory), kept_bytes(pending))
-        self._uploads.start()
+        require_thread(self._uploads.run, "uploads")
         if taken.pending:
             log.info("finishing pending versions=%d", len(taken.pending))
         while self._uploads.waiting():

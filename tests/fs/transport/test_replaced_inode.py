@@ -2,33 +2,17 @@
 
 import os
 import signal
-import subprocess
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.mounting import Mounts, touch, wait_until
+from tests.strace import injected
 
 pytestmark = pytest.mark.fuse
 
 _DELAY_S = 2
-
-
-@contextmanager
-def slow_times(pid: int) -> Iterator[None]:
-    """Have a process be slow at setting times, which is what it does last when it gives a name a fresh inode."""
-    inject = f"inject=utimensat:delay_exit={_DELAY_S * 1_000_000}"
-    command = ["strace", "-f", "-qq", "-e", "trace=utimensat", "-e", inject, "-p", str(pid), "-o", os.devnull]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    try:
-        wait_until(lambda: "TracerPid:\t0" not in Path(f"/proc/{pid}/status").read_text(), 20, "strace is there")
-        yield
-    finally:
-        process.terminate()
-        process.wait(20)
 
 
 def test_a_number_comes_back_only_when_its_name_is_known_to_have_another(mount: Mounts) -> None:
@@ -43,7 +27,8 @@ def test_a_number_comes_back_only_when_its_name_is_known_to_have_another(mount: 
     ino = (live / truncated.name).stat().st_ino
     os.kill(upload_pid, signal.SIGSTOP)
     touch(root)
-    with slow_times(mounted.pid):
+    # what it does last when it gives a name a fresh inode
+    with injected(mounted.pid, "utimensat", f"delay_exit={_DELAY_S * 1_000_000}"):
         writer = threading.Thread(target=truncated.write_bytes, args=(b"new",))
         writer.start()
         wait_until(lambda: (live / truncated.name).stat().st_ino != ino, 20, "the name has a fresh inode")
