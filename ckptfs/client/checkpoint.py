@@ -141,12 +141,19 @@ class Checkpoint:
         return version.wait() if wait else version
 
     def list(self) -> list[Version]:
-        """Return all versions, newest first, those included that are not durable yet. Not where it is watched."""
+        """Return all versions, newest first, those included that are not durable yet. Not where it is watched.
+
+        Raises:
+            MountError: Nobody serves the mount, or the store does not answer.
+        """
         if self._place.is_watched:
             raise watched.without_versions(self._place.root)
         status = self._place.status()
         numbers = {each["version"] for each in status["pending"]}
-        numbers |= {int(name) for name in os.listdir(self._place.root / ".versions") if name.isdigit()}
+        try:
+            numbers |= {int(name) for name in os.listdir(self._place.root / ".versions") if name.isdigit()}
+        except OSError as error:
+            raise self._place.unanswered(status) or self._place.explained(error, "list") from error
         return [Version(self._place, number) for number in sorted(numbers, reverse=True)]
 
     def load(self, version: Version | int | str = LATEST) -> Path:

@@ -75,6 +75,12 @@ class Place:
         except OSError as error:
             raise self.explained(error, "read") from error
 
+    def unanswered(self, status: dict[str, Any]) -> MountError | None:
+        """Return why nothing can be told of older versions, if that is the store's not answering."""
+        if why := status.get("error"):
+            return MountError(f"cannot read the versions of {self.root}: {why}", hint="ask when the store answers")
+        return None
+
     def explained(self, error: OSError, doing: str) -> CkptfsError:
         """Return what an error of the operating system means for who asked, if it means that nobody serves."""
         if error.errno in _GONE:

@@ -52,7 +52,7 @@ class Version:
         Raises:
             NoSuchVersionError: There is no such version, or no longer.
             FencedError: Another writer took the store over, and another version has this number.
-            MountError: Nobody serves the mount.
+            MountError: Nobody serves the mount, or the store does not answer.
         """
         if not self.number:
             sizes = dict.fromkeys(("files", "bytes", "bytes_uploaded"), 0)
@@ -118,6 +118,8 @@ class Version:
                 found = self._place.read(f".versions/{self.number}/.save")
             except FileNotFoundError:
                 return None
+            except MountError as error:
+                raise self._place.unanswered(status) or error from error
         note = None if self.said is None else self.said["note"]
         if found is not None and note is not None and found["note"] != note:
             raise FencedError(f"{self!r} did not enter history: another writer saved one of this number")

@@ -449,6 +449,10 @@ def test_a_version_that_cannot_be_had_while_the_store_is_away_is_not_said_to_be_
         checkpoint.save().wait(1)
     with pytest.raises(MountError, match=r"version 1 cannot be loaded at .*: .* cannot be used"):
         checkpoint.load(first.number - 1)
+    with pytest.raises(MountError, match=r"cannot read the versions of .*: .* cannot be used"):
+        first.info()
+    with pytest.raises(MountError, match=r"cannot read the versions of .*: .* cannot be used"):
+        checkpoint.list()
     store.with_name("away").rename(store)
     checkpoint.load(1)
 
