@@ -92,9 +92,11 @@ class MountError(CkptfsError):
 
 
 class ExhaustedError(CkptfsError):
-    """No more processes or threads may be had now."""
+    """No more processes or threads may be had now.
 
-    errno = errno.EAGAIN
+    EIO where a request meets it: Python, for one, takes EAGAIN for the end of a file.
+    """
+
     hint = "the container, or the user, is at its limit (pids.max, `ulimit -u`)"
 
 

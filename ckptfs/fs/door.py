@@ -12,7 +12,7 @@ from typing import ParamSpec, TypeVar
 
 from ckptfs.errors import CkptfsError, os_error
 from ckptfs.fs.counters import count_failed_request
-from ckptfs.threads import is_no_thread
+from ckptfs.threads import NO_THREAD, is_no_thread
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -24,8 +24,8 @@ def through_door(operation: Callable[_P, _R]) -> Callable[_P, _R]:
     """Return the operation with every failure turned into an OSError whose errno is positive.
 
     An OSError with an errno is an answer and passes unlogged. An error of ours is logged with its facts, unless its
-    errno says that the caller asked for what cannot be. No thread to be had for it is EAGAIN. Anything else is EIO,
-    logged with its traceback.
+    errno says that the caller asked for what cannot be. Anything else is EIO, logged with its traceback if it is a
+    fault of ours.
     """
 
     @functools.wraps(operation)
@@ -44,12 +44,11 @@ def through_door(operation: Callable[_P, _R]) -> Callable[_P, _R]:
                 log.warning("failed operation=%s error=%r", operation.__name__, error.fact)
             raise OSError(error.errno, error.fact) from error
         except Exception as error:
-            if is_no_thread(error):
-                count_failed_request("EAGAIN")
-                log.warning("failed operation=%s error='no more threads may be had'", operation.__name__)
-                raise os_error(errno.EAGAIN) from error
             count_failed_request("EIO")
-            log.exception("failed operation=%s", operation.__name__)
+            if is_no_thread(error):
+                log.warning("failed operation=%s error=%r", operation.__name__, NO_THREAD)
+            else:
+                log.exception("failed operation=%s", operation.__name__)
             raise os_error(errno.EIO) from error
 
     return guarded

@@ -283,3 +283,17 @@ def test_what_runs_beside_a_mount_begins_when_threads_may_be_had(mount: Mounts) 
         touch(mounted.root)
     mounted.sync()
     assert mounted.marker()["state"] == "durable"
+
+
+@pytest.mark.parametrize("transport", ["passthrough"], indirect=True, scope="module")
+def test_versions_are_read_though_no_more_threads_may_be_had(mount: Mounts) -> None:
+    writer = mount()
+    (writer.root / "file").write_bytes(os.urandom(MIB))
+    seen = snapshot(writer.root)
+    writer.save()
+    writer.sync()
+    assert writer.unmount() == 0
+    reader = mount(name="elsewhere", cache="cache-2", prefetch=False, deadline_s=60.0)
+    with injected(reader.pid, "clone,clone3,vfork", "error=EAGAIN"):
+        assert_same(seen, snapshot(reader.root / ".versions" / "1"), "version 1")
+        assert_same(seen, snapshot(reader.root), "the mount")
