@@ -5,21 +5,34 @@ Safe because such objects are never rewritten (FORMAT.md 1) and are checked by h
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from ckptfs.private import write_private
 from ckptfs.store.base import MAX_GET_BYTES, ObjectInfo, Store
 
 _KEPT_PREFIXES = ("c/", "m/")
-_SEGMENT = "m_"
+_RECORD, _SEGMENT = "c_", "m_"
+# 64 MiB: 8,000 versions of few files, with their pruning, or the 64 largest records that there can be
+_MOST_RECORD_BYTES = 64 << 20
+_BLOCK_BYTES = 4096
+"""What a file takes on disk is a multiple of it, as good as everywhere; most records are smaller."""
 
 
 class CachingStore:
-    """Wraps a store; see store/base.py for the methods."""
+    """Wraps a store; see store/base.py for the methods.
 
-    def __init__(self, store: Store, directory: Path) -> None:
+    Args:
+        most_record_bytes: Of local disk for commit records; now and then an eighth more. Nobody drops them otherwise:
+            each version adds one or two to history, which keeps them for ever.
+    """
+
+    def __init__(self, store: Store, directory: Path, *, most_record_bytes: int = _MOST_RECORD_BYTES) -> None:
         self._store = store
         self._directory = directory
+        self._most_record_bytes = most_record_bytes
+        self._added_bytes = 0
+        """Of records kept since it was looked whether they are too many; about, where several threads keep some."""
 
     @property
     def url(self) -> str:
@@ -58,6 +71,7 @@ class CachingStore:
             StoreError: The store cannot be asked.
             OSError: The directory cannot be read.
         """
+        self._drop_oldest_records()
         # before the store is asked: what comes meanwhile is there
         kept = {name for name in os.listdir(self._directory) if name.startswith(_SEGMENT)}
         if not kept:
@@ -76,6 +90,31 @@ class CachingStore:
         except OSError:
             # a full disk must not make reading fail
             temporary.unlink(missing_ok=True)
+            return
+        if path.name.startswith(_RECORD):
+            self._added_bytes += _on_disk(len(body))
+            if self._added_bytes > self._most_record_bytes // 8:
+                with suppress(OSError):
+                    self._drop_oldest_records()
+
+    def _drop_oldest_records(self) -> None:
+        """Drop the records of the oldest commits that are too many; the newest help where the store's are damaged.
+
+        Raises:
+            OSError: The directory cannot be read.
+        """
+        self._added_bytes = 0
+        with os.scandir(self._directory) as entries:
+            # the names count down, so that the newest come first
+            records = sorted(
+                (entry for entry in entries if entry.name.startswith(_RECORD)), key=lambda entry: entry.name
+            )
+        room_bytes = self._most_record_bytes
+        for entry in records:
+            with suppress(FileNotFoundError):  # another process drops them, too
+                room_bytes -= _on_disk(entry.stat().st_size)
+                if room_bytes < 0:
+                    os.unlink(entry)
 
     def get_range(self, key: str, offset_bytes: int, size_bytes: int, *, may_end: bool = False) -> bytes:
         """As the wrapped store, always: nothing comes from disk."""
@@ -106,3 +145,7 @@ class CachingStore:
     def close(self) -> None:
         """As the wrapped store."""
         self._store.close()
+
+
+def _on_disk(size_bytes: int) -> int:
+    return -(-size_bytes // _BLOCK_BYTES) * _BLOCK_BYTES

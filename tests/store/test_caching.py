@@ -1,4 +1,4 @@
-"""What local disk keeps of a store: what was read or put, and nothing that the store has let go."""
+"""What local disk keeps of a store: what was read or put, up to a bound, and nothing that the store has let go."""
 
 from pathlib import Path
 
@@ -45,3 +45,32 @@ def test_where_no_segment_is_kept_the_store_is_not_asked(tmp_path: Path) -> None
     behind.requests.clear()
     store.drop_deleted()
     assert behind.requests == []
+
+
+def test_the_records_of_the_oldest_commits_make_room_for_others(tmp_path: Path) -> None:
+    behind = MemoryStore()
+    for seq in range(1, 101):
+        behind.create(commit_key(seq), b"record")
+    # a file takes 4 KiB of disk, however small
+    store = CachingStore(behind, tmp_path, most_record_bytes=16 * 4096)
+    store.put(SEGMENTS[0], b"segment")
+    for seq in range(1, 101):
+        store.get(commit_key(seq))
+        assert len(list(tmp_path.glob("c_*"))) <= 18
+    behind.requests.clear()
+    assert [store.get(commit_key(seq)) for seq in range(85, 101)] == [b"record"] * 16
+    assert store.get(SEGMENTS[0]) == b"segment"
+    assert behind.requests == []
+    assert store.get(commit_key(1)) == b"record"
+    assert behind.requests == [("get", commit_key(1))]
+
+
+def test_records_that_an_earlier_process_left_make_room_too(tmp_path: Path) -> None:
+    behind = MemoryStore()
+    generous = CachingStore(behind, tmp_path)
+    for seq in range(1, 101):
+        generous.put(commit_key(seq), b"record")
+    CachingStore(behind, tmp_path, most_record_bytes=16 * 4096).drop_deleted()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        commit_key(seq).replace("/", "_") for seq in range(100, 84, -1)
+    ]
