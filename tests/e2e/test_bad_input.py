@@ -7,6 +7,7 @@ import secrets
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -486,6 +487,36 @@ def test_a_mount_that_fusermount_would_refuse_writes_nothing_to_the_store(mount:
     said = "passthrough cannot work here" if wanted == "passthrough" else f"{place} is not this user's"
     assert said in in_child(mount_as_nobody)
     assert list((mount.directory / "store").iterdir()) == []
+
+
+@needs_root
+@pytest.mark.parametrize("wanted", ["auto", "passthrough", "mediated", "fusepy"])
+def test_a_mount_without_its_device_writes_nothing_to_the_store(mount: Mounts, wanted: str) -> None:
+    place = mount.directory / "place"
+    place.mkdir()
+    # nobody may open a device there, whoever it is, in this process alone
+    script = 'mount --bind /dev/null /dev/fuse && mount -o remount,bind,nodev /dev/fuse && exec "$@"'
+    words = [
+        "mount",
+        mount.file_store,
+        str(place),
+        "--cache-dir",
+        str(mount.directory / "cache"),
+        "--transport",
+        wanted,
+    ]
+    run = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script, "sh", sys.executable, "-m", "ckptfs", *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert run.returncode == 1
+    fact, hint = run.stderr.splitlines()
+    assert fact == "ckptfs: error: cannot open /dev/fuse: Permission denied"
+    assert hint.startswith("  hint: chmod 666 /dev/fuse; ")
+    assert [path.name for path in mount.directory.iterdir()] == ["place"]
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from ckptfs.fs.launder import Launderer
 from ckptfs.fs.mountpoint import OwnMount
 from ckptfs.fs.operations import Operations
 from ckptfs.fs.replacement import Follow, unserved
+from ckptfs.fs.transport.device import open_device
 from ckptfs.fs.transport.handover import Connection
 from ckptfs.fs.transport.lent import LentMount
 from ckptfs.mount_table import rows
@@ -210,14 +211,25 @@ def require_local(wanted: str, mountpoint: Path, *, allow_other: bool, connectio
     if connection is not None:
         return
     if wanted == "passthrough":
+        if _backing_obstacle() is None:
+            _require_device()  # it is all that is missing, and no other transport can do without
         raise _no_passthrough()
     try:
         from ckptfs.fs.transport import fusepy  # noqa: F401, without libfuse it does not load
     except OSError as error:
         raise _no_libfuse(error) from error
-    # what fusermount refuses to a user. Source: fusermount.c, check_perm() and do_mount()
-    if os.geteuid() == 0:
-        return
+    if os.geteuid() != 0:
+        _require_fusermount(mountpoint, allow_other=allow_other)
+    # fusermount opens it as the user, too. Source: fusermount.c, try_open_fuse_device()
+    _require_device()
+
+
+def _require_device() -> None:
+    os.close(open_device())
+
+
+def _require_fusermount(mountpoint: Path, *, allow_other: bool) -> None:
+    """Raise a MountError for what fusermount refuses to a user. Source: fusermount.c, check_perm() and do_mount()."""
     if shutil.which("fusermount3") is None and shutil.which("fusermount") is None:
         raise MountError("neither fusermount3 nor fusermount is installed", hint="apt-get install fuse3")
     status = os.stat(mountpoint)

@@ -31,9 +31,10 @@ def open_device() -> int:
     try:
         return os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
+        here = "chmod 666 /dev/fuse" if isinstance(error, PermissionError) else "modprobe fuse"
         raise MountError(
             f"cannot open /dev/fuse: {error.strerror}",
-            hint="in a container: --device /dev/fuse --cap-add SYS_ADMIN; `ckptfs doctor` tells more",
+            hint=f"{here}; in a container: --device /dev/fuse --cap-add SYS_ADMIN, or `ckptfs watch`",
         ) from error
 
 
