@@ -6,7 +6,7 @@
     GET  /v1/status                 the daemon with all mounts
     GET  /v1/mounts                 {"mounts": [...]}
     GET  /v1/mounts/NAME
-    POST /v1/mounts/NAME/save       {"note": text, "wait": bool}: what `.save` says
+    POST /v1/mounts/NAME/save       {"note": text or JSON, "wait": bool}: what `.save` says
     POST /v1/mounts/NAME/stop       unmounts, and keeps it so
     POST /v1/mounts/NAME/start      mounts it again
     POST /v1/save                   {"wait": bool}: every mount
@@ -159,12 +159,9 @@ class _Api:
         return web.json_response(mount_report(self._daemon, mount))
 
     async def save(self, request: web.Request) -> web.StreamResponse:
-        body = await _body(request)
-        note = body.get("note")
-        if note is not None and not isinstance(note, str):
-            note = json.dumps(note)
+        body = await _body(request, "note", "wait")
         return web.json_response(
-            await self._daemon.save(request.match_info["name"], note, wait=body.get("wait") is True)
+            await self._daemon.save(request.match_info["name"], _note(body), wait=body.get("wait", False))
         )
 
     async def stop(self, request: web.Request) -> web.StreamResponse:
@@ -185,8 +182,8 @@ class _Api:
         return web.json_response(mount_report(self._daemon, await self._daemon.start_mount(request.match_info["name"])))
 
     async def save_all(self, request: web.Request) -> web.StreamResponse:
-        body = await _body(request)
-        answers = await self._daemon.save_all(wait=body.get("wait") is True)
+        body = await _body(request, "wait")
+        answers = await self._daemon.save_all(wait=body.get("wait", False))
         has_failed = any("hint" in answer for answer in answers.values())
         return web.json_response({"mounts": answers}, status=500 if has_failed else 200)
 
@@ -203,18 +200,35 @@ class _Api:
         return daemon_report(self._daemon)
 
 
-async def _body(request: web.Request) -> dict[str, Any]:
+async def _body(request: web.Request, *known: str) -> dict[str, Any]:
+    """Return the JSON object of a request, which may say what is known, and nothing else. Raises InvalidInputError."""
     if request.content_type != "application/json":
         raise web.HTTPUnsupportedMediaType(
             text="send Content-Type: application/json, and {} if there is nothing to say"
         )
     try:
         body = json.loads(await request.read() or b"{}")
-    except ValueError as error:
+    except (ValueError, RecursionError, web.RequestPayloadError) as error:
         raise InvalidInputError(f"the body is not JSON: {error}") from error
     if not isinstance(body, dict):
         raise InvalidInputError("the body is not a JSON object")
+    # a misspelt "wait" would be answered before anything is durable
+    for key in body.keys() - set(known):
+        raise InvalidInputError(f"nothing here is called {key!r}", hint=f"known: {', '.join(known) or 'none'}")
+    if not isinstance(body.get("wait", False), bool):
+        raise InvalidInputError("wait is neither true nor false")
     return body
+
+
+def _note(body: dict[str, Any]) -> str | None:
+    """Return a note as text that can be an argument of a command. Raises InvalidInputError."""
+    note = body.get("note")
+    if note is None:
+        return None
+    text = note if isinstance(note, str) else json.dumps(note)
+    if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+        raise InvalidInputError("the note has characters that are no text: NUL, or half of a surrogate pair")
+    return text
 
 
 @web.middleware

@@ -153,10 +153,14 @@ class RunningDaemon:
 
     def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
         """Ask the API; return status and document."""
+        sent = json.dumps(body if body is not None else {}).encode() if method == "POST" else None
+        return self.send(method, path, sent, {})
+
+    def send(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> tuple[int, Any]:
+        """Send the API a body as it is; return status and document."""
         connection = _UnixConnection(self.runtime / "ckptfsd.sock")
         try:
-            sent = json.dumps(body if body is not None else {}) if method == "POST" else None
-            connection.request(method, path, sent, {"Content-Type": "application/json"} if sent else {})
+            connection.request(method, path, body, headers | ({"Content-Type": "application/json"} if body else {}))
             response = connection.getresponse()
             content = response.read()
             is_json = response.getheader("Content-Type", "").startswith("application/json")

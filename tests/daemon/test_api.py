@@ -153,6 +153,31 @@ def test_unknown_mounts_and_bad_bodies_are_said(daemon: RunningDaemon) -> None:
     assert daemon.ask("GET", "/nothing")[0] == 404
 
 
+@pytest.mark.parametrize(
+    ("body", "fact"),
+    [
+        (b'{"wiat": true}', "nothing here is called 'wiat'"),
+        (b'{"wait": "yes"}', "wait is neither true nor false"),
+        (b'{"note": "a\\u0000b"}', "the note has characters that are no text: "),
+        (b'{"note": "half \\ud800"}', "the note has characters that are no text: "),
+        (b"[" * 100_000, "the body is not JSON: "),
+        (b"\xff", "the body is not JSON: "),
+    ],
+)
+def test_what_is_no_request_to_save_is_refused_and_nothing_is_saved(
+    daemon: RunningDaemon, body: bytes, fact: str
+) -> None:
+    before = daemon.status_of("llama")["version"]
+    status, answer = daemon.send("POST", "/v1/mounts/llama/save", body, {})
+    assert (status, answer["error"][: len(fact)]) == (400, fact)
+    assert daemon.status_of("llama")["version"] == before
+
+
+def test_a_body_that_is_not_compressed_as_it_says_is_refused(daemon: RunningDaemon) -> None:
+    status, answer = daemon.send("POST", "/v1/save", b"{}", {"Content-Encoding": "gzip"})
+    assert (status, answer["error"].partition(":")[0]) == (400, "the body is not JSON")
+
+
 def test_commands_ask_the_daemon_of_its_mounts(daemon: RunningDaemon) -> None:
     place = daemon.place("llama")
     saved = run(daemon, "save", place, "--note", "from a shell", "--wait", "--json").json
