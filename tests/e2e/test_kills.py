@@ -81,7 +81,8 @@ while True:
 @pytest.mark.timeout(180)
 def test_a_trainer_that_is_killed_while_it_writes_has_every_version_whose_touch_returned(mount: Mounts) -> None:
     chance = random.Random(SEED)
-    mounted = mount()
+    # hundreds of versions, and a machine may be busy
+    mounted = mount(sync_timeout_s=100.0)
     step = 0
     for _ in range(8):
         trainer = subprocess.Popen(
