@@ -7,6 +7,7 @@ whose `touched_ns` is not earlier than the ctime of the touch, and whose number 
 
 import errno
 import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -116,19 +117,29 @@ def _wait(root: Path, look: Callable[[], dict[str, Any] | None]) -> dict[str, An
 
 
 def _wait_durable(root: Path, version: int) -> None:
-    deadline_s = time.monotonic() + float(_read(root, STATUS)["sync_timeout_s"])
+    timeout_s = float(_read(root, STATUS)["sync_timeout_s"])
+    advanced, deadline_s = _advance(root), time.monotonic() + timeout_s
 
     def settled() -> dict[str, Any] | None:
+        nonlocal advanced, deadline_s
         document = _document(root)
         failed = document["failed"]
         why = document["fenced"] or (failed["error"] if failed and failed["version"] <= version else None)
         if document["durable"] >= version:
             return document
+        if not why and time.monotonic() > deadline_s and (now := _advance(root)) > advanced:
+            advanced, deadline_s = now, time.monotonic() + timeout_s
         if why or time.monotonic() > deadline_s:
             raise OSError(errno.EIO, why or document["error"] or "the store has not taken it in time")
         return None
 
     _wait(root, settled)
+
+
+def _advance(root: Path) -> tuple[int, int]:
+    """Return how far the store is: all up to which version, and how much of the next. It only grows."""
+    pending = _read(root, STATUS)["pending"]
+    return (pending[0]["version"], pending[0]["bytes_uploaded"]) if pending else (sys.maxsize, 0)
 
 
 def _version(root: Path, version: int) -> dict[str, Any]:

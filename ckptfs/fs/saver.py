@@ -36,7 +36,7 @@ class LiveSaver:
     Args:
         flusher: Brings dirty pages of mapped files out of the kernel; None while nothing is mounted.
         max_pending_bytes: Local disk that pending versions may keep before a save waits.
-        sync_timeout_s: How long wait_durable waits.
+        sync_timeout_s: How long wait_durable waits while nothing more comes into the store.
         counters: Told of each capture.
     """
 

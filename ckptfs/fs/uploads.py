@@ -69,6 +69,8 @@ class Uploads:
         self._regime: dict[str, str] | None = None
         self._renewed_s: float | None = None
         self._lease_error: str | None = None
+        self._advanced_s = 0.0
+        """When more of a version was last in the store than ever before, by the monotonic clock."""
         self._waiters = 0
         """Who waits until what was captured is durable, or until there is room for more."""
         self._process = UploadChild(
@@ -201,12 +203,15 @@ class Uploads:
     def wait_durable(self, timeout_s: float) -> None:
         """Return when every version captured before this call is durable.
 
+        Args:
+            timeout_s: How long to wait while nothing more comes into the store; what takes long is waited for.
+
         Raises:
             FencedError: They can never become durable.
             NotDurableError: One failed, or the time is over.
             InterruptedError: The program that waits is to end.
         """
-        deadline_s = time.monotonic() + timeout_s
+        began_s = time.monotonic()
         with self._changed, self._hurrying():
             wanted = {version: state.slot for version, state in self._waiting.items()}
             while True:
@@ -217,7 +222,7 @@ class Uploads:
                 failed = next((state for state in left.values() if state.state == "failed"), None)
                 if failed is not None:
                     raise NotDurableError(f"version {failed.version} could not be stored: {failed.error}")
-                remaining_s = deadline_s - time.monotonic()
+                remaining_s = max(began_s, self._advanced_s) + timeout_s - time.monotonic()
                 if remaining_s <= 0:
                     why = f" ({self._retry_error})" if self._retry_error else ""
                     raise NotDurableError(f"{len(left)} version(s) not durable after {timeout_s:g} s{why}")
@@ -305,13 +310,16 @@ class Uploads:
             elif name == "uploading":
                 state.state = "uploading"
             elif name == "progress":
-                state.bytes_uploaded = int(event["bytes_done"])
+                # an upload that begins again tells of what was there already
+                if (done_bytes := int(event["bytes_done"])) > state.bytes_uploaded:
+                    state.bytes_uploaded, self._advanced_s = done_bytes, time.monotonic()
             elif name == "failed":
                 state.state, state.error = "failed", str(event["error"])
                 self._counters.error("version")
                 log.error("failed version=%d error=%r", version, state.error)
             elif name == "durable":
                 state.state, state.error, self._retry_error = "durable", None, None
+                self._advanced_s = time.monotonic()
                 state.bytes_uploaded = int(event["bytes_added"])
                 self._counters.add(
                     durable_versions=1,

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -78,6 +79,33 @@ def test_a_version_that_is_still_pending_is_neither_when_the_process_dies(start:
         uploads.wait_durable(1)
     assert uploads.failed is None
     assert [state.state for state in uploads.waiting()] == ["captured"]
+
+
+def test_what_takes_long_is_waited_for_while_more_of_it_comes_into_the_store(
+    start: Callable[[str], Uploads], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uploads = start("exec sleep 60")
+    now_s, ended = [1000.0], threading.Event()
+
+    def wait() -> None:
+        with pytest.raises(NotDurableError, match="not durable after 60 s"):
+            uploads.wait_durable(60.0)
+        ended.set()
+
+    monkeypatch.setattr("ckptfs.fs.uploads.time", SimpleNamespace(monotonic=lambda: now_s[0]))
+    waits = threading.Thread(target=wait)
+    waits.start()
+    wait_until(lambda: uploads._waiters == 1, 20, "somebody waits")
+    for done_bytes in range(1, 9):
+        now_s[0] += 50
+        uploads._handle({"event": "progress", "version": 1, "bytes_done": done_bytes})
+        assert not ended.wait(0.05)
+    now_s[0] += 50
+    # begun anew: it was there already
+    uploads._handle({"event": "progress", "version": 1, "bytes_done": 8})
+    now_s[0] += 11
+    waits.join(20)
+    assert ended.is_set()
 
 
 def test_what_is_left_by_the_end_is_said_to_be_so_because_the_time_was_over_or_somebody_was_impatient(

@@ -51,7 +51,12 @@ if TYPE_CHECKING:
 )
 @setting("--save-on-exit", is_flag=True, help="Save once more when unmounting, if anything changed.")
 @setting("--drain-timeout", type=duration, metavar="T", help="How long unmounting waits for uploads.  [default: 5m]")
-@setting("--sync-timeout", type=duration, metavar="T", help="How long fsync of .save waits for them.  [default: 1m]")
+@setting(
+    "--sync-timeout",
+    type=duration,
+    metavar="T",
+    help="How long fsync of .save waits for them while nothing more comes into the store.  [default: 1m]",
+)
 @setting(
     "--max-pending-bytes",
     type=size,

@@ -1,11 +1,13 @@
 """One touch of a watched directory's marker is one version, whatever makes it."""
 
 import errno
+import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -93,3 +95,36 @@ def test_reading_the_marker_and_the_control_files_makes_no_version_and_none_is_i
     listed = ran(f"{sys.executable} -m ckptfs show {place.store} 2 --json", Path(__file__).parents[3])
     assert '"model"' in listed
     assert not [name for name in CONTROL if f'"{name}"' in listed]
+
+
+@pytest.mark.parametrize("stops_after", [100, 300])
+def test_an_upload_that_takes_long_is_waited_for_while_more_of_it_comes_into_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stops_after: int
+) -> None:
+    """Of a watch whose version takes 200 s, with a time-out of 60 s; it says so in its files, each second."""
+    seconds = 0
+
+    def say() -> None:
+        done_bytes = min(seconds, stops_after)
+        pending = [] if done_bytes >= 200 else [{"version": 1, "bytes_uploaded": done_bytes}]
+        (tmp_path / ".status").write_text(json.dumps({"sync_timeout_s": 60.0, "pending": pending}))
+        durable = 0 if pending else 1
+        said = {"durable": durable, "failed": None, "fenced": None, "error": None}
+        (tmp_path / ".save.status").write_text(json.dumps(said))
+
+    def sleep(_: float) -> None:
+        nonlocal seconds
+        seconds += 1
+        say()
+
+    say()
+    monkeypatch.setattr(watched, "time", SimpleNamespace(monotonic=lambda: float(seconds), sleep=sleep))
+    monkeypatch.setattr(watched, "is_alive", lambda root: True)
+    if stops_after < 200:
+        with pytest.raises(OSError, match="the store has not taken it in time"):
+            watched._wait_durable(tmp_path, 1)
+        # it is looked when a time is over whether there was more
+        assert 160 < seconds < 230
+    else:
+        watched._wait_durable(tmp_path, 1)
+        assert seconds == 200
