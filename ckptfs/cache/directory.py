@@ -145,7 +145,9 @@ class CacheDirectory:
         try:
             fd = os.open(self.lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise CacheError(f"cannot open {self.lock_path}: {error.strerror}") from error
+            raise CacheError(
+                f"cannot open {self.lock_path}: {error.strerror}", hint="choose another with --cache-dir"
+            ) from error
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

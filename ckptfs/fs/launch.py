@@ -47,6 +47,12 @@ _LOOP_END_S = 2.0
 # lets a signal handler run even where a wait is not interrupted by one
 _LOOK_S = 1.0
 _FILE = "file://"
+_USELESS = {
+    errno.EFBIG: "its filesystem holds no such file, so",
+    errno.ENAMETOOLONG: "its filesystem holds no such file, so",
+    errno.EROFS: "nothing can be written there, so",
+}
+"""Why a cache directory is no use, where more room would not help."""
 # 1,048,576: what Linux allows by default (fs.nr_open); where it is more, programs that close every number take minutes
 _MOST_FILES = 1 << 20
 
@@ -149,11 +155,10 @@ def serve(
         else:
             mount = WritingMount(options, connection, key)
     except OSError as error:
-        is_too_small = error.errno in (errno.EFBIG, errno.ENAMETOOLONG)
-        what = "its filesystem holds no such file" if is_too_small else "free some space there"
+        why = _USELESS.get(error.errno or 0, "free some space there, or")
         raise CacheError(
             f"cannot use {error.filename or options.cache_dir}: {error.strerror}",
-            hint=f"{what}, {'so' if is_too_small else 'or'} choose another directory with --cache-dir",
+            hint=f"{why} choose another directory with --cache-dir",
         ) from error
     return _Service(options, mount, ready, connection).run()
 

@@ -304,6 +304,18 @@ def test_a_cache_directory_that_cannot_be_written(mount: Mounts, small_disk: Pat
 
 
 @needs_root
+def test_a_cache_directory_that_can_no_longer_be_written(mount: Mounts, small_disk: Path) -> None:
+    mounted = mount(cache="disk/cache")
+    mounted.save()
+    mounted.sync()
+    mounted.unmount()
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True, timeout=30)
+    arguments = ("--cache-dir", str(small_disk / "cache"))
+    mount_fails(mount, "Read-only file system", "choose another with --cache-dir", arguments=arguments)
+    mount_fails(mount, "Read-only file system", "nothing can be written", arguments=(*arguments, "--read-only"))
+
+
+@needs_root
 def test_a_cache_disk_that_is_full_from_the_start(mount: Mounts, small_disk: Path) -> None:
     disks.fill(small_disk)
     arguments = ("--cache-dir", str(small_disk / "cache"))
