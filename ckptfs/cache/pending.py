@@ -60,6 +60,11 @@ class PendingVersion:
         return self.directory / "data" / str(index)
 
 
+def disk_bytes(status: os.stat_result) -> int:
+    """Return the local disk that a file's bytes take: holes take none, and what is allocated past the end is none."""
+    return min(status.st_size, status.st_blocks * 512)
+
+
 def make_draft(draft: Path) -> None:
     """Make a directory for write_pending, with all that a version has. Raises OSError."""
     draft.mkdir(0o700)

@@ -38,8 +38,10 @@ class Captured:
     changes: ChangeSet
     undo: Undo
     """What `Capturer.sizes` held before, for the paths that changed."""
+    changed_bytes: int
+    """Sum of the sizes of the files that had changed."""
     kept_bytes: int
-    """Bytes that it keeps on local disk, shared with the live tree or not."""
+    """Local disk that it keeps, shared with the live tree or not."""
     torn: int
     """Files that may hold a mixture of moments."""
     looks: dict[int, os.stat_result]
@@ -145,13 +147,13 @@ class Capturer:
             discard_pending(replace.pending)
         for ino, index, size_bytes in draft.shared:
             self.guards.add(ino, slot, index, size_bytes)
-        linked_bytes = sum(size_bytes for _, _, size_bytes in draft.shared)
         return Captured(
             pending,
             slot,
             draft.changes,
             undo,
-            linked_bytes + draft.copied_bytes,
+            draft.changed_bytes,
+            draft.kept_bytes,
             len(draft.torn),
             draft.looks,
             draft.lost,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Container
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from ckptfs.cache.pending import disk_bytes
 from ckptfs.capture.change_times import ChangeTimes
 from ckptfs.capture.changes import ChangeSet, LinkGroups
 from ckptfs.capture.copying import copy_data
@@ -63,7 +64,10 @@ class Draft:
     """Paths that are not in the draft because what they are in had gone; see `fit`."""
     shared: list[tuple[int, int, int]] = field(default_factory=list)
     """(inode, index, size) of every file that the draft shares with the live tree."""
-    copied_bytes: int = 0
+    changed_bytes: int = 0
+    """Sum of the sizes of the files under `data/`."""
+    kept_bytes: int = 0
+    """Local disk that these take, shared with the live tree or not."""
     looks: dict[int, os.stat_result] = field(default_factory=dict)
     """Of the unseen inodes, what those that are in the draft looked like when their bytes were taken."""
     _taken: int = 0
@@ -156,6 +160,8 @@ class Draft:
             os.link(reach(self.root_fd, path), target, src_dir_fd=self.root_fd, follow_symlinks=False)
             self.shared.append((ino, index, status.st_size))
         self._taken += 1
+        self.changed_bytes += status.st_size
+        self.kept_bytes += disk_bytes(status)
         return index, status
 
     def _copy(self, path: bytes, ino: int, target: bytes) -> os.stat_result:
@@ -193,15 +199,12 @@ class Draft:
                 finally:
                     os.close(target_fd)
                 if is_clone:
-                    self.copied_bytes += size_bytes
                     return _with_size(before, size_bytes)
                 if _look(before) == _look(os.fstat(source_fd)):
-                    self.copied_bytes += before.st_size
                     return before
         finally:
             os.close(source_fd)
         self.torn.add(before.st_ino)
-        self.copied_bytes += before.st_size
         return before
 
 

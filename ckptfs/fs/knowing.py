@@ -7,7 +7,7 @@ that change them.
 import os
 from collections.abc import Iterable
 
-from ckptfs.cache.pending import PendingVersion
+from ckptfs.cache.pending import PendingVersion, disk_bytes
 from ckptfs.capture.capture import Capturer
 from ckptfs.capture.guards import Slot
 from ckptfs.capture.journal import JournalState
@@ -75,12 +75,12 @@ def know_pending(live: LiveTree, uploads: Uploads, versions: Iterable[PendingVer
     """Guard what pending versions share with the live tree, and have them uploaded."""
     for pending in versions:
         slot = Slot(pending.directory)
-        kept_bytes = 0
+        kept_bytes: dict[int, int] = {}
         for entry in pending.part().entries:
             for extent in entry.extents:
                 if isinstance(extent, LocalData):
                     status = os.stat(pending.data_path(extent.index))
                     live.guards.add(status.st_ino, slot, extent.index, extent.size_bytes)
                     live.changes.times.keep(status)
-                    kept_bytes += extent.size_bytes
-        uploads.captured(pending, slot, kept_bytes)
+                    kept_bytes[extent.index] = disk_bytes(status)
+        uploads.captured(pending, slot, sum(kept_bytes.values()))

@@ -97,7 +97,7 @@ class LiveSaver:
             if replace is None:
                 # `echo step=1 > .save` captures when the shell closes a duplicate, and again when the text is there
                 self._counters.add(
-                    saves=1, captured_bytes=captured.pending.header.bytes, changed_bytes=captured.kept_bytes
+                    saves=1, captured_bytes=captured.pending.header.bytes, changed_bytes=captured.changed_bytes
                 )
             log.info(
                 "%s version=%d changed=%d files=%d bytes=%d torn=%d flushed_ms=%.1f stalled_ms=%.1f",

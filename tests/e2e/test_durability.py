@@ -140,6 +140,22 @@ def test_a_touch_waits_while_too_much_is_pending_and_says_so_and_goes_on_when_th
 
 
 @pytest.mark.timeout(120)
+def test_holes_do_not_count_as_pending_bytes(mount: Mounts, outage: Outage) -> None:
+    mounted = mount(outage.url, max_pending_bytes=MIB, sync_timeout_s=1.0)
+    outage.begin()
+    with (mounted.root / "memmap").open("wb") as file:
+        file.seek(1 << 39)
+        file.write(b"x" * 10_000)
+        file.truncate(1 << 40)
+    os.link(mounted.root / "memmap", mounted.root / "another name")
+    assert mounted.save() == 1
+    assert 10_000 <= mounted.status()["pending_bytes"] < MIB
+    assert mounted.save() == 2
+    outage.end()
+    wait_until(lambda: is_durable(mounted, 2), 40, "version 2 is durable")
+
+
+@pytest.mark.timeout(120)
 def test_a_mount_with_a_waiting_touch_ends_in_time_and_the_touch_captures(mount: Mounts, outage: Outage) -> None:
     mounted = mount(outage.url, max_pending_bytes=MIB, drain_timeout_s=1.0)
     outage.begin()

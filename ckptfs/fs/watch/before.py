@@ -1,6 +1,8 @@
 """What a watch takes up from the one before: pending versions, and what its directory was."""
 
-from ckptfs.cache.pending import PendingVersion
+import os
+
+from ckptfs.cache.pending import PendingVersion, disk_bytes
 from ckptfs.capture.journal import JournalState
 from ckptfs.errors import NoSuchVersionError
 from ckptfs.format.manifest import LocalData, Tree
@@ -45,4 +47,6 @@ def base_tree(history: History, taken: Taken, state: JournalState | None) -> Tre
 def kept_bytes(pending: PendingVersion) -> int:
     """Return the local disk that a pending version keeps."""
     extents = (extent for entry in pending.part().entries for extent in entry.extents)
-    return sum(extent.size_bytes for extent in extents if isinstance(extent, LocalData))
+    # all names of a file have the same one
+    indices = {extent.index for extent in extents if isinstance(extent, LocalData)}
+    return sum(disk_bytes(os.stat(pending.data_path(index))) for index in indices)
