@@ -24,7 +24,16 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from ckptfs.cache.directory import CacheDirectory
-from ckptfs.errors import CkptfsError, ExhaustedError, MountError, StoreUnavailableError
+from ckptfs.errors import (
+    CkptfsError,
+    ExhaustedError,
+    MountError,
+    NoStoreError,
+    StoreAccessError,
+    StoreError,
+    StoreMissingError,
+    StoreUnavailableError,
+)
 from ckptfs.fs.mountpoint import OwnMount
 from ckptfs.fs.options import MountOptions
 from ckptfs.fs.transport.choice import connect, mount_of
@@ -48,8 +57,17 @@ _MOST_SAID_BYTES = 64 << 10
 _ENDED_BADLY = 70
 """Exit code of a server that an exception ended (sysexits.h: internal software error)."""
 
-_CAN_WAIT: dict[str, type[CkptfsError]] = {said.__name__: said for said in (StoreUnavailableError, ExhaustedError)}
+_PASSING: tuple[type[CkptfsError], ...] = (
+    StoreError,
+    StoreUnavailableError,
+    StoreAccessError,
+    StoreMissingError,
+    # where a filesystem is not mounted, what is below its mount point is no store
+    NoStoreError,
+    ExhaustedError,
+)
 """What does not keep a dead server's successor from going on later."""
+_CAN_WAIT = {said.__name__: said for said in _PASSING}
 
 Serve = Callable[[MountOptions, Callable[[CacheDirectory], None], Connection | None], int]
 
@@ -149,7 +167,7 @@ class Keeper:
                 time.sleep(pause_s)
             try:
                 return self._start_server()
-            except (StoreUnavailableError, ExhaustedError) as error:
+            except _PASSING as error:
                 log.warning("cannot go on with %s yet: %s", self._options.mountpoint, error.fact)
             except _KilledError as error:
                 killed += 1

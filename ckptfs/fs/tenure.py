@@ -79,7 +79,9 @@ class Tenure:
         self._options = options
         self.boot = boot_id()
         self._access = access_of(options, key, goes_on=lock_fd is not None)
-        self.store = open_store(options.store, create=True, server_encryption=server_encryption(options))
+        # to go on is to find it again: where its filesystem is not mounted now, nothing is made
+        is_new = lock_fd is None
+        self.store = open_store(options.store, create=is_new, server_encryption=server_encryption(options))
         self.cache = CacheDirectory(options.cache_dir / store_directory_name(self.store.url))
         self.cache.prepare(trusted=options.trust_cache_dir)
         if lock_fd is not None:

@@ -455,6 +455,31 @@ def test_an_fsync_of_the_marker_waits_on(mount: Mounts, tmp_path: Path) -> None:
     assert (state["version"], state["state"]) == (1, "durable")
 
 
+@pytest.mark.parametrize("is_mount_point", [False, True], ids=["directory gone", "mount point empty"])
+def test_a_store_whose_filesystem_is_not_mounted_is_waited_for(
+    mount: Mounts, tmp_path: Path, is_mount_point: bool
+) -> None:
+    mounted = mount()
+    (mounted.root / "file").write_bytes(b"data")
+    store = tmp_path / "store"
+    store.rename(tmp_path / "away")
+    if is_mount_point:
+        store.mkdir()
+    assert mounted.save() == 1
+    with (mounted.root / "file").open("r+b") as file:
+        mounted.kill_server()
+        # more often than a failure that does not pass is tried again
+        wait_until(lambda: mounted.log.count("cannot go on with ") > 5, 60, "it was tried again and again")
+        assert store.exists() == is_mount_point
+        if is_mount_point:
+            store.rmdir()
+        (tmp_path / "away").rename(store)
+        file.write(b"DATA")
+    mounted.sync()
+    assert (mounted.root / "file").read_bytes() == b"DATA"
+    assert mounted.save() == 2
+
+
 def test_a_touch_goes_on_and_makes_one_version(mount: Mounts) -> None:
     mounted = mount()
     (mounted.root / "file").write_bytes(b"data")
