@@ -236,6 +236,15 @@ class CacheDirectory:
         if durably:
             sync_path(self.root)
 
+    def read_lost(self) -> dict[str, str]:
+        """Return the last session's versions that can never enter history: commit ids, and why."""
+        lost = self.read_session().get("lost")
+        return lost if isinstance(lost, dict) else {}
+
+    def write_lost(self, lost: dict[str, str]) -> None:
+        """Say so of the present session's, for who looks here when it is over. Raises OSError."""
+        self.write_session({**self.read_session(), "lost": lost})
+
 
 def write_pid(lock_fd: int) -> None:
     """Write this process's pid into a lock file that it holds."""

@@ -47,6 +47,7 @@ class Kept:
     bytes: int
     """The sum of their sizes."""
     version: int | None = None
+    commit_id: str = ""
     note: Note = None
     elsewhere: int = 0
     """Files that it changed in name or attributes only: their bytes are those of an earlier version."""
@@ -76,14 +77,14 @@ def cache_directories(path: Path) -> list[CacheDirectory]:
 
 def list_kept(cache: CacheDirectory) -> list[Kept]:
     """Return what a store's cache directory keeps, oldest first."""
-    kept = [*_versions(cache.pending, "pending"), *_versions(cache.aside, "aside"), *_unsaved(cache.unsaved)]
-    kept += _unsaved_in_tree(cache)
+    kept = [*_pending(cache), *_versions(cache.aside, "aside"), *_unsaved(cache.unsaved), *_unsaved_in_tree(cache)]
     return sorted(kept, key=lambda each: each.time_ns)
 
 
-def list_pending_versions(cache: CacheDirectory) -> list[Kept]:
-    """Return the captured versions that are not durable yet, in any order."""
-    return list(_versions(cache.pending, "pending"))
+def list_left(cache: CacheDirectory) -> list[Kept]:
+    """Return what the last session has captured and the store does not have, in any order."""
+    lost = cache.read_lost()
+    return [*_pending(cache), *(each for each in _versions(cache.aside, "aside") if each.commit_id in lost)]
 
 
 def copy_out(kept: Kept, target: Path) -> None:
@@ -118,6 +119,13 @@ def _is_cache(cache: CacheDirectory) -> bool:
     return cache.pending.is_dir() and cache.aside.is_dir() and cache.unsaved.is_dir()
 
 
+def _pending(cache: CacheDirectory) -> Iterator[Kept]:
+    lost = cache.read_lost()
+    for each in _versions(cache.pending, "pending"):
+        # the next mount puts it there
+        yield replace(each, kind="aside") if each.commit_id in lost else each
+
+
 def _versions(root: Path, kind: KeptKind) -> Iterator[Kept]:
     for directory in root.iterdir():
         # drafts have none yet
@@ -141,6 +149,7 @@ def _versions(root: Path, kind: KeptKind) -> Iterator[Kept]:
             paths=tuple(entry.path for entry in local),
             bytes=sum(entry.size_bytes for entry in local),
             version=pending.version,
+            commit_id=pending.header.commit_id,
             note=pending.header.note,
             elsewhere=len(files) - len(local),
         )

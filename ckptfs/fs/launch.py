@@ -269,10 +269,10 @@ class _Service:
             self._mount.finish()
             return 0
         ending = self._mount.finish(self._stop_draining)
-        if ending.pending:
+        if ending.left:
             log.error(
                 "unmounted with %d version(s) not durable (%s): they are kept in %s, and %s",
-                ending.pending,
+                ending.left,
                 ending.reason,
                 self._mount.cache.root,
                 ending.outlook,

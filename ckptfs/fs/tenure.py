@@ -14,7 +14,7 @@ from typing import Any
 
 from ckptfs.cache.directory import CacheDirectory, CacheInUseError, boot_id, lock_is_free, store_directory_name
 from ckptfs.cache.durable import sync_path
-from ckptfs.cache.pending import list_pending, sync_pending
+from ckptfs.cache.pending import commit_ids, list_pending, sync_pending
 from ckptfs.crypto.secret import KeySource
 from ckptfs.errors import CkptfsError, HeldError
 from ckptfs.format.lease import LeaseRecord
@@ -41,16 +41,16 @@ _RELEASE_S = 5.0
 class Ending:
     """How a mount ended."""
 
-    pending: int
-    """Versions that are not durable and wait in the cache directory."""
+    left: int
+    """Versions that are not durable, and are kept in the cache directory."""
     reason: str = ""
-    is_fenced: bool = False
-    """Another writer took the store over."""
+    is_lost: bool = False
+    """One of them can never enter history, nor can those after it."""
 
     @property
     def outlook(self) -> str:
         """What becomes of those versions, for the log."""
-        if self.is_fenced:
+        if self.is_lost:
             return "they can never enter history; `ckptfs recover` lists them"
         return "the next mount, or watch, with this cache directory finishes them"
 
@@ -102,7 +102,7 @@ class Tenure:
         self.last_epoch: int | None = session.get("epoch")
         """Of that session; None if there was none."""
         # who takes over does not wait for the disk: the epoch is the one that is there
-        self._write_session(durably=lock_fd is None)
+        self._write_session(self.cache.read_lost() if lock_fd is not None else {}, durably=lock_fd is None)
         # again: one that was still starting when its mount process died, and found the old session
         self.cache.stop_upload_process()
 
@@ -176,7 +176,7 @@ class Tenure:
         host, pid = self.holder.host, self.holder.pid
         pin(self.history, version, base, Retry(), epoch=self.writer.epoch, host=host, pid=pid)
 
-    def _write_session(self, *, durably: bool) -> None:
+    def _write_session(self, lost: dict[str, str], *, durably: bool) -> None:
         self.cache.write_session(
             {
                 "store": self.store.url,
@@ -197,6 +197,7 @@ class Tenure:
                 "machine": self.holder.machine,
                 "lock": self.holder.lock,
                 "lock_id": self.holder.lock_id,
+                "lost": lost,
             },
             durably=durably,
         )
@@ -228,8 +229,9 @@ class Tenure:
 
 
 def take_left(cache: CacheDirectory) -> int:
-    """Count the versions that stay pending, and make them outlive a restart of the machine."""
+    """Count the versions that are not durable, and make those that are pending outlive a restart of the machine."""
     left = list_pending(cache.pending)
+    aside = cache.read_lost().keys() & commit_ids(cache.aside)
     try:
         for pending in left:
             sync_pending(pending)
@@ -238,4 +240,4 @@ def take_left(cache: CacheDirectory) -> int:
             sync_path(cache.root)
     except OSError:
         log.exception("could not sync what is left pending_versions=%d", len(left))
-    return len(left)
+    return len(left) + len(aside)

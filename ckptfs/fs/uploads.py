@@ -93,6 +93,8 @@ class Uploads:
                 state.state, state.error = "failed", self._fenced
             self._waiting[state.version] = self._newest = state
             self._changed.notify_all()
+        if self._fenced is not None:
+            self._write_lost({"event": "fenced", "error": self._fenced})
 
     def withdrawn(self, version: int) -> None:
         """The newest version, whose touch went on, is none after all."""
@@ -264,6 +266,19 @@ class Uploads:
         if self._fenced is not None:
             raise FencedError(self._fenced)
 
+    def _write_lost(self, event: dict[str, Any]) -> None:
+        """Write down, before anybody is told, which versions can never enter history: who looks later finds them so."""
+        lost = {}
+        for state in self.waiting():
+            if event["event"] == "fenced" or state.version == event["version"]:
+                lost[state.commit_id] = str(event["error"])
+            elif state.state == "failed":
+                lost[state.commit_id] = state.error or ""
+        try:
+            self._cache.write_lost(lost)
+        except OSError as error:
+            log.warning("could not write down what is lost versions=%d error=%r", len(lost), str(error))
+
     def _catch_up(self) -> None:
         """Learn what a process that died could not say any more: a version leaves pending/ durable, or for aside/."""
         # in this order: what is captured between the two is in pending/ for certain
@@ -282,6 +297,8 @@ class Uploads:
 
     def _handle(self, event: dict[str, Any]) -> None:
         name, version = event["event"], event.get("version", 0)
+        if name in ("fenced", "failed"):
+            self._write_lost(event)
         with self._changed:
             state = self._waiting.get(version)
             if name == "fenced":

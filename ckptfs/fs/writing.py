@@ -139,4 +139,4 @@ class WritingMount:
         self._tenure.release(is_fenced=is_fenced)
         self._parts.journal.close()
         self._tenure.cache.unlock()
-        return Ending(left, reason, is_fenced)
+        return Ending(left, reason, self._parts.uploads.failed is not None)

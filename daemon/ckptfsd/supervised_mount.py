@@ -24,7 +24,7 @@ from ckptfs import logs
 from ckptfs.cache.directory import CacheDirectory, store_directory_name
 from ckptfs.errors import CkptfsError, MountError
 from ckptfs.fs import supervised
-from ckptfs.fs.kept import Kept, list_kept
+from ckptfs.fs.kept import Kept, list_left
 from ckptfs.fs.keys import KEY_VARIABLE
 from ckptfs.fs.mountpoint import detach, is_mounted
 from ckptfs.fs.options import MountOptions
@@ -371,9 +371,8 @@ def _cache_of(options: MountOptions) -> Path | None:
 
 
 def _left(cache: Path | None) -> Left:
-    kept: list[Kept] = list_kept(CacheDirectory(cache)) if cache is not None else []
-    pending = [each for each in kept if each.kind == "pending"]
-    return Left(len(pending), sum(each.bytes for each in pending), cache)
+    kept: list[Kept] = list_left(CacheDirectory(cache)) if cache is not None else []
+    return Left(len(kept), sum(each.bytes for each in kept), cache)
 
 
 async def _first(ended: "asyncio.Future[Any]", news: asyncio.Event) -> None:

@@ -194,7 +194,7 @@ def test_a_writer_that_was_taken_over_can_save_no_more_and_what_it_had_captured_
     # it is a filesystem still
     (old.root / "after.bin").write_bytes(b"written after the takeover")
     assert (old.root / "late.bin").read_bytes() == b"captured and never committed"
-    assert [each["kind"] for each in ckptfs("recover", old.root, "--json").json] == ["pending"]
+    assert [each["kind"] for each in ckptfs("recover", old.root, "--json").json] == ["aside"]
     run = ckptfs("umount", old.root)
     assert_failed(
         run, f"1 version (28 B) is not durable: file://{mount.directory}/store was taken over", "`ckptfs recover"
@@ -214,6 +214,33 @@ def test_a_writer_that_was_taken_over_can_save_no_more_and_what_it_had_captured_
     assert late.read_bytes() == b"captured and never committed"
     assert again.save() == 3
     again.sync()
+
+
+def test_unmounting_tells_of_a_version_that_was_put_aside_already(mount: Mounts) -> None:
+    # the lease is not renewed before the upload goes on: the uploader meets the other's version first
+    old = mount(lease_s=300)
+    touch(old.root)
+    old.sync()
+    upload_pid = old.upload_pid()
+    assert upload_pid is not None
+    store, away = mount.directory / "store", mount.directory / "away"
+    store.rename(away)
+    (old.root / "late.bin").write_bytes(b"captured and never committed")
+    touch(old.root, "late")
+    wait_until(lambda: old.status()["error"] is not None, 60, "it was tried, and will ask for the newest again")
+    os.kill(upload_pid, signal.SIGSTOP)
+    away.rename(store)
+    new = mount(name="second", cache="cache-2", takeover=True)
+    touch(new.root, "new")
+    new.sync()
+    os.kill(upload_pid, signal.SIGCONT)
+    wait_until(lambda: old.marker()["state"] == "failed", 60, "the version is lost")
+    assert list((old.cache / "aside").iterdir())
+    assert_failed(
+        ckptfs("umount", old.root), "1 version (28 B) is not durable: version 2 cannot follow", "`ckptfs recover"
+    )
+    assert "can never enter history" in old.log
+    assert old.wait() == 1
 
 
 def test_a_writer_that_was_stopped_during_the_takeover_commits_nothing_when_it_goes_on(mount: Mounts) -> None:

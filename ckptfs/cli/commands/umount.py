@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -21,9 +21,6 @@ from ckptfs.errors import InvalidInputError, MountError, NotDurableError
 from ckptfs.mount_table import real_mountpoint
 from ckptfs.units import format_size
 from ckptfs.watch_table import Watched, watch_at
-
-if TYPE_CHECKING:
-    from ckptfs.fs.kept import Kept
 
 _POLL_MS = 200
 # a process that has nothing to upload ends within a second; one that is ending already is not hurt by being told again
@@ -77,8 +74,7 @@ def command(mountpoint: Path) -> None:
         unmount(place)
     if process_fd is not None:
         wait_for_end(process_fd, keeper_fd, lambda: _count_pending(cache))
-    left = _pending(cache)
-    _tell(place, len(left), sum(kept.bytes for kept in left), cache, fenced=status.get("fenced"))
+    _tell_left(place, cache)
 
 
 def _end_watch(watched: Watched) -> None:
@@ -90,9 +86,7 @@ def _end_watch(watched: Watched) -> None:
         return
     cache = Path(status["cache"])
     wait_for_end(end_watch(watched), None, lambda: _count_pending(cache))
-    left = _pending(cache)
-    size_bytes = sum(kept.bytes for kept in left)
-    _tell(watched.directory, len(left), size_bytes, cache, done="ended the watch of", fenced=status.get("fenced"))
+    _tell_left(watched.directory, cache, done="ended the watch of")
 
 
 def _stop(daemon: DaemonSocket, kept: dict[str, Any]) -> None:
@@ -102,6 +96,19 @@ def _stop(daemon: DaemonSocket, kept: dict[str, Any]) -> None:
     _tell(left["mountpoint"], left["left_versions"], left["left_bytes"], left["cache"])
 
 
+def _tell_left(place: Path, cache: Path | None, *, done: str = "unmounted") -> None:
+    """Say what the mount or watch has left, as _tell does."""
+    from ckptfs.cache.directory import CacheDirectory
+    from ckptfs.fs.kept import list_left
+
+    if cache is None:
+        _tell(place, 0, 0, cache, done=done)
+        return
+    left = list_left(CacheDirectory(cache))
+    lost = next(iter(CacheDirectory(cache).read_lost().values()), None)
+    _tell(place, len(left), sum(kept.bytes for kept in left), cache, done=done, lost=lost)
+
+
 def _tell(
     place: Path | str,
     versions: int,
@@ -109,17 +116,14 @@ def _tell(
     cache: Path | str | None,
     *,
     done: str = "unmounted",
-    fenced: str | None = None,
+    lost: str | None = None,
 ) -> None:
-    """Say that it is unmounted. Raises NotDurableError: Versions are left."""
+    """Say that it is unmounted. Raises NotDurableError: Versions are left, and why if they can never enter history."""
     if versions:
         what, are = ("1 version", "is") if versions == 1 else (f"{versions} versions", "are")
         fact = f"{done} {place}, but {what} ({format_size(size_bytes)}) {are} not durable"
-        if fenced:
-            # the next mount cannot finish them: somebody else's versions come first
-            raise NotDurableError(
-                f"{fact}: {fenced}", hint=f"they stay in {cache}; `ckptfs recover {cache}` lists them"
-            )
+        if lost:
+            raise NotDurableError(f"{fact}: {lost}", hint=f"they stay in {cache}; `ckptfs recover {cache}` lists them")
         raise NotDurableError(
             fact, hint=f"they stay in {cache}; the next mount with this cache directory finishes them"
         )
@@ -186,19 +190,14 @@ def wait_for_end(process_fd: int, keeper_fd: int | None, count_left: Callable[[]
         end.poll(1000 * _ENDING_S)
 
 
-def _pending(cache: Path | None) -> "list[Kept]":
-    from ckptfs.cache.directory import CacheDirectory
-    from ckptfs.fs.kept import list_pending_versions
-
-    return list_pending_versions(CacheDirectory(cache)) if cache is not None else []
-
-
 def _count_pending(cache: Path | None) -> int:
-    """As many as `_pending` has, by their names: their manifests are not for reading five times a second."""
+    """Count what may still become durable, by names: manifests are not for reading five times a second."""
     from ckptfs.cache.directory import CacheDirectory
     from ckptfs.cache.pending import pending_numbers
 
+    if cache is None or CacheDirectory(cache).read_lost():
+        return 0
     try:
-        return len(pending_numbers(CacheDirectory(cache).pending)) if cache is not None else 0
+        return len(pending_numbers(CacheDirectory(cache).pending))
     except FileNotFoundError:
         return 0

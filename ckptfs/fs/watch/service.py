@@ -70,14 +70,14 @@ def keep_watching(
             options.mountpoint,
         )
     ending = watch.finish(stop_draining)
-    if ending.pending:
+    if ending.left:
         log.error(
             "ended with %d version(s) not durable (%s): they are kept in %s, and %s",
-            ending.pending,
+            ending.left,
             ending.reason,
             watch.cache.root,
             ending.outlook,
         )
     else:
         log.info("ended directory=%s", options.mountpoint)
-    return 1 if ending.pending or watch.is_lost else 0
+    return 1 if ending.left or watch.is_lost else 0

@@ -367,7 +367,7 @@ class Watch:
         self._marker.remove()
         self._restore_marker.remove()
         self._cache.unlock()
-        return Ending(left, reason, is_fenced)
+        return Ending(left, reason, self._uploads.failed is not None)
 
 
 def _explained(error: OSError, cache: CacheDirectory) -> tuple[str, str | None]:
