@@ -309,7 +309,9 @@ def test_a_cache_directory_that_can_no_longer_be_written(mount: Mounts, small_di
     mounted.save()
     mounted.sync()
     mounted.unmount()
-    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True, timeout=30)
+    remount = ["mount", "-o", "remount,ro", os.fspath(small_disk)]
+    # what belonged to the mount ends a moment after it
+    wait_until(lambda: subprocess.run(remount, check=False).returncode == 0, 60, "nobody has a file open for writing")
     arguments = ("--cache-dir", str(small_disk / "cache"))
     mount_fails(mount, "Read-only file system", "choose another with --cache-dir", arguments=arguments)
     mount_fails(mount, "Read-only file system", "nothing can be written", arguments=(*arguments, "--read-only"))
