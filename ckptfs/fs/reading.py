@@ -24,7 +24,7 @@ from ckptfs.fs.options import MountOptions, access_of
 from ckptfs.fs.replacement import unserved
 from ckptfs.fs.transport.choice import Transport
 from ckptfs.fs.transport.handover import Connection
-from ckptfs.fs.tree_view import TreeView
+from ckptfs.fs.tree_view import TreeView, owners_for
 from ckptfs.fs.version_state import VersionState
 from ckptfs.fs.versions_directory import VersionsDirectory
 from ckptfs.store.open import open_store
@@ -66,6 +66,7 @@ class ReadingMount:
         kept, self._history = through_kept(history, objects, check=not goes_on)
         self._queue = FetchQueue(Fetcher(self._store, workers=1), explain=self._explain)
         self._missing = Missing(self._history)
+        self._owners = owners_for(allow_other=options.allow_other)
         self._error: str | None = None
         self._follow_error: str | None = None
         """Why it does not see now whether there is a newer version."""
@@ -78,7 +79,7 @@ class ReadingMount:
         self._evictor = Evictor(self._cache, options.cache_size_bytes, self._contents, self._queue, sweep=sweep)
         self._queue.make_room = self._evictor.make_room
         self._prefetching: Prefetch | None = None
-        self._versions = VersionsDirectory(self._history, self._contents)
+        self._versions = VersionsDirectory(self._history, self._contents, self._owners)
         self._over = threading.Event()
         self._transport: Transport | None = None
         if connection is not None and goes_on:
@@ -171,12 +172,12 @@ class ReadingMount:
                 return record, self._make_view(record)
             except NoSuchVersionError:
                 log.warning("knows no names of a pruned version version=%d error=%r", number, error.fact)
-                return record, TreeView({}, number, self._contents, is_shown=True)
+                return record, TreeView({}, number, self._contents, is_shown=True, owners=self._owners)
 
     def _make_view(self, record: CommitRecord | None) -> TreeView:
         # the root of an empty store is an empty directory
         tree, version = (self._history.tree(record), record.version) if record else ({}, 0)
-        return TreeView(tree, version, self._contents, on_read=self._order.read, is_shown=True)
+        return TreeView(tree, version, self._contents, on_read=self._order.read, is_shown=True, owners=self._owners)
 
     def _say_shown(self) -> None:
         """Tell whoever takes over."""

@@ -40,12 +40,35 @@ def is_shown(inode: int) -> bool:
     return inode >= _FIRST_INODE + _VERSIONS * _INODES_OF_VERSION
 
 
+Owners = Callable[[Entry], tuple[int, int]]
+"""User and group that an entry is shown as belonging to."""
+
+
+def recorded_owners(entry: Entry) -> tuple[int, int]:
+    """Return whom the version says that it belongs to."""
+    return entry.uid, entry.gid
+
+
+def owners_for(*, allow_other: bool) -> Owners:
+    """Return whom files of versions belong to in a mount of this process.
+
+    Where an ordinary user lets nobody else in, to that user, as what this user restores does (transfer/attributes.py):
+    who may read the store is not to be kept from a file of mode 0600 that somebody else, or this user elsewhere, saved.
+    """
+    user, group = os.geteuid(), os.getegid()
+    if allow_other or user == 0:
+        return recorded_owners
+    groups = {group, *os.getgroups()}
+    return lambda entry: (user, entry.gid if entry.gid in groups else group)
+
+
 class TreeView:
     """A version's names, attributes and files. Paths are relative to the version's root, which is b"".
 
     Args:
         on_read: Told of the path of each file that is opened.
         is_shown: It is the tree of a mount; not below `.versions`.
+        owners: Whom entries belong to.
     """
 
     def __init__(
@@ -56,11 +79,13 @@ class TreeView:
         on_read: Callable[[bytes], None] = lambda path: None,
         *,
         is_shown: bool = False,
+        owners: Owners = recorded_owners,
     ) -> None:
         self.tree = tree
         self.version = version
         self._contents = contents
         self._on_read = on_read
+        self._owners = owners
         self._children: dict[bytes, list[bytes]] = {path: [] for path, e in tree.items() if e.kind is Kind.DIRECTORY}
         self._children.setdefault(b"", [])
         self._inodes: dict[bytes, int] = {}
@@ -102,13 +127,14 @@ class TreeView:
             nlink = 2 + sum(
                 self.tree[path + b"/" + name if path else name].kind is Kind.DIRECTORY for name in self._children[path]
             )
+        uid, gid = self._owners(entry)
         data_bytes = sum(extent.size_bytes for extent in entry.extents if isinstance(extent, Chunk))
         return Attributes(
             ino=self._inodes[path],
             mode=kind_format(entry.kind) | entry.mode,
             nlink=nlink,
-            uid=entry.uid,
-            gid=entry.gid,
+            uid=uid,
+            gid=gid,
             size_bytes=entry.size_bytes,
             blocks=-(-data_bytes // 512),
             rdev=entry.rdev,

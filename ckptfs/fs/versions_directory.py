@@ -17,7 +17,7 @@ from ckptfs.format.commit import CommitRecord
 from ckptfs.fs.attributes import Attributes, Listed
 from ckptfs.fs.handles import ViewHandle
 from ckptfs.fs.hydration.contents import ContentCache
-from ckptfs.fs.tree_view import TreeView, is_shown, root_inode, version_of
+from ckptfs.fs.tree_view import Owners, TreeView, is_shown, recorded_owners, root_inode, version_of
 from ckptfs.versions.history import LATEST, History
 
 # Trees that stay loaded: enough to compare a few versions, little against 100,000 files each
@@ -31,9 +31,10 @@ _FIRST_LINK_INODE = (1 << 62) - (1 << 33)
 class VersionsDirectory:
     """The content of `.versions`. Paths are relative to it: b"" is itself, b"41/model.pt" a file of version 41."""
 
-    def __init__(self, history: History, contents: ContentCache) -> None:
+    def __init__(self, history: History, contents: ContentCache, owners: Owners = recorded_owners) -> None:
         self._history = history
         self._contents = contents
+        self._owners = owners
         self._trees: OrderedDict[tuple[int, bool], TreeView] = OrderedDict()
         self._lock = threading.Lock()
         self._listed_s = float("-inf")
@@ -117,7 +118,7 @@ class VersionsDirectory:
                 self._trees.move_to_end(key)
                 return view
         record = self._history.version(number)
-        view = TreeView(self._history.tree(record), number, self._contents, is_shown=shown)
+        view = TreeView(self._history.tree(record), number, self._contents, is_shown=shown, owners=self._owners)
         with self._lock:
             self._trees[key] = view
             while len(self._trees) > _KEPT_TREES:

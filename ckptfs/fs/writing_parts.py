@@ -44,6 +44,7 @@ from ckptfs.fs.saver import LiveSaver
 from ckptfs.fs.tenure import Tenure
 from ckptfs.fs.transport.choice import OVERLAYFS, Transport, filesystem_type
 from ckptfs.fs.transport.handover import Connection
+from ckptfs.fs.tree_view import owners_for
 from ckptfs.fs.uploads import Uploads
 from ckptfs.fs.version_state import VersionState
 from ckptfs.fs.versions_directory import VersionsDirectory
@@ -115,7 +116,7 @@ class WritingParts:
                 self._take_root_attributes()
         doubt_after_restart(cache.contents, cache.contents_boot, self._boot)
         contents = ContentCache(cache.contents, self.queue)
-        self._versions = VersionsDirectory(self._history, contents)
+        self._versions = VersionsDirectory(self._history, contents, owners_for(allow_other=options.allow_other))
         self.order = ReadOrder(cache.read_order)
         self._open_files = OpenFiles(self.live, self._names, keeps_nameless=self._outlives, on_read=self.order.read)
         self.transport: Transport | None = None
