@@ -138,14 +138,17 @@ install-deps: $(VENV)/.test
 
 # the kernel's table calls the type fuse.ckptfs: umount(8) asks for a helper by that name
 install-mount-helper: $(VENV)/.demo
-	@mkdir -p $(DESTDIR)$(SBIN)
-	@for type in ckptfs fuse.ckptfs; do for what in mount umount; do \
-	    ln -sfn $(abspath $(BIN))/$$what.ckptfs $(DESTDIR)$(SBIN)/$$what.$$type && echo "$(DESTDIR)$(SBIN)/$$what.$$type"; done; done
+	@umask 022; mkdir -p "$(DESTDIR)$(SBIN)"
+	@case "$(BIN)" in /*) bin="$(BIN)";; *) bin="$(CURDIR)/$(BIN)";; esac; \
+	for type in ckptfs fuse.ckptfs; do for what in mount umount; do \
+	    ln -sfn "$$bin/$$what.ckptfs" "$(DESTDIR)$(SBIN)/$$what.$$type" && echo "$(DESTDIR)$(SBIN)/$$what.$$type"; done; done
 
-# a virtual environment of its own, that does not go when this directory does; configuration that is there is left alone
+# a virtual environment of its own, that does not go when this directory does; configuration that is there is left alone.
+# It is for all users, whatever the umask of who installs it; and names itself as it will be called, not below DESTDIR
 install-systemd:
-	@[ -x "$(DESTDIR)$(PREFIX)/bin/python" ] || "$$(scripts/python)" -m venv "$(DESTDIR)$(PREFIX)"
-	"$(DESTDIR)$(PREFIX)/bin/python" -m pip install --quiet --disable-pip-version-check --use-pep517 '.[daemon]'
+	@umask 022; [ -x "$(DESTDIR)$(PREFIX)/bin/python" ] || "$$(scripts/python)" -m venv "$(DESTDIR)$(PREFIX)"
+	umask 022; "$(DESTDIR)$(PREFIX)/bin/python" -m pip install --quiet --disable-pip-version-check --use-pep517 '.[daemon]'
+	@[ -z "$(DESTDIR)" ] || find "$(DESTDIR)$(PREFIX)/bin" -type f -exec sed -i '1s|^#!$(DESTDIR)$(PREFIX)/|#!$(PREFIX)/|' {} +
 	@install -d "$(DESTDIR)/usr/local/bin" "$(DESTDIR)$(UNITS)" "$(DESTDIR)/etc/ckptfs/conf.d" "$(DESTDIR)/usr/local/share/doc/ckptfs"
 	@for name in ckptfs ckptfsd mount.ckptfs umount.ckptfs; do ln -sfn "$(PREFIX)/bin/$$name" "$(DESTDIR)/usr/local/bin/$$name"; done
 	@$(MAKE) --no-print-directory --old-file=$(VENV)/.demo install-mount-helper BIN="$(PREFIX)/bin"

@@ -1,6 +1,7 @@
 """mount(8), umount(8) and /etc/fstab, with the helpers where they look for them."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -48,6 +49,19 @@ def shell(tmp_path: Path) -> Shell:
         return Run(done.returncode, done.stdout, done.stderr)
 
     return run
+
+
+def test_the_helpers_of_a_directory_with_a_space_in_its_name_are_linked_for_all_users(tmp_path: Path) -> None:
+    tree, sbin = tmp_path / "a tree", tmp_path / "a root" / "sbin"
+    tree.mkdir()
+    shutil.copy(Path(__file__).parents[2] / "Makefile", tree)
+    make = ["make", "install-mount-helper", "--old-file=.venv/.demo", f"DESTDIR={sbin.parent}"]
+    subprocess.run(make, cwd=tree, umask=0o077, check=True, timeout=60)
+    helpers = {"mount.ckptfs", "mount.fuse.ckptfs", "umount.ckptfs", "umount.fuse.ckptfs"}
+    assert {path.name for path in sbin.iterdir()} == helpers
+    for name in helpers:
+        assert os.readlink(sbin / name) == f"{tree}/.venv/bin/{name.replace('fuse.', '')}"
+    assert sbin.stat().st_mode & 0o777 == 0o755
 
 
 def test_mount_8_mounts_with_the_options_and_umount_8_waits_until_all_is_durable(shell: Shell, tmp_path: Path) -> None:
