@@ -45,7 +45,7 @@ class MountOptions:
     version: str | None = None
     """Read-only: a version number or tag instead of the newest."""
     follow: bool = False
-    """Read-only: move on to each new version."""
+    """Read-only: move on to each new version, or to where the tag moves."""
     trust_cache_dir: bool = False
     """Nobody else gets to `cache_dir`, whatever the permissions above it say: a volume of this container alone."""
     transport: str = "auto"
@@ -95,6 +95,11 @@ class MountOptions:
     def is_lent(self) -> bool:
         """True if somebody else mounts."""
         return self.fuse_fd is not None or self.fuse_socket is not None
+
+    @property
+    def moves_on(self) -> bool:
+        """True if what a read-only mount shows may become another version: a number names the same one for ever."""
+        return self.follow and not (self.version or "").isdecimal()
 
     @property
     def keeps_some(self) -> bool:

@@ -116,7 +116,7 @@ class ReadingMount:
     def beside(self) -> dict[str, Callable[[], None]]:
         """Return what is to run beside the transport when the mount is there, each in a thread of its own."""
         prefetch = {"prefetch": self._make_prefetch().run} if self._options.prefetch else {}
-        follow = {"follow": self._follow} if self._options.follow else {}
+        follow = {"follow": self._follow} if self._options.moves_on else {}
         return {"evictor": self._evictor.run, "tick": self._tick, **prefetch, **follow}
 
     def finish(self) -> None:
@@ -142,7 +142,7 @@ class ReadingMount:
             "transport": self._transport.name if self._transport is not None else None,
             "lent": self._options.is_lent,
             "read_only": True,
-            "follow": self._options.follow,
+            "follow": self._options.moves_on,
             "version": self._view.version,
             "newest": version_object(state) if state is not None else None,
             "pending": [],

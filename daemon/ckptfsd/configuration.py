@@ -73,8 +73,8 @@ def _mount_settings(name: str, entry: Any, *, verbose: bool) -> MountSettings:
     given = entry.model_dump()
     store, mountpoint, environment = given.pop("store"), given.pop("mountpoint"), given.pop("environment")
     given = {key: False if value is None and _is_flag(key) else value for key, value in given.items()}
-    if given.get("follow") and not given.get("read_only"):
-        raise InvalidInputError("follow goes with read-only")
+    if given.get("follow") and not (given.get("read_only") or given.get("version")):
+        raise InvalidInputError("follow goes with read-only or version")
     options = mount_command.mount_options(store, mountpoint, given, verbose=verbose)
     check(options)
     return MountSettings(name=name, options=options, environment=environment)

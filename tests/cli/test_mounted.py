@@ -18,7 +18,7 @@ from ckptfs.cli import progress
 from ckptfs.cli.commands import umount
 from ckptfs.mount_table import mount_at
 from tests.cli.scene import Run, StoreWithVersions, assert_failed, ckptfs
-from tests.mounting import check_apart
+from tests.mounting import check_apart, wait_until
 
 pytestmark = [
     pytest.mark.fuse,
@@ -288,3 +288,23 @@ def test_foreground_stays_tells_systemd_when_ready_and_ends_on_sigterm(place: Pl
     assert "Traceback" not in err
     assert mount_at(place.mountpoint) is None
     assert [row["version"] for row in ckptfs("log", place.url, "--json").json] == [1]
+
+
+def test_a_tag_is_followed_to_where_it_moves_and_a_number_stays_what_it_is(
+    place: Place, store: StoreWithVersions
+) -> None:
+    def mount(version: str) -> bool:
+        run = ckptfs(
+            *("mount", store.url, place.mountpoint, "--cache-dir", place.cache, "--version", version, "--follow")
+        )
+        assert run.code == 0, run.err
+        return bool(ckptfs("status", place.mountpoint, "--json").json["follow"])
+
+    assert ckptfs("tag", store.url, "1", "best").code == 0
+    assert mount("best")
+    assert (place.mountpoint / "a.bin").read_bytes() == b"a" * 1000
+    assert ckptfs("tag", store.url, "2", "best").code == 0
+    wait_until(lambda: (place.mountpoint / "a.bin").read_bytes() == b"A" * 1000, 60, "it shows version 2")
+    assert not (place.mountpoint / "d").exists()
+    assert ckptfs("umount", place.mountpoint).code == 0
+    assert not mount("2")

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 @click.argument("mountpoint", type=PATH)
 @click.option("--foreground", is_flag=True, help="Stay until it is unmounted.")
 @setting("--read-only", is_flag=True, help="Show the newest version; refuse changes.")
-@setting("--follow", is_flag=True, help="With --read-only: move on to each new version.")
+@setting(
+    "--follow",
+    is_flag=True,
+    help="With --read-only: move on to each new version; with --version: to where the tag moves.",
+)
 @click.option("--version", type=version, metavar="V", help="Show this version instead (a number or a tag), read-only.")
 @setting(
     "--cache-dir", type=PATH, help="Local data of all stores.  [default: /var/cache/ckptfs, of a user ~/.cache/ckptfs]"
@@ -103,8 +107,8 @@ def command(store: str, mountpoint: Path, foreground: bool, **settings: Any) -> 
 
     A store that does not exist yet is made. Programs see plain files; touching .save captures them all as one version.
     """
-    if settings["follow"] and not settings["read_only"]:
-        raise click.UsageError("--follow goes with --read-only")
+    if settings["follow"] and not (settings["read_only"] or settings["version"]):
+        raise click.UsageError("--follow goes with --read-only or --version")
     if settings["fuse_fd"] is not None and settings["fuse_socket"] is not None:
         raise click.UsageError("--fuse-fd and --fuse-socket exclude each other")
     key = given_key(settings.pop("key_file"), settings.pop("key_command"))
