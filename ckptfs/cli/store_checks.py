@@ -62,14 +62,18 @@ def _conditional_writes(store: "Store") -> Finding:
     result: Result = "fail"
     try:
         store.create(key, b"first")
-        try:
-            store.create(key, b"second")
-        except AlreadyExistsError:
-            result = "ok"
     except StoreAccessError as error:
+        # refused: there is nothing to delete
         return Finding(
             name, "warn", f"not known, for nothing may be written: {error.fact}", "enough for read-only mounts"
         )
+    except StoreError as error:
+        _forget(store, key)
+        return Finding(name, "fail", f"not known: {error.fact}", error.hint)
+    try:
+        store.create(key, b"second")
+    except AlreadyExistsError:
+        result = "ok"
     except StoreError as error:
         return Finding(name, "fail", f"not known: {error.fact}", error.hint)
     finally:
@@ -87,13 +91,24 @@ def _forget(store: "Store", key: str) -> None:
         logger.warning("left a scratch object behind key=%s error=%r", key, error.fact)
 
 
+def _future_store(store: "Store") -> Finding:
+    """Tell whether a place that is no store can become one."""
+    from ckptfs.versions.create import refuse_if_used
+
+    try:
+        refuse_if_used(store)
+    except CkptfsError as error:
+        return Finding("history", "fail", error.fact, error.hint)
+    return Finding("history", "ok", "no store there yet; the first read-write mount makes it")
+
+
 def _history(store: "Store", access: "StoreAccess") -> Iterator[Finding]:
     from ckptfs.versions.history import open_history
 
     try:
         newest = open_history(store, access.access()).newest()
     except NoStoreError:
-        yield Finding("history", "ok", "no store there yet; the first read-write mount makes it")
+        yield _future_store(store)
         return
     except CkptfsError as error:
         yield Finding("history", "fail", error.fact, error.hint)

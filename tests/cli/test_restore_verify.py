@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from ckptfs.cli.access import StoreAccess
+from ckptfs.cli.store_checks import check_store
+from ckptfs.errors import StoreAccessError
+from ckptfs.store.file import FileStore
 from tests.cli.scene import MTIME_NS, StoreWithVersions, assert_failed, ckptfs
 
 
@@ -143,3 +147,25 @@ def test_doctor_says_fail_and_what_to_do_for_a_store_that_is_not_there(tmp_path:
 def test_doctor_takes_a_place_that_is_to_become_a_store(tmp_path: Path) -> None:
     run = ckptfs("doctor", f"file://{tmp_path}", "--json")
     assert {each["check"]: each["fact"] for each in run.json}["history"].startswith("no store there yet")
+
+
+def test_doctor_does_not_take_a_store_that_lost_its_format_for_a_place_that_is_to_become_one(
+    store: StoreWithVersions,
+) -> None:
+    (store.directory / "format.json").unlink()
+    run = ckptfs("doctor", store.url)
+    assert_failed(run, "but no format.json: it is not a ckptfs store, or a damaged one", "needs its format.json back")
+
+
+def test_doctor_leaves_nothing_behind_where_nothing_may_be_written(
+    store: StoreWithVersions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(_store: FileStore, key: str, *_body: bytes) -> None:
+        raise StoreAccessError(f"cannot write {key}: Read-only file system")
+
+    for name in ("create", "delete"):
+        monkeypatch.setattr(FileStore, name, refuse)
+    findings = {found.check: found for found in check_store(store.url, StoreAccess(cache_dir=tmp_path))}
+    assert findings["conditional writes"].result == "warn"
+    assert findings["history"].result == "ok"
+    assert not caplog.records
