@@ -71,6 +71,13 @@ def version(value: str) -> str:
     return value
 
 
+def store_address(value: str) -> str:
+    """Return what was given for a STORE; an empty one, of a variable that is not set, is not the working directory."""
+    if not value.strip():
+        raise click.BadParameter("it is empty")
+    return value
+
+
 def setting(flag: str, **attributes: Any) -> Callable[[Any], Any]:
     """Return a decorator for an option that can also be set by CKPTFS_<NAME> and in the settings file."""
     name = flag.removeprefix("--").replace("-", "_")

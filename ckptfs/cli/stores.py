@@ -24,9 +24,10 @@ def store_url(argument: str) -> str:
         return argument
     mount = mount_at(Path(argument)) or watch_at(Path(argument))
     if mount is None:
+        here = Path(argument).absolute().as_uri()
         raise InvalidInputError(
             f"{argument} is neither a store's address nor a ckptfs mount",
-            hint=f"a store is s3://BUCKET/PREFIX or file:///DIRECTORY; a directory here is file://{Path(argument).absolute()}",
+            hint=f"a store is s3://BUCKET/PREFIX or file:///DIRECTORY; a directory here is {here}",
         )
     return mount.store
 

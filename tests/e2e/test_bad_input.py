@@ -444,6 +444,16 @@ def test_usage_errors_are_two_lines_and_exit_code_2(arguments: tuple[str, ...]) 
 @pytest.mark.parametrize(
     "arguments",
     [
+        ("mount", "", "/mnt"),
+        ("watch", "", "/mnt"),
+        ("log", ""),
+        ("show", "", "1"),
+        ("diff", "", "1", "2"),
+        ("restore", " ", "/mnt"),
+        ("tag", ""),
+        ("prune", "", "--keep-last", "1"),
+        ("verify", ""),
+        ("doctor", ""),
         ("mount", "file:///srv/store", ""),
         ("mount", "file:///srv/store", "/mnt", "--lease", "0"),
         ("mount", "file:///srv/store", "/mnt", "--lease", "2d"),

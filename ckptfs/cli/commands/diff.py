@@ -6,7 +6,7 @@ import click
 
 from ckptfs.cli.access import StoreAccess, access_options
 from ckptfs.cli.output import print_json, print_table, printable
-from ckptfs.cli.parameters import Command, json_option
+from ckptfs.cli.parameters import Command, json_option, store_address
 from ckptfs.cli.stores import opened_history
 from ckptfs.cli.versions import path_text
 from ckptfs.units import format_size
@@ -18,7 +18,7 @@ _SIGNS = {"added": "+", "removed": "-", "content": "~", "attributes": "="}
 
 
 @click.command("diff", cls=Command)
-@click.argument("store", metavar="STORE|MOUNTPOINT")
+@click.argument("store", type=store_address, metavar="STORE|MOUNTPOINT")
 @click.argument("a")
 @click.argument("b")
 @access_options

@@ -7,11 +7,11 @@ import click
 from ckptfs.cli.access import StoreAccess, access_options
 from ckptfs.cli.failures import FAILED, say_error
 from ckptfs.cli.output import print_json, printable
-from ckptfs.cli.parameters import Command, json_option
+from ckptfs.cli.parameters import Command, json_option, store_address
 
 
 @click.command("doctor", cls=Command)
-@click.argument("store", metavar="[STORE|MOUNTPOINT]", required=False)
+@click.argument("store", type=store_address, metavar="[STORE|MOUNTPOINT]", required=False)
 @access_options
 @json_option
 def command(store: str | None, as_json: bool, access: StoreAccess) -> int:

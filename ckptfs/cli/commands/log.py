@@ -4,14 +4,14 @@ import click
 
 from ckptfs.cli.access import StoreAccess, access_options
 from ckptfs.cli.output import local_time, note_text, print_json, print_table, printable
-from ckptfs.cli.parameters import Command, json_option
+from ckptfs.cli.parameters import Command, json_option, store_address
 from ckptfs.cli.stores import opened_history
 from ckptfs.cli.versions import tags_of, version_document
 from ckptfs.units import format_size
 
 
 @click.command("log", cls=Command)
-@click.argument("store", metavar="STORE|MOUNTPOINT")
+@click.argument("store", type=store_address, metavar="STORE|MOUNTPOINT")
 @click.option("-n", "--limit", type=click.IntRange(min=1), metavar="N", help="Show the newest N only.")
 @access_options
 @json_option

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ckptfs.cli.access import given_key, key_options, server_encryption
-from ckptfs.cli.parameters import PATH, Command, Invocation, duration, lease, setting, size, version
+from ckptfs.cli.parameters import PATH, Command, Invocation, duration, lease, setting, size, store_address, version
 from ckptfs.mount_table import real_mountpoint
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command("mount", cls=Command)
-@click.argument("store")
+@click.argument("store", type=store_address, metavar="STORE")
 @click.argument("mountpoint", type=PATH)
 @click.option("--foreground", is_flag=True, help="Stay until it is unmounted.")
 @setting("--read-only", is_flag=True, help="Show the newest version; refuse changes.")

@@ -8,7 +8,7 @@ import click
 
 from ckptfs.cli.access import StoreAccess, writing_access_options
 from ckptfs.cli.output import print_json
-from ckptfs.cli.parameters import Command, json_option
+from ckptfs.cli.parameters import Command, json_option, store_address
 from ckptfs.cli.progress import progress
 from ckptfs.cli.stores import opened_history
 from ckptfs.units import format_size
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command("prune", cls=Command)
-@click.argument("store", metavar="STORE|MOUNTPOINT")
+@click.argument("store", type=store_address, metavar="STORE|MOUNTPOINT")
 @click.option("--keep-last", type=click.IntRange(min=1), metavar="N", help="Keep the newest N versions.")
 @click.option(
     "--keep-daily",

@@ -9,7 +9,7 @@ import click
 from ckptfs.cli.access import StoreAccess, access_options
 from ckptfs.cli.commands.show import relative_path
 from ckptfs.cli.output import printable
-from ckptfs.cli.parameters import PATH, Command, version
+from ckptfs.cli.parameters import PATH, Command, store_address, version
 from ckptfs.cli.progress import progress
 from ckptfs.cli.stores import opened_history
 from ckptfs.errors import InvalidInputError
@@ -17,7 +17,7 @@ from ckptfs.units import format_size
 
 
 @click.command("restore", cls=Command)
-@click.argument("store", metavar="STORE|MOUNTPOINT")
+@click.argument("store", type=store_address, metavar="STORE|MOUNTPOINT")
 @click.argument("target", type=PATH)
 @click.argument("paths", nargs=-1, metavar="[PATH]...")
 @click.option(

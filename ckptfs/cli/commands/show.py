@@ -6,7 +6,7 @@ import click
 
 from ckptfs.cli.access import StoreAccess, access_options
 from ckptfs.cli.output import local_time, note_text, print_json, print_table, printable
-from ckptfs.cli.parameters import Command, json_option
+from ckptfs.cli.parameters import Command, json_option, store_address
 from ckptfs.cli.stores import opened_history
 from ckptfs.cli.versions import entry_document, mode_text, tags_of, version_document
 from ckptfs.errors import InvalidInputError
@@ -14,7 +14,7 @@ from ckptfs.units import format_size
 
 
 @click.command("show", cls=Command)
-@click.argument("store", metavar="STORE|MOUNTPOINT")
+@click.argument("store", type=store_address, metavar="STORE|MOUNTPOINT")
 @click.argument("version")
 @click.argument("path", required=False)
 @access_options

@@ -4,13 +4,13 @@ import click
 
 from ckptfs.cli.access import StoreAccess, writing_access_options
 from ckptfs.cli.output import print_json, print_table
-from ckptfs.cli.parameters import Command, json_option
+from ckptfs.cli.parameters import Command, json_option, store_address
 from ckptfs.cli.stores import opened_history
 from ckptfs.errors import InvalidInputError
 
 
 @click.command("tag", cls=Command)
-@click.argument("store", metavar="STORE|MOUNTPOINT")
+@click.argument("store", type=store_address, metavar="STORE|MOUNTPOINT")
 @click.argument("words", nargs=-1, metavar="[VERSION NAME]")
 @click.option("--delete", is_flag=True, help="Take the name away: tag STORE [VERSION] NAME --delete.")
 @click.option(

@@ -7,7 +7,7 @@ import click
 from ckptfs.cli.access import StoreAccess, access_options
 from ckptfs.cli.failures import FAILED, say_error
 from ckptfs.cli.output import print_json, printable
-from ckptfs.cli.parameters import Command, json_option, version
+from ckptfs.cli.parameters import Command, json_option, store_address, version
 from ckptfs.cli.progress import progress
 from ckptfs.cli.stores import opened_history
 from ckptfs.cli.versions import path_text
@@ -23,7 +23,7 @@ _REPAIR = "the next save of a mount that has the bytes stores them again"
 
 
 @click.command("verify", cls=Command)
-@click.argument("store", metavar="STORE|MOUNTPOINT")
+@click.argument("store", type=store_address, metavar="STORE|MOUNTPOINT")
 @click.option(
     "--version", "spec", type=version, metavar="V", help="Check this version only (a number, a tag or `latest`)."
 )

@@ -10,7 +10,7 @@ import click
 from ckptfs.cli.access import given_key, server_encryption
 from ckptfs.cli.commands.mount import command as mount_command
 from ckptfs.cli.commands.mount import mount_options, tell_ready
-from ckptfs.cli.parameters import PATH, Command, Invocation, setting
+from ckptfs.cli.parameters import PATH, Command, Invocation, setting, store_address
 
 _HELP = """Save and restore DIRECTORY, an ordinary directory, where FUSE is not allowed; return when it is ready.
 
@@ -76,7 +76,7 @@ command = Command(
     callback=_watch,
     help=_HELP,
     params=[
-        click.Argument(["store"]),
+        click.Argument(["store"], type=store_address, metavar="STORE"),
         click.Argument(["directory"], type=PATH),
         click.Option(["--foreground"], is_flag=True, help="Stay until it is ended."),
         *(param for param in mount_command.params if param.name in _SHARED),
