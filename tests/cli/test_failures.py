@@ -120,6 +120,23 @@ def test_an_interrupt_is_130_and_says_nothing() -> None:
     assert (program.returncode, err.strip()) == (130, b"")
 
 
+def test_an_interrupt_while_the_program_is_imported_is_130_and_says_nothing() -> None:
+    program = """
+import builtins
+import ckptfs.cli
+
+def interrupted(name, *arguments):
+    if name == "ckptfs.cli.application":
+        raise KeyboardInterrupt
+    return really(name, *arguments)
+
+really, builtins.__import__ = builtins.__import__, interrupted
+ckptfs.cli.main()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 def test_a_reader_that_went_away_is_no_error_to_report(store: StoreWithVersions) -> None:
     program = subprocess.Popen(
         [sys.executable, "-m", "ckptfs", "show", store.url, "3"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
