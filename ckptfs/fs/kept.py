@@ -242,14 +242,16 @@ def _copy_version(pending: PendingVersion, target: Path) -> None:
             if entry.kind is Kind.DIRECTORY:
                 made.add(entry.path)
                 writer.make_directory(entry)
-            elif entry.kind is not Kind.FILE:
+                continue
+            if entry.kind is Kind.FILE and not _is_local(entry):
+                continue
+            first = first_names.setdefault(entry.link_id, entry.path) if entry.link_id else entry.path
+            if first != entry.path:
+                writer.make_link(entry.path, first)
+            elif entry.kind is Kind.FILE:
+                _copy_file(writer, pending, entry)
+            else:
                 writer.make_node(entry)
-            elif _is_local(entry):
-                first = first_names.setdefault(entry.link_id, entry.path) if entry.link_id else entry.path
-                if first != entry.path:
-                    writer.make_link(entry.path, first)
-                else:
-                    _copy_file(writer, pending, entry)
         writer.finish()
 
 

@@ -1,11 +1,15 @@
 """recover lists and copies what a cache directory holds that is in no version."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ckptfs.cache.directory import CacheDirectory
+from ckptfs.cache.pending import write_seal
+from ckptfs.format.manifest import Entry, Kind, Part
+from ckptfs.format.part import encode_part
 from tests.cli.scene import MTIME_NS, assert_failed, capture, ckptfs
 
 
@@ -60,6 +64,24 @@ def test_copying_out_gives_the_bytes_and_times_and_leaves_what_is_kept(cache: Ca
     for name in contents:
         assert (tmp_path / "out" / name).stat().st_mtime_ns == MTIME_NS
     assert ckptfs("recover", cache.root, "--json").json == before
+
+
+def test_all_names_of_a_file_of_any_kind_come_out_as_names_of_one(tmp_path: Path) -> None:
+    cache = CacheDirectory(tmp_path / "cache" / "models-llama-0123456789ab")
+    cache.prepare()
+    root = Entry(path=b"", kind=Kind.DIRECTORY, mode=0o755)
+    fifo = Entry(path=b"fifo", kind=Kind.FIFO, mode=0o600, link_id=7)
+    link = Entry(path=b"link", kind=Kind.SYMLINK, mode=0o777, size_bytes=2, target=b"to", link_id=8)
+    entries = (root, *(replace(each, path=b"%s%d" % (each.path, name)) for each in (fifo, link) for name in (1, 2)))
+    directory = capture(cache.pending, 1, {}, before={}, note=None).directory
+    manifest = encode_part(Part(entries), local=True)
+    (directory / "manifest").write_bytes(manifest)
+    write_seal(directory, (directory / "version.json").read_bytes(), manifest)
+    assert ckptfs("recover", cache.root, "--copy-to", tmp_path / "out").code == 0
+    (out,) = (tmp_path / "out").iterdir()
+    for kind in ("fifo", "link"):
+        one, other = ((out / f"{kind}{name}").lstat() for name in (1, 2))
+        assert (one.st_ino, one.st_nlink) == (other.st_ino, 2)
 
 
 def test_copying_out_never_overwrites(cache: CacheDirectory, tmp_path: Path) -> None:
