@@ -5,6 +5,8 @@ import os
 from datetime import datetime
 from pathlib import Path
 
+import pytest
+
 from tests.cli.scene import StoreWithVersions, assert_failed, ckptfs
 
 
@@ -124,6 +126,14 @@ def test_a_place_that_is_no_store_is_one_error_with_a_hint(tmp_path: Path) -> No
     assert_failed(ckptfs("log", f"file://{tmp_path}/none"), f"{tmp_path}/none")
     assert_failed(ckptfs("log", "gs://bucket/x"), "gs:// is not a store", "s3://BUCKET/PREFIX or file:///DIRECTORY")
     assert_failed(ckptfs("log", tmp_path), "is neither a store's address nor a ckptfs mount", f"file://{tmp_path}")
+
+
+@pytest.mark.parametrize("words", ["log", "show 1", "diff 1 2", "tag", "prune --keep-last 1", "verify"])
+def test_what_fails_prints_no_document(words: str, tmp_path: Path) -> None:
+    command, *rest = words.split()
+    run = ckptfs(command, f"file://{tmp_path}", *rest, "--json")
+    assert run.out == ""
+    assert_failed(run, "is not a ckptfs store", "is the address right?")
 
 
 def test_a_damaged_commit_record_is_one_error_that_names_it(store: StoreWithVersions) -> None:
