@@ -51,6 +51,7 @@ _PORT_NAMES = (
 
 # 3.4 s on two cores, or 8 s when the volume server asks before the master is elected: it asks again every 5 s
 _START_TIMEOUT_S = 60.0
+_TRIES = 3
 
 
 class Identity(enum.Enum):
@@ -84,9 +85,10 @@ class SeaweedFS:
         self._directory = directory
         self._temporary: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._ports = dict(zip(_PORT_NAMES, _free_ports(len(_PORT_NAMES)), strict=True))
-        if s3_port:
-            self._ports["s3.port"] = s3_port
+        self._s3_port = s3_port
+        self._ports = self._choose_ports()
+        self._has_answered = False
+        """Its ports are known by now."""
 
     @property
     def endpoint(self) -> str:
@@ -123,11 +125,28 @@ class SeaweedFS:
     def start(self) -> None:
         """Start the server, or start it again on the same data and ports; returns when it answers.
 
+        The first time its ports are others if somebody took one meanwhile: it listens some seconds after they were
+        chosen.
+
         Raises:
             RuntimeError: It ended, or did not answer in time; the message ends with its last log lines.
         """
         if self._process is not None:
             raise RuntimeError(f"SeaweedFS runs already (pid {self._process.pid})")
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                self._start()
+                return
+            except RuntimeError:
+                if self._has_answered or not tries_left or "address already in use" not in self._log_tail():
+                    raise
+                self._ports = self._choose_ports()
+
+    def _choose_ports(self) -> dict[str, int]:
+        ports = dict(zip(_PORT_NAMES, _free_ports(len(_PORT_NAMES)), strict=True))
+        return ports | ({"s3.port": self._s3_port} if self._s3_port else {})
+
+    def _start(self) -> None:
         root = self._root()
         (root / "data").mkdir(parents=True, exist_ok=True)
         (root / "s3.json").write_text(json.dumps(_s3_configuration()))
@@ -149,6 +168,7 @@ class SeaweedFS:
         except BaseException:
             self.stop()
             raise
+        self._has_answered = True
 
     def _command(self, root: Path) -> list[str]:
         return [

@@ -1,6 +1,7 @@
 """The server that the other tests lean on: what is stored survives its being killed, and nothing stays behind."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,16 @@ def test_a_server_that_cannot_start_says_why(tmp_path: Path, monkeypatch: pytest
     server = SeaweedFS(tmp_path)
     with pytest.raises(RuntimeError, match="ended while starting"):
         server.start()
+
+
+def test_a_port_that_somebody_took_meanwhile_is_replaced(tmp_path: Path) -> None:
+    server = SeaweedFS(tmp_path)
+    chosen = server.endpoint
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", int(chosen.rpartition(":")[2])))
+        with server:
+            assert server.endpoint != chosen
+            server.create_bucket("models")
 
 
 def test_the_module_runs_a_server_until_it_is_told_to_stop_and_leaves_nothing_behind(tmp_path: Path) -> None:
