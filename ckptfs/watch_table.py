@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 from ckptfs.mount_table import mount_at
 
 STATUS = ".status"
-_MOST_BYTES = 1 << 20
+# 64 MiB: all versions that wait are in it, with their notes: 12 MB of one each second, when the store is away for a day
+_MOST_BYTES = 64 << 20
 
 
 class Watched(NamedTuple):

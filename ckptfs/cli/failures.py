@@ -19,6 +19,8 @@ _HINTS = {
     errno.EACCES: "run it as a user who may, or change the permissions",
     errno.EPERM: "run it as a user who may",
     errno.ENOSPC: "free some space there, or use another place",
+    errno.EAGAIN: "as many processes and threads run as may: end some, or raise `ulimit -u` or pids.max",
+    errno.EMFILE: "raise `ulimit -n`",
     errno.ENOTCONN: _GONE,
     errno.ECONNABORTED: _GONE,
 }

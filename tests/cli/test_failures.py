@@ -69,15 +69,25 @@ def test_one_of_our_errors_is_its_fact_and_its_hint(
     ]
 
 
+@pytest.mark.parametrize(
+    ("error", "fact", "hint"),
+    [
+        (
+            OSError(errno.ENOSPC, "whatever", "/full/disk"),
+            "/full/disk: No space left on device",
+            "free some space there",
+        ),
+        (OSError(errno.EAGAIN, "whatever", 7), "Resource temporarily unavailable", "as many processes and threads run"),
+    ],
+)
 def test_an_os_error_names_the_file_and_has_a_hint(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: OSError, fact: str, hint: str
 ) -> None:
-    fail_with(monkeypatch, OSError(errno.ENOSPC, "whatever", "/full/disk"))
+    fail_with(monkeypatch, error)
     assert application.run(["log"]) == 1
-    assert capsys.readouterr().err.splitlines() == [
-        "ckptfs: error: /full/disk: No space left on device",
-        "  hint: free some space there, or use another place",
-    ]
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == f"ckptfs: error: {fact}"
+    assert second.startswith(f"  hint: {hint}")
 
 
 def test_an_unexpected_exception_is_one_line_that_names_it(

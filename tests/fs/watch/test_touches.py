@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from ckptfs.client import watched
+from ckptfs.watch_table import watch_at
 from tests.fs.touching import ran
 from tests.mounting import wait_until
 from tests.watching import CONTROL, Watches, Watching
@@ -128,3 +129,11 @@ def test_an_upload_that_takes_long_is_waited_for_while_more_of_it_comes_into_the
     else:
         watched._wait_durable(tmp_path, 1)
         assert seconds == 200
+
+
+def test_a_watch_of_which_many_versions_wait_is_found(tmp_path: Path) -> None:
+    pending = [{"version": number, "note": "x" * 60_000} for number in range(1, 51)]
+    (tmp_path / ".status").write_text(json.dumps({"kind": "watch", "pid": 1, "store": "file:///s", "pending": pending}))
+    found = watch_at(tmp_path)
+    assert found is not None
+    assert found.directory == tmp_path
