@@ -21,6 +21,8 @@ class Row(NamedTuple):
     """`major:minor`."""
     kind: str
     source: str
+    options: str
+    """Of the filesystem, as it has them: `rw,user_id=1000,...`."""
 
 
 class Mount(NamedTuple):
@@ -36,13 +38,20 @@ def rows() -> Iterator[Row]:
     for line in _TABLE.read_text(errors="surrogateescape").splitlines():
         # 36 35 98:0 /root /mount/point options shared:1 - type source super-options
         before, _, after = line.partition(" - ")
-        fields, (kind, source) = before.split(" "), after.split(" ")[:2]
-        yield Row(_unescape(fields[4]), fields[2], kind, _unescape(source))
+        fields, (kind, source, options) = before.split(" "), after.split(" ")[:3]
+        yield Row(_unescape(fields[4]), fields[2], kind, _unescape(source), options)
 
 
 def mounts() -> list[Mount]:
     """Return the mounts of ckptfs, in the order of the table."""
     return [Mount(Path(row.mountpoint), row.source) for row in rows() if row.kind == FILESYSTEM_TYPE]
+
+
+def mounted_by(mountpoint: Path) -> int | None:
+    """Return the user for whom a filesystem of FUSE was mounted, None if there is no such mount."""
+    options = [row.options for row in rows() if row.mountpoint == os.fspath(mountpoint)]
+    found = re.search(r"\buser_id=(\d+)", options[-1]) if options else None
+    return int(found[1]) if found is not None else None
 
 
 def mount_at(path: Path) -> Mount | None:

@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 from ckptfs.errors import MountError
-from ckptfs.mount_table import FILESYSTEM_TYPE, rows
+from ckptfs.mount_table import FILESYSTEM_TYPE, mounted_by, rows
 
 _MNT_DETACH = 2
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REMOUNT, _MS_BIND = 1, 2, 4, 8, 32, 4096
@@ -101,17 +101,25 @@ def _unmount(mountpoint: Path, flags: int, option: str) -> None:
             return
         number = ctypes.get_errno()
         if number == errno.EBUSY:
-            raise MountError(
-                f"{mountpoint} is in use", hint=f"`fuser -vm {mountpoint}` lists the processes that use it"
-            )
+            raise _in_use(mountpoint)
         raise MountError(f"could not unmount {mountpoint}: {os.strerror(number)}")
     program = shutil.which("fusermount3") or shutil.which("fusermount")
     if program is None:
         raise MountError("neither fusermount3 nor fusermount is installed", hint="apt-get install fuse3")
-    result = subprocess.run([program, option, "--", str(mountpoint)], capture_output=True, text=True, check=False)
+    # it would say that it is not in the table of mounts: it looks for this user's alone
+    if mounted_by(mountpoint) not in (None, os.getuid()):
+        raise MountError(f"{mountpoint} was mounted by another user", hint="unmount it as that user, or as root")
+    command = [program, option, "--", str(mountpoint)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"LC_ALL": "C"})
     if result.returncode != 0:
         why = result.stderr.strip().rpartition(": ")[2] or f"exit code {result.returncode}"
+        if why == os.strerror(errno.EBUSY):
+            raise _in_use(mountpoint)
         raise MountError(f"could not unmount {mountpoint}: {why}")
+
+
+def _in_use(mountpoint: Path) -> MountError:
+    return MountError(f"{mountpoint} is in use", hint=f"`fuser -vm {mountpoint}` lists the processes that use it")
 
 
 def _answers(mountpoint: Path) -> bool:

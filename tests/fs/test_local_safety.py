@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from ckptfs.cli.mounts import ClosedMountError, read_control
+from ckptfs.errors import MountError
+from ckptfs.fs.mountpoint import unmount
 from tests.fs.system_calls import OWNER, User, call, in_child
 from tests.mounting import Mounts, touch
 
@@ -101,6 +103,19 @@ def test_nobody_else_enters_a_mount_that_was_not_opened_to_others(mount: Mounts)
     mounted.unmount()
     reader = mount(read_only=True)
     assert set(as_user(STRANGER, *looks(reader.root))) == {"EACCES"}
+
+
+def test_a_user_is_told_that_a_mount_is_somebody_elses_to_unmount(mount: Mounts) -> None:
+    mounted = mount(allow_other=True)
+
+    def fails() -> tuple[str, str | None]:
+        with pytest.raises(MountError) as caught:
+            unmount(mounted.root)
+        return caught.value.fact, caught.value.hint
+
+    (said,) = as_user(STRANGER, fails)
+    assert tuple(said) == (f"{mounted.root} was mounted by another user", "unmount it as that user, or as root")
+    assert os.path.ismount(mounted.root)
 
 
 def test_others_are_let_in_as_owners_and_modes_allow(mount: Mounts) -> None:
