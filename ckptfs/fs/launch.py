@@ -47,12 +47,14 @@ _LOOP_END_S = 2.0
 # lets a signal handler run even where a wait is not interrupted by one
 _LOOK_S = 1.0
 _FILE = "file://"
-_USELESS = {
-    errno.EFBIG: "its filesystem holds no such file, so",
-    errno.ENAMETOOLONG: "its filesystem holds no such file, so",
-    errno.EROFS: "nothing can be written there, so",
+_TOO_SMALL = "its filesystem holds no such file, so choose another directory with --cache-dir"
+_REMEDIES = {
+    errno.EFBIG: _TOO_SMALL,
+    errno.ENAMETOOLONG: _TOO_SMALL,
+    errno.EROFS: "nothing can be written there, so choose another directory with --cache-dir",
+    errno.EMFILE: "raise `ulimit -n`",
 }
-"""Why a cache directory is no use, where more room would not help."""
+"""For a cache directory that is no use, where more room would not help."""
 # 1,048,576: what Linux allows by default (fs.nr_open); where it is more, programs that close every number take minutes
 _MOST_FILES = 1 << 20
 
@@ -155,10 +157,10 @@ def serve(
         else:
             mount = WritingMount(options, connection, key)
     except OSError as error:
-        why = _USELESS.get(error.errno or 0, "free some space there, or")
+        remedy = "free some space there, or choose another directory with --cache-dir"
         raise CacheError(
             f"cannot use {error.filename or options.cache_dir}: {error.strerror}",
-            hint=f"{why} choose another directory with --cache-dir",
+            hint=_REMEDIES.get(error.errno or 0, remedy),
         ) from error
     return _Service(options, mount, ready, connection).run()
 

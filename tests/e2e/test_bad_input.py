@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from ckptfs.cli.application import run
-from ckptfs.errors import MountError
+from ckptfs.errors import CacheError, MountError
 from ckptfs.fs import launch
 from ckptfs.fs.options import MountOptions
 from ckptfs.fs.transport import choice, fusepy
@@ -315,6 +315,33 @@ def test_a_cache_directory_that_can_no_longer_be_written(mount: Mounts, small_di
     arguments = ("--cache-dir", str(small_disk / "cache"))
     mount_fails(mount, "Read-only file system", "choose another with --cache-dir", arguments=arguments)
     mount_fails(mount, "Read-only file system", "nothing can be written", arguments=(*arguments, "--read-only"))
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOSPC, "free some space there, or choose another directory with --cache-dir"),
+        (errno.EROFS, "nothing can be written there, so choose another directory with --cache-dir"),
+        (errno.EMFILE, "raise `ulimit -n`"),
+    ],
+)
+def test_what_keeps_a_cache_directory_from_being_used_has_its_remedy(
+    mount: Mounts, monkeypatch: pytest.MonkeyPatch, number: int, remedy: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number), "/cache/journal")
+
+    monkeypatch.setattr(launch, "WritingMount", fail)
+    place = mount.directory / "place"
+    place.mkdir()
+    options = MountOptions(store=mount.file_store, mountpoint=place, cache_dir=mount.directory / "cache")
+
+    def serve() -> tuple[str, str | None]:
+        with pytest.raises(CacheError) as caught:
+            launch.serve(options)
+        return caught.value.fact, caught.value.hint
+
+    assert tuple(in_child(serve)) == (f"cannot use /cache/journal: {os.strerror(number)}", remedy)
 
 
 @needs_root
