@@ -6,6 +6,9 @@ dot is no object: it is a temporary file, or the filesystem's own (`.nfs...` of 
 Who may read and write the directory may read and write the objects: they have its permissions, whatever the umask of
 the process that makes them. A directory that is made here is its owner's alone.
 
+Where the directory's filesystem is not mounted, the mount point is in its place, which anything could be written to: a
+directory that is not the one that was opened is the store only if it has the same format.json.
+
 On NFS another machine may list a new object late, by the attribute cache of directories (acdirmax, 60 s by default).
 create is right all the same: the server decides it.
 """
@@ -29,6 +32,8 @@ from ckptfs.errors import (
     StoreUnavailableError,
     UnsafeStoreError,
 )
+from ckptfs.format.header import MAX_SMALL_BYTES
+from ckptfs.format.keys import FORMAT_KEY
 from ckptfs.store import atomic
 from ckptfs.store.base import MAX_GET_BYTES, ObjectInfo
 from ckptfs.store.pace import Pace
@@ -63,6 +68,10 @@ class FileStore:
         self._root = os.fspath(directory)
         self._lock = threading.Lock()
         self._swept: set[str] = set()
+        self._known: tuple[int, int] | None = None
+        """Device and inode of the directory that is known to be the store."""
+        self._format: bytes | None = None
+        """Its format.json, once that was read or written."""
         with self._errors("open"):
             if create:
                 atomic.make_directories(self._root, _PRIVATE)
@@ -82,7 +91,9 @@ class FileStore:
                 raise CorruptObjectError(f"{self._name(key)} has {size_bytes} bytes, at most {most_bytes} are right")
             return _read_at(descriptor, 0, size_bytes)
 
-        return self._read(key, read)
+        body = self._read(key, read)
+        self._take_format(key, body)
+        return body
 
     def get_range(self, key: str, offset_bytes: int, size_bytes: int, *, may_end: bool = False) -> bytes:
         """Return exactly `size_bytes` bytes from an offset. Raises NotFoundError, CorruptObjectError."""
@@ -130,9 +141,9 @@ class FileStore:
         path = self._path(key)
         directory = os.path.dirname(path)
         with self._errors("write", key):
+            self._require_root()
             if not os.path.isdir(directory):
                 # the root itself is not made: it may be unmounted, also since it was looked at
-                self._require_root()
                 atomic.make_directories(directory, self._mode | stat.S_IRWXU, top=self._root)
             pieces = self._pace.pieces(body) if self._pace else [body]
             temporary = atomic.write_temporary(directory, pieces, (self._mode | stat.S_IRUSR | stat.S_IWUSR) & 0o666)
@@ -143,6 +154,13 @@ class FileStore:
                 atomic.discard(temporary)
             # without it a power cut could take back the name of an object that was reported as stored
             atomic.sync_directory(directory)
+        try:
+            self._require_root()
+        except OSError as error:
+            raise StoreUnavailableError(
+                f"cannot tell whether {self._name(key)} was written: {error.strerror}", hint=_HINT_DIRECTORY
+            ) from error
+        self._take_format(key, body)
 
     def _sweep_once(self, directory: str, temporary: str) -> None:
         """Sweep a directory, once in this object's life: it reads all its names."""
@@ -163,8 +181,10 @@ class FileStore:
         while limit is None or limit > 0:
             with self._errors("list", prefix):
                 row = next(found, None)
-            if row is None:
-                return
+                if row is None:
+                    # nothing, or no more, only if this is what was listed
+                    self._require_root()
+                    return
             yield row
             if limit is not None:
                 limit -= 1
@@ -240,7 +260,29 @@ class FileStore:
         status = os.stat(self._root)
         if not stat.S_ISDIR(status.st_mode):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), self._root)
+        found = (status.st_dev, status.st_ino)
+        if found != self._known:
+            if self._known is not None:
+                self._require_same_format()
+            self._known = found
         return stat.S_IMODE(status.st_mode)
+
+    def _require_same_format(self) -> None:
+        """Another directory is there now: the store's, mounted again or put back, or its mount point alone."""
+        try:
+            descriptor = os.open(self._path(FORMAT_KEY), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(errno.ENOENT, "another directory is in its place", self._root) from error
+        try:
+            body = _read_at(descriptor, 0, MAX_SMALL_BYTES)
+        finally:
+            os.close(descriptor)
+        if body != (self._format or body):
+            raise FileNotFoundError(errno.ENOENT, "another store is in its place", self._root)
+
+    def _take_format(self, key: str, body: bytes) -> None:
+        if key == FORMAT_KEY and self._format is None:
+            self._format = body
 
     @contextmanager
     def _errors(self, operation: str, key: str = "") -> Iterator[None]:

@@ -140,6 +140,27 @@ def test_a_touch_waits_while_too_much_is_pending_and_says_so_and_goes_on_when_th
 
 
 @pytest.mark.timeout(120)
+def test_nothing_becomes_durable_in_the_mount_point_of_a_store_that_is_not_mounted(mount: Mounts) -> None:
+    mounted = mount(sync_timeout_s=1.0)
+    (mounted.root / "model.bin").write_bytes(b"first")
+    assert mounted.save() == 1
+    wait_until(lambda: is_durable(mounted, 1), 60, "version 1 is durable")
+    store, away = mount.directory / "store", mount.directory / "away"
+    store.rename(away)
+    store.mkdir()
+    (mounted.root / "model.bin").write_bytes(b"second")
+    assert mounted.save() == 2
+    assert failed_sync(mounted)[0] == errno.EIO
+    wait_until(lambda: "another directory is in its place" in (mounted.status()["error"] or ""), 60, "it is said")
+    assert not list(store.iterdir())
+    store.rmdir()
+    away.rename(store)
+    wait_until(lambda: is_durable(mounted, 2), 60, "version 2 is durable")
+    run = ckptfs("verify", mount.file_store, "--read-data")
+    assert run.code == 0, run.out
+
+
+@pytest.mark.timeout(120)
 def test_holes_do_not_count_as_pending_bytes(mount: Mounts, outage: Outage) -> None:
     mounted = mount(outage.url, max_pending_bytes=MIB, sync_timeout_s=1.0)
     outage.begin()

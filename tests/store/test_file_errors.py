@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from ckptfs.errors import (
     StoreMissingError,
     StoreUnavailableError,
 )
+from ckptfs.store import atomic
 from ckptfs.store.base import Store
 from ckptfs.store.file import FileStore
 
@@ -103,6 +105,50 @@ def test_a_store_that_is_taken_away_just_before_it_is_written_to_is_not_made_aga
     with pytest.raises(StoreMissingError):
         store.put("p/deep/pack", b"x")
     assert not (tmp_path / "store").exists()
+
+
+def test_the_mount_point_of_a_store_that_is_not_mounted_is_not_the_store(tmp_path: Path) -> None:
+    root, away = tmp_path / "store", tmp_path / "elsewhere"
+    store = FileStore(root, create=True)
+    store.create("format.json", b"{}")
+    store.put("p/one", b"1")
+    root.rename(away)
+    root.mkdir()
+    for request in (
+        lambda: store.get("p/one"),
+        lambda: store.put("p/two", b""),
+        lambda: store.create("c/1", b""),
+        lambda: list(store.list("p/")),
+        lambda: store.delete("p/one"),
+    ):
+        with pytest.raises(StoreMissingError, match="another directory is in its place"):
+            request()
+    assert not list(root.iterdir())
+    # what is mounted there next is the store if it says so
+    (root / "format.json").write_bytes(b"{other}")
+    with pytest.raises(StoreMissingError, match="another store is in its place"):
+        store.create("c/1", b"")
+    shutil.copytree(away, root, dirs_exist_ok=True)
+    store.create("c/1", b"2")
+    assert (store.get("p/one"), store.get("c/1")) == (b"1", b"2")
+    assert [found.key for found in store.list("")] == ["c/1", "format.json", "p/one"]
+
+
+def test_whether_an_object_was_written_while_its_filesystem_went_is_not_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = FileStore(tmp_path / "store", create=True)
+    store.create("format.json", b"{}")
+    link = atomic.link
+
+    def link_and_lose(temporary: str, path: str) -> None:
+        link(temporary, path)
+        (tmp_path / "store").rename(tmp_path / "elsewhere")
+        shutil.copytree(tmp_path / "elsewhere" / "c", tmp_path / "store" / "c")
+
+    monkeypatch.setattr(atomic, "link", link_and_lose)
+    with pytest.raises(StoreUnavailableError, match=r"cannot tell whether .* was written"):
+        store.create("c/1", b"")
 
 
 @needs_root
