@@ -139,7 +139,8 @@ def test_what_fails_prints_no_document(words: str, tmp_path: Path) -> None:
 def test_a_damaged_commit_record_is_one_error_that_names_it(store: StoreWithVersions) -> None:
     newest = min((store.directory / "c").iterdir())
     newest.chmod(0o644)
-    newest.write_bytes(newest.read_bytes()[:-1] + b"\0")
+    body = newest.read_bytes()
+    newest.write_bytes(body[:-1] + bytes([body[-1] ^ 1]))
     assert_failed(ckptfs("log", store.url), f"c/{newest.name}", "ckptfs verify")
 
 

@@ -90,7 +90,8 @@ def test_what_verify_says_of_a_damaged_newest_record_brings_the_versions_before_
     store: StoreWithVersions, tmp_path: Path
 ) -> None:
     newest = min((store.directory / "c").iterdir())
-    newest.write_bytes(newest.read_bytes()[:-1] + b"\0")
+    body = newest.read_bytes()
+    newest.write_bytes(body[:-1] + bytes([body[-1] ^ 1]))
     run = ckptfs("verify", store.url, "--read-data")
     assert_failed(run, "1 fault in", f"without c/{newest.name}, the newest record")
     assert "--accept-rollback" in run.err

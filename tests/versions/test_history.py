@@ -203,7 +203,8 @@ def test_listing_reads_a_bounded_number_of_records_ahead() -> None:
 def test_a_damaged_record_is_named_by_every_question_that_needs_it() -> None:
     store = store_with(5)
     key = commit_key(4)
-    store.objects[key] = store.objects[key][:-1] + b"\0"
+    body = store.objects[key]
+    store.objects[key] = body[:-1] + bytes([body[-1] ^ 1])
     with pytest.raises(CorruptObjectError, match=key):
         fresh(store).record(4)
     with pytest.raises(CorruptObjectError, match=key):
