@@ -156,18 +156,19 @@ class Keeper:
             self._restart(cause, short_lives, pause_s)
 
     def _restart(self, cause: str, short_lives: int, pause_s: float) -> Path:
-        failures = killed = 0
+        failures = killed = waited = 0
         while True:
             handed_over = self._connection is not None and self._connection.ledger.is_usable
             how = "another takes over" if handed_over else "the kernel cannot be handed over, mounting again"
             log.warning("the server of %s was ended by %s: %s", self._options.mountpoint, cause, how)
             if not handed_over:
                 self._give_up_connection()
-            if short_lives > 1 or failures or killed:
+            if short_lives > 1 or failures or killed or waited:
                 time.sleep(pause_s)
             try:
                 return self._start_server()
             except _PASSING as error:
+                waited += 1
                 log.warning("cannot go on with %s yet: %s", self._options.mountpoint, error.fact)
             except _KilledError as error:
                 killed += 1
@@ -302,6 +303,8 @@ class Keeper:
                 # any child: in a container, the upload processes of dead servers become ours
                 pid, status = os.waitpid(-1, os.WNOHANG)
                 if pid == self._server:
+                    # its number may be another's from now on
+                    self._server = 0
                     return os.waitstatus_to_exitcode(status)
                 # it may be ending by itself, and its first thread be ahead of the others
                 if pid == 0 and not end.poll(_GRACE_MS if was_killed else _LOOK_MS) and was_killed:

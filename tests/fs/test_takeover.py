@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -615,3 +616,19 @@ def test_a_mount_that_would_keep_its_data_in_itself_is_refused(
     options = {name: value.format(tmp_path) for name, value in options.items()}
     with pytest.raises(MountFailedError, match="would be inside the mount"):
         mount(options.pop("store", None), **options)
+
+
+@pytest.mark.expects_errors
+def test_a_keeper_that_waits_for_a_store_rests_in_between_and_ends_when_it_is_told_to(mount: Mounts) -> None:
+    mounted = mount()
+    store = Path(mounted.store.removeprefix("file://"))
+    store.rename(store.with_name("away"))
+    mounted.kill_server()
+    wait_until(lambda: "cannot go on" in mounted.log, 30, "it waits")
+    time.sleep(2)
+    # every 0.2 s; without a rest every 4 ms
+    assert mounted.log.count("cannot go on") < 40
+    assert mounted.process is not None
+    mounted.process.send_signal(signal.SIGTERM)
+    assert mounted.process.wait(30) == 1
+    assert "Traceback" not in mounted.log
