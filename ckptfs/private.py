@@ -17,7 +17,20 @@ _MOST_LINKS = 40
 
 def write_private(path: Path, body: bytes) -> None:
     """Write a file that only its owner may read. Raises OSError."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    _write(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), body)
+
+
+def fill_private(path: str, body: bytes) -> None:
+    """Write a file that is empty, or not there. Raises OSError.
+
+    It is not truncated: ext4 brings to the disk what was truncated when it is closed, and closing waits
+    for that (ext4(5), auto_da_alloc).
+    """
+    _write(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), body)
+
+
+def _write(fd: int, body: bytes) -> None:
+    """Write to a descriptor, and close it."""
     try:
         rest = memoryview(body)
         while rest:

@@ -25,10 +25,11 @@ from ckptfs.format.manifest import Part
 from ckptfs.format.part import decode_part, encode_part
 from ckptfs.format.pending import PendingHeader, decode_pending, encode_pending
 from ckptfs.hashing import hash_bytes
-from ckptfs.private import write_private
+from ckptfs.private import fill_private, write_private
 from ckptfs.small_files import read_small
 
-_NAME = re.compile(r"(\d{10})\.(\d{4})(\.open)?")
+_OPEN = ".open"
+_NAME = re.compile(rf"(\d{{10}})\.(\d{{4}})({re.escape(_OPEN)})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class PendingVersion:
     @property
     def is_open(self) -> bool:
         """True while the touch that made it goes on."""
-        return self.directory.suffix == ".open"
+        return self.directory.name.endswith(_OPEN)
 
     def part(self) -> Part:
         """Return what changed since the version before, with local extents. Raises CorruptObjectError."""
@@ -84,17 +85,19 @@ def write_pending(
         OSError: The disk is full or failing; the draft is left to the caller.
     """
     manifest, version = encode_part(part, local=True), encode_pending(header)
-    write_private(draft / "manifest", manifest)
-    write_private(draft / "version.json", version)
+    # plain strings: pathlib would take a tenth of a small capture
+    fill_private(f"{draft}/manifest", manifest)
+    fill_private(f"{draft}/version.json", version)
     write_seal(draft, version, manifest)
-    directory = pending_root / f"{header.version:010d}.{generation:04d}.open"
-    draft.rename(directory)
+    directory = pending_root / f"{header.version:010d}.{generation:04d}{_OPEN}"
+    os.rename(draft, directory)
     return PendingVersion(directory, generation, header)
 
 
 def write_seal(directory: Path, version: bytes, manifest: bytes) -> None:
     """Write down the hash of a version's description, so that damage to it is found. Raises OSError."""
-    write_private(directory / "seal", _seal_of(version, manifest))
+    # as long as any that is there
+    fill_private(f"{directory}/seal", _seal_of(version, manifest))
 
 
 def check_seal(directory: Path, version: bytes, manifest: bytes) -> None:
@@ -115,8 +118,8 @@ def close_pending(pending: PendingVersion) -> PendingVersion:
     """Hand an open version to the upload process."""
     if not pending.is_open:
         return pending
-    closed = pending.directory.with_suffix("")
-    pending.directory.rename(closed)
+    closed = pending.directory.with_name(pending.directory.name[: -len(_OPEN)])
+    os.rename(pending.directory, closed)
     return PendingVersion(closed, pending.generation, pending.header)
 
 

@@ -10,7 +10,6 @@ import secrets
 import shutil
 import threading
 from collections import deque
-from collections.abc import Callable
 from pathlib import Path
 
 from ckptfs.cache.directory import empty_directory
@@ -19,7 +18,7 @@ from ckptfs.cache.pending import make_draft
 # what a training step saves as a rule: a model, an optimizer, a state
 _FILES = 4
 
-# So that what was taken is put to use first, which somebody waits for
+# So that what somebody waits for is done first
 _AFTER_S = 0.005
 
 
@@ -38,17 +37,24 @@ class Spares:
         self._root = root
         self._files: deque[Path] = deque()
         self._drafts: deque[Path] = deque()
-        self._taken = threading.Event()
+        self._wanted = threading.Event()
         self._ends = threading.Event()
         empty_directory(root)
 
     def take_file(self) -> Path:
         """Return an empty file that only its owner may read. Raises OSError."""
-        return self._take(self._files, self._make_file)
+        try:
+            return self._files.popleft()
+        except IndexError:
+            self.refill()
+            return self._make_file()
 
     def take_draft(self) -> Path:
         """Return a directory for a pending version (pending.py). Raises OSError."""
-        return self._take(self._drafts, self._make_draft)
+        try:
+            return self._drafts.popleft()
+        except IndexError:
+            return self._make_draft()
 
     def fill(self) -> None:
         """Make what is missing. Raises OSError."""
@@ -57,29 +63,25 @@ class Spares:
         while not self._drafts:
             self._drafts.append(self._make_draft())
 
+    def refill(self) -> None:
+        """Have run() make what was taken. Called when nobody waits: two threads at once would wait for each other."""
+        self._wanted.set()
+
     def run(self) -> None:
-        """Fill up, again whenever something was taken, until stop()."""
+        """Fill up, again at each refill() and when no file is left, until stop()."""
         while not self._ends.is_set():
             try:
                 self.fill()
             except OSError:
                 pass  # the disk is full or failing: who needs one now says so
-            self._taken.wait()
-            self._taken.clear()
+            self._wanted.wait()
+            self._wanted.clear()
             self._ends.wait(_AFTER_S)
 
     def stop(self) -> None:
         """Make no more."""
         self._ends.set()
-        self._taken.set()
-
-    def _take(self, spares: deque[Path], make: Callable[[], Path]) -> Path:
-        try:
-            return spares.popleft()
-        except IndexError:
-            return make()
-        finally:
-            self._taken.set()
+        self._wanted.set()
 
     def _make_file(self) -> Path:
         path = self._name("file")

@@ -201,6 +201,7 @@ class Capturer:
         with captured.slot.lock:
             captured.pending = close_pending(captured.pending)
             captured.slot.directory = captured.pending.directory
+        self.spares.refill()
 
     def _header(self, version: int, note: Note) -> PendingHeader:
         return PendingHeader(

@@ -146,6 +146,8 @@ class Journal:
         """Of those, the ones that `moved` has written down since."""
         self._compacted_bytes = 0
         self._reserved_bytes = 0
+        self._end_bytes = 0
+        """Where the last record ended that this object wrote."""
 
     def rewrite(self, version: int, commit_id: str, boot: str, stubs: Iterable[int]) -> None:
         """Start over: the live tree is this version, with these files still without data."""
@@ -177,12 +179,13 @@ class Journal:
             raise
         os.close(self._fd)
         self._fd = fd
-        self._compacted_bytes = self._reserved_bytes = len(text)
+        self._compacted_bytes = self._reserved_bytes = self._end_bytes = len(text)
         self._reserve(len(text))
 
     def _append(self, record: bytes) -> None:
         with self._lock:
-            self._reserve(_write(self._fd, with_checksums(record)))
+            self._end_bytes = _write(self._fd, with_checksums(record))
+            self._reserve(self._end_bytes)
 
     def _reserve(self, end_bytes: int) -> None:
         """Have room for records ahead of those that are there."""
@@ -235,7 +238,7 @@ class Journal:
         self._moved.clear()
         with self._lock:
             # twice what was left of it last time: a mount with many stubs is not to write them at every capture
-            if os.fstat(self._fd).st_size > _COMPACT_BYTES + 2 * self._compacted_bytes:
+            if self._end_bytes > _COMPACT_BYTES + 2 * self._compacted_bytes:
                 try:
                     self._compact(version, commit_id)
                 except OSError:

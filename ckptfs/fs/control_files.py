@@ -52,15 +52,19 @@ class ControlFiles:
 
     def attributes(self, path: bytes, control: Control) -> Attributes:
         """Return a control file's attributes; its directory must be there."""
-        directory = path.rpartition(b"/")[0]
-        owner = self.tree().attributes(directory)
-        if not stat.S_ISDIR(owner.mode):
-            raise os_error(errno.ENOTDIR)
+        owner = self._directory(path)
         # who may make files in the directory may save, and who may list it may know what was
         mode = owner.mode & (0o444 if control is Control.STATUS else 0o666)
         # room for what reading gives: some programs read no further than the size
         size_bytes = len(self.texts[control]()) if control in self.texts else 0
         return virtual_file(_CONTROL_INODE + list(Control).index(control), mode, owner, size_bytes)
+
+    def _directory(self, path: bytes) -> Attributes:
+        """Return the attributes of a control file's directory. Raises OSError if that is none."""
+        owner = self.tree().attributes(path.rpartition(b"/")[0])
+        if not stat.S_ISDIR(owner.mode):
+            raise os_error(errno.ENOTDIR)
+        return owner
 
     def attributes_of_version(self, number: int) -> Attributes:
         """Return the attributes of a version's `.save`."""
@@ -79,7 +83,7 @@ class ControlFiles:
 
     def open(self, path: bytes, control: Control, flags: int, caller: Caller) -> ControlHandle:
         """Open one; `.save` for writing begins a touch."""
-        self.attributes(path, control)  # the directory must be there
+        self._directory(path)
         handle = ControlHandle(control, self.texts[control]())
         if flags & os.O_ACCMODE == os.O_RDONLY:
             if self.writable is not None:

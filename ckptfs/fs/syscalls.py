@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 from ckptfs.small_files import read_small
 
+# a number and eight hexadecimal ones
+_LINE_BYTES = 256
 # number: index of the flags argument (asm/unistd.h)
 _OPENS = {"x86_64": {2: 1, 257: 2}, "aarch64": {56: 2}}.get(platform.machine(), {})
 _RENAMES = {"x86_64": {82, 264, 316}, "aarch64": {38, 276}}.get(platform.machine(), set())
@@ -98,7 +100,11 @@ def _system_call(thread: int) -> list[int]:
     if thread <= 0:
         return []
     try:
-        words = read_small(f"/proc/{thread}/syscall").split()
+        fd = os.open(f"/proc/{thread}/syscall", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            words = os.read(fd, _LINE_BYTES).split()
+        finally:
+            os.close(fd)
         return [int(words[0]), *(int(word, 16) for word in words[1:7])]
     except (OSError, ValueError, IndexError):
         return []

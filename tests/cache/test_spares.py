@@ -83,5 +83,5 @@ def test_a_disk_without_room_is_told_to_who_takes_one_and_filled_up_later(
         # nothing that was begun keeps what little room there is
         wait_until(lambda: there(tmp_path) == ["file"] * 4, 20, "there are files alone")
         is_full.clear()
-        spares.take_file()
+        spares.refill()
         wait_until(lambda: "draft" in there(tmp_path), 20, "there is a draft")

@@ -107,7 +107,7 @@ class OpenFiles:
                     _close(replaced_fd)
                     continue
                 handle.replaced_fd = replaced_fd
-                if truncates:
+                if truncates and replaced_fd is None:
                     try:
                         with live.truncating(path, handle.ino, 0):
                             os.truncate(_to_truncate(handle), 0)

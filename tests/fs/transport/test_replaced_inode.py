@@ -44,6 +44,29 @@ def test_a_number_comes_back_only_when_its_name_is_known_to_have_another(mount: 
     assert len({path.stat().st_ino for path in (truncated, *made)}) == 1 + len(made)
 
 
+def test_a_fresh_inode_is_not_truncated_once_more(mount: Mounts) -> None:
+    """What was truncated is brought to the disk when it is closed (ext4), and closing waits for that."""
+    mounted = mount(transport="passthrough")
+    wait_until(lambda: mounted.upload_pid() is not None, 20, "the upload process runs")
+    upload_pid = mounted.upload_pid() or 0
+    model = mounted.root / "model"
+    model.write_bytes(b"old and longer")
+    os.kill(upload_pid, signal.SIGSTOP)
+    touch(mounted.root)
+    with injected(mounted.pid, "truncate,ftruncate", "error=EIO"):
+        model.write_bytes(b"new")
+        with pytest.raises(OSError, match="Input/output error"):
+            model.write_bytes(b"newest")  # this inode no version has
+    assert model.read_bytes() == b"new"
+    os.kill(upload_pid, signal.SIGCONT)
+    touch(mounted.root)
+    wait_until(lambda: not os.listdir(mounted.cache / "pending"), 20, "both versions are durable")
+    assert [(mounted.root / ".versions" / number / "model").read_bytes() for number in "12"] == [
+        b"old and longer",
+        b"new",
+    ]
+
+
 _WAITS = """
 import pathlib, time
 from contextlib import contextmanager
