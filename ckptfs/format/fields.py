@@ -12,6 +12,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ckptfs.errors import CorruptObjectError
+from ckptfs.hashing import hash_bytes
 
 MAX_INT = (1 << 63) - 1
 """No count, size, time or number of the format exceeds a signed 64-bit integer."""
@@ -24,6 +25,7 @@ Range = tuple[int, int]
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+_CHECK = b',"check":"'
 _HEX_ID = re.compile(r"[0-9a-f]{32}")
 _Item = TypeVar("_Item")
 
@@ -47,6 +49,21 @@ def dump_object(body: dict[str, Any], what: str) -> bytes:
         return json.dumps(body, allow_nan=False, separators=(",", ":")).encode("ascii")
     except (TypeError, ValueError, RecursionError) as error:
         raise CorruptObjectError(f"{what} cannot be written as JSON: {error}") from error
+
+
+def with_check(data: bytes) -> bytes:
+    """Return the text of an object with one key more, the last: `check`, the hash of all bytes before it."""
+    return _with_check_after(data.removesuffix(b"}"))
+
+
+def verify_check(body: dict[str, Any], data: bytes, what: str) -> None:
+    """Raise if an object's text is not what its check says; one that an older ckptfs wrote has none."""
+    if "check" in body and data != _with_check_after(data.rpartition(_CHECK)[0]):
+        raise CorruptObjectError(f"{what} does not match its check")
+
+
+def _with_check_after(text: bytes) -> bytes:
+    return text + _CHECK + hash_bytes(text).hex().encode() + b'"}'
 
 
 def check_same(decoded: "DataclassInstance", value: "DataclassInstance", what: str) -> None:

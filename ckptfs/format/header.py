@@ -6,7 +6,17 @@ Pure. Layout: docs/FORMAT.md section 2; change both in one commit.
 from dataclasses import dataclass
 
 from ckptfs.errors import CorruptObjectError, UnsupportedFormatError
-from ckptfs.format.fields import check_same, dump_object, load_object, take_hex_id, take_int, take_list, take_text
+from ckptfs.format.fields import (
+    check_same,
+    dump_object,
+    load_object,
+    take_hex_id,
+    take_int,
+    take_list,
+    take_text,
+    verify_check,
+    with_check,
+)
 
 FORMAT_NAME = "ckptfs"
 FORMAT_VERSION = 1
@@ -64,7 +74,7 @@ def encode_format(store_format: StoreFormat) -> bytes:
     }
     if store_format.is_encrypted:
         body["key_check"] = store_format.key_check
-    data = dump_object(body, _WHAT)
+    data = with_check(dump_object(body, _WHAT))
     check_same(decode_format(data), store_format, _WHAT)
     return data
 
@@ -86,6 +96,7 @@ def decode_format(data: bytes) -> StoreFormat:
     unknown = sorted(set(features) - KNOWN_FEATURES)
     if unknown:
         raise UnsupportedFormatError(f"the store needs features that this ckptfs lacks: {', '.join(unknown)[:200]}")
+    verify_check(body, data, _WHAT)
     return StoreFormat(
         version=version,
         features=features,

@@ -7,15 +7,21 @@ decides how long to wait before fencing, not who may commit.
 from dataclasses import dataclass
 
 from ckptfs.errors import CorruptObjectError
-from ckptfs.format.fields import check_same, dump_object, load_object, take_int, take_text
+from ckptfs.format.fields import (
+    check_same,
+    dump_object,
+    load_object,
+    take_int,
+    take_text,
+    verify_check,
+    with_check,
+)
 from ckptfs.format.keys import MAX_EPOCH
-from ckptfs.hashing import hash_bytes
 
 MAX_LEASE_S = 86400.0
 """One day: a reader waits as long as the lease says, so that what it says is bounded."""
 
 _WHAT = "the lease"
-_CHECK = b',"check":"'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +47,7 @@ class LeaseRecord:
 def encode_lease(lease: LeaseRecord) -> bytes:
     """Return the bytes of the lease object."""
     names = ("epoch", "counter", "held", "host", "pid", "lease_s", "machine", "lock", "lock_id")
-    data = dump_object({name: getattr(lease, name) for name in names}, _WHAT)
-    data = _with_check(data.removesuffix(b"}"))
+    data = with_check(dump_object({name: getattr(lease, name) for name in names}, _WHAT))
     check_same(decode_lease(data), lease, _WHAT)
     return data
 
@@ -50,9 +55,7 @@ def encode_lease(lease: LeaseRecord) -> bytes:
 def decode_lease(data: bytes) -> LeaseRecord:
     """Return the value of the lease object. Raises CorruptObjectError if it is none."""
     body = load_object(data, _WHAT)
-    # one that an older ckptfs wrote has none
-    if "check" in body and data != _with_check(data.rpartition(_CHECK)[0]):
-        raise CorruptObjectError(f"{_WHAT} does not match its check")
+    verify_check(body, data, _WHAT)
     held, lease_s = body.get("held"), body.get("lease_s")
     if type(held) is not bool:
         raise CorruptObjectError(f"{_WHAT}: held is neither true nor false")
@@ -69,7 +72,3 @@ def decode_lease(data: bytes) -> LeaseRecord:
         lock=take_text(body, "lock", _WHAT),
         lock_id=take_text(body, "lock_id", _WHAT),
     )
-
-
-def _with_check(text: bytes) -> bytes:
-    return text + _CHECK + hash_bytes(text).hex().encode() + b'"}'

@@ -253,8 +253,9 @@ def _frame(name: str, plain: bytes, *, base: bytes | None = None, is_reproducibl
 
 
 GOLDEN = (
-    Golden("format.json", STORE_FORMAT, lambda: encode_format(STORE_FORMAT), decode_format),
-    # as it was written before leases had a check
+    # as they were written before format.json and leases had a check
+    Golden("format.json", STORE_FORMAT, lambda: encode_format(STORE_FORMAT), decode_format, is_reproducible=False),
+    Golden("format-checked.json", STORE_FORMAT, lambda: encode_format(STORE_FORMAT), decode_format),
     Golden("lease.json", LEASE, lambda: encode_lease(LEASE), decode_lease, is_reproducible=False),
     Golden("lease-checked.json", LEASE, lambda: encode_lease(LEASE), decode_lease),
     Golden("version.json", PENDING, lambda: encode_pending(PENDING), decode_pending),
@@ -266,7 +267,14 @@ GOLDEN = (
     _commit("save-reviving", SAVE_REVIVING, INLINE),
     _commit("tag-pinning", TAG_PINNING),
     _commit("gc-sweeping", GC_SWEEPING),
-    Golden("format-encrypted.json", ENCRYPTED_FORMAT, lambda: encode_format(ENCRYPTED_FORMAT), decode_format),
+    Golden(
+        "format-encrypted.json",
+        ENCRYPTED_FORMAT,
+        lambda: encode_format(ENCRYPTED_FORMAT),
+        decode_format,
+        is_reproducible=False,
+    ),
+    Golden("format-encrypted-checked.json", ENCRYPTED_FORMAT, lambda: encode_format(ENCRYPTED_FORMAT), decode_format),
     _sealed("commit", _COMMIT_KEY, lambda: encode_commit(CHAINED)),
     _sealed("pack", _PACK, lambda: bytes(range(256)) * 300),
     _sealed("segment", _SEGMENT, lambda: b""),

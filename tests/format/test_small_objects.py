@@ -20,6 +20,7 @@ OBJECTS: dict[str, tuple[Any, Callable[[Any], bytes], Callable[[bytes], Any]]] =
     "version.json": (PENDING, encode_pending, decode_pending),
 }
 EACH = pytest.mark.parametrize("name", OBJECTS)
+CHECKED = pytest.mark.parametrize("name", ["format.json", "lease"])
 
 
 @EACH
@@ -48,10 +49,27 @@ def test_every_flipped_bit_is_refused_or_gives_a_value_that_can_be_written(name:
             assert name != "lease" or other == value
 
 
+@CHECKED
 @pytest.mark.parametrize("check", [None, "", "00" * 32, 1, []])
-def test_a_lease_with_another_check_is_refused(check: object) -> None:
+def test_one_with_another_check_is_refused(name: str, check: object) -> None:
+    value, encode, decode = OBJECTS[name]
     with pytest.raises(CorruptObjectError, match="does not match its check"):
-        decode_lease(json.dumps(json.loads(encode_lease(LEASE)) | {"check": check}, separators=(",", ":")).encode())
+        decode(json.dumps(json.loads(encode(value)) | {"check": check}, separators=(",", ":")).encode())
+
+
+@CHECKED
+def test_no_bit_that_is_damaged_on_the_way_makes_another_value_of_it(name: str) -> None:
+    """One of a store id made a mount take its own captured versions for those of another store."""
+    value, encode, decode = OBJECTS[name]
+    good = encode(value)
+    for bit in range(8 * len(good)):
+        damaged = bytearray(good)
+        damaged[bit // 8] ^= 1 << bit % 8
+        try:
+            # where it made another name of "check"
+            assert decode(bytes(damaged)) == value
+        except (CorruptObjectError, UnsupportedFormatError):
+            pass
 
 
 @EACH
