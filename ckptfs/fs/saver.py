@@ -110,8 +110,9 @@ class LiveSaver:
         self._uploads.wake()
         # here, not where it is captured: there a program waits, and a line takes a tenth of a small capture
         log.info(
-            "captured version=%d changed=%d files=%d bytes=%d torn=%d flushed_ms=%.1f stalled_ms=%.1f",
+            "captured version=%d captures=%d changed=%d files=%d bytes=%d torn=%d flushed_ms=%.1f stalled_ms=%.1f",
             captured.pending.version,
+            captured.pending.generation,
             len(captured.changes.paths),
             captured.pending.header.files,
             captured.pending.header.bytes,
