@@ -34,7 +34,8 @@ def test_every_truncation_is_refused(name: str) -> None:
 
 @EACH
 def test_every_flipped_bit_is_refused_or_gives_a_value_that_can_be_written(name: str) -> None:
-    # JSON without a hash, but for the lease: a digit may become another digit
+    # version.json has no hash of its own: a digit may become another digit. One bit of format.json's store id made a
+    # mount take its own captured versions for those of another store
     value, encode, decode = OBJECTS[name]
     data = encode(value)
     for position in range(len(data)):
@@ -46,7 +47,8 @@ def test_every_flipped_bit_is_refused_or_gives_a_value_that_can_be_written(name:
             except (CorruptObjectError, UnsupportedFormatError):
                 continue
             assert decode(encode(other)) == other
-            assert name != "lease" or other == value
+            # another name of "check" than that is no matter
+            assert name == "version.json" or other == value
 
 
 @CHECKED
@@ -55,21 +57,6 @@ def test_one_with_another_check_is_refused(name: str, check: object) -> None:
     value, encode, decode = OBJECTS[name]
     with pytest.raises(CorruptObjectError, match="does not match its check"):
         decode(json.dumps(json.loads(encode(value)) | {"check": check}, separators=(",", ":")).encode())
-
-
-@CHECKED
-def test_no_bit_that_is_damaged_on_the_way_makes_another_value_of_it(name: str) -> None:
-    """One of a store id made a mount take its own captured versions for those of another store."""
-    value, encode, decode = OBJECTS[name]
-    good = encode(value)
-    for bit in range(8 * len(good)):
-        damaged = bytearray(good)
-        damaged[bit // 8] ^= 1 << bit % 8
-        try:
-            # where it made another name of "check"
-            assert decode(bytes(damaged)) == value
-        except (CorruptObjectError, UnsupportedFormatError):
-            pass
 
 
 @EACH
